@@ -1,0 +1,25 @@
+"""Errors meant for the person at the keyboard, and how a command ends on one."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+
+class PersonaError(Exception):
+    """Something the user can mend: says what is wrong, where, and what to do."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run `main`; on an error leave the trace and then one line, and exit with 1.
+
+    The rules keep a command's output in its log file and show the last line of it on the terminal.
+    """
+    try:
+        main()
+    except Exception as error:
+        traceback.print_exc()
+        text = str(error) if isinstance(error, PersonaError) else f"{type(error).__name__}: {error}"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        sys.exit(1)

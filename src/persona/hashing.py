@@ -1,0 +1,43 @@
+"""Stable pseudo-random numbers from the data itself.
+
+Every random choice of the data steps is a hash of an id and a seed. So it does not depend on the order
+of rows or files, on threads, or on the engine that sorts them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+UInt64Array = npt.NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hash64(value: str) -> int:
+    """The first 8 bytes of BLAKE2b of a text, as an unsigned integer."""
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
+
+
+def hash64_series(values: pl.Series) -> UInt64Array:
+    """`hash64` of every text of a column; each distinct text is hashed once."""
+    unique = values.unique()
+    table = pl.DataFrame({"value": unique, "hash": pl.Series([hash64(v) for v in unique.to_list()], dtype=pl.UInt64)})
+    return values.to_frame("value").join(table, on="value", how="left", maintain_order="left")["hash"].to_numpy()
+
+
+def mix64(values: UInt64Array, seed: int) -> UInt64Array:
+    """Mix integers with a seed: SplitMix64's output function (Steele, Lea, Flood, OOPSLA 2014)."""
+    with np.errstate(over="ignore"):
+        z = values.astype(np.uint64) + _GOLDEN * np.uint64(2 * seed + 1)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def uniform(values: UInt64Array, seed: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) from ids and a seed (the upper 53 bits of `mix64`)."""
+    return (mix64(values, seed) >> np.uint64(11)) * 2.0**-53

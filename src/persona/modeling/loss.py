@@ -1,0 +1,43 @@
+"""The one definition of the loss: negative log-likelihood of the completion tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from persona.modeling.packing import Row
+
+CHUNK = 1024
+
+
+class CompletionLoss(nn.Module):
+    """A causal language model that returns the NLL of each completion token instead of logits.
+
+    Only the hidden states that predict a completion token go through the `lm_head`, `CHUNK` at a time and
+    recomputed in the backward pass, so the memory of the logits is at most `CHUNK` x vocabulary. The chunks
+    run inside one call of the `lm_head` module, because ZeRO-3 gathers its weight once a call.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        model.lm_head.forward = lambda hidden, labels: _chunked_nll(model.lm_head.weight, hidden, labels)
+
+    def forward(self, row: Row) -> torch.Tensor:
+        """Negative log-likelihood in nats of each of the row's labels, `[N]` float32."""
+        output = self.model.model(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False)
+        nll: torch.Tensor = self.model.lm_head(output.last_hidden_state[0, row.positions], row.labels)
+        return nll
+
+
+def _chunked_nll(weight: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    chunks = zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
+    return torch.cat([checkpoint(_nll, weight, h, l, use_reentrant=False) for h, l in chunks])
+
+
+def _nll(weight: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(functional.linear(hidden, weight).float(), labels, reduction="none")

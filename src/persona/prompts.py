@@ -1,0 +1,228 @@
+"""Target + profile, history, context -> the text that the model reads, and the text it has to write.
+
+A prompt style is data: sections in order, each with a heading and an entry. An entry is a list of
+fragments with `{placeholders}`; a fragment whose value is unknown is left out, and a section without
+entries leaves no trace.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import yaml
+
+from persona.errors import PersonaError
+
+Part = Literal["always", "profile", "history", "context"]
+
+PLACEHOLDERS: dict[str, frozenset[str]] = {
+    "always": frozenset({"user_id", "task", "title", "genres", "cue"}),
+    "profile": frozenset({"field", "value"}),
+    "history": frozenset({"number", "title", "genres", "rating", "day", "text"}),
+    "context": frozenset({"speaker", "text"}),
+}
+SECTION_SEPARATOR = "\n\n"
+GENRE_SEPARATOR = "/"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A block of the prompt: an optional heading line, then one line an entry."""
+
+    part: Part
+    heading: str | None
+    entry: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of the prompt an ablation switches on."""
+
+    profile: bool
+    history: bool
+    context: bool
+
+    def includes(self, part: Part) -> bool:
+        return part == "always" or bool(getattr(self, part))
+
+
+def load_style(path: Path) -> list[Section]:
+    """Read a prompt style.
+
+    Raises:
+        PersonaError: the file is missing, is not of this form, or names an unknown placeholder.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PersonaError(f"{path}: no such prompt style file") from error
+    except yaml.YAMLError as error:
+        raise PersonaError(f"{path}: not YAML: {error}") from error
+    if not isinstance(data, dict) or set(data) != {"sections"} or not isinstance(data["sections"], list):
+        raise PersonaError(f"{path}: a prompt style is one key `sections` with a list")
+    sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data["sections"])]
+    if not sections or sections[-1].part != "always":
+        raise PersonaError(f"{path}: the last section must be one without `part`: it asks for the review")
+    if sum(section.part == "history" for section in sections) > 1:
+        raise PersonaError(f"{path}: there is more than one history section")
+    return sections
+
+
+def _section(path: Path, where: str, data: Any) -> Section:
+    if not isinstance(data, dict) or "entry" not in data or not set(data) <= {"part", "heading", "entry"}:
+        raise PersonaError(f"{path}: {where}: a section has `entry` and may have `part` and `heading`, got {data!r}")
+    part = data.get("part", "always")
+    if part not in PLACEHOLDERS:
+        raise PersonaError(f"{path}: {where}.part: got {part!r}, allowed are {', '.join(PLACEHOLDERS)}")
+    fragments = data["entry"] if isinstance(data["entry"], list) else [data["entry"]]
+    for fragment in fragments:
+        _check_placeholders(path, where, part, fragment)
+    return Section(part, data.get("heading"), tuple(fragments))
+
+
+def _check_placeholders(path: Path, where: str, part: str, fragment: Any) -> None:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(fragment) if name is not None]
+    except (ValueError, TypeError) as error:
+        raise PersonaError(f"{path}: {where}.entry: {fragment!r} is not a text with {{placeholders}}") from error
+    for name in names:
+        if name not in PLACEHOLDERS[part]:
+            nearest = difflib.get_close_matches(name, PLACEHOLDERS[part], n=1)
+            hint = f" (did you mean {{{nearest[0]}}}?)" if nearest else ""
+            allowed = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS[part]))
+            raise PersonaError(f"{path}: {where}.entry: unknown {{{name}}}{hint}, a {part} section has {allowed}")
+
+
+def render(
+    targets: pl.DataFrame,
+    interactions: pl.DataFrame,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    style: list[Section],
+    parts: Parts,
+    task: str,
+    cue: str,
+) -> pl.DataFrame:
+    """Render one prompt and completion a target.
+
+    The history of a target is the user's reviews of a strictly earlier day and of other films, oldest first.
+    `likes` are never read: they were counted at crawl time, so they know the future.
+
+    Returns:
+        The columns of `artefacts.PROMPTS`.
+    """
+    reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
+    rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
+    rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(task), cue=pl.lit(cue))
+    history = _history(rows, reviews, style) if parts.history else _no_history(rows)
+    rows = rows.join(history, on="interaction_id", how="left")
+    return _assemble(rows, [section for section in style if parts.includes(section.part)], parts)
+
+
+def _history(rows: pl.DataFrame, reviews: pl.DataFrame, style: list[Section]) -> pl.DataFrame:
+    """`history_ids` and rendered `history_entries` of every target, oldest first."""
+    entry = next((section.entry for section in style if section.part == "history"), ())
+    target = rows.select("interaction_id", "user_id", target_item="item_id", target_day="day")
+    past = reviews.select(
+        "user_id", "item_id", "day", "position", "title", "genres", "rating", "text", history_ids="interaction_id"
+    )
+    pairs = (
+        target.join(past, on="user_id")
+        .filter((pl.col("day") < pl.col("target_day")) & (pl.col("item_id") != pl.col("target_item")))
+        .sort("interaction_id", "position")
+        .with_columns(number=pl.int_range(1, pl.len() + 1).over("interaction_id"))
+    )
+    return pairs.group_by("interaction_id", maintain_order=True).agg(
+        "history_ids", history_entries=_entry(entry, pl.col)
+    )
+
+
+def _no_history(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(
+        "interaction_id",
+        history_ids=pl.lit([], dtype=pl.List(pl.Int64)),
+        history_entries=pl.lit([], dtype=pl.List(pl.String)),
+    )
+
+
+def _assemble(rows: pl.DataFrame, sections: list[Section], parts: Parts) -> pl.DataFrame:
+    rows = rows.with_columns(pl.col("history_ids", "history_entries").fill_null([]))
+    rows = rows.with_columns(_section_text(section).alias(f"section_{n}") for n, section in enumerate(sections))
+    names = [f"section_{n}" for n in range(len(sections))]
+    history_at = next((n for n, section in enumerate(sections) if section.part == "history"), None)
+    offsets = _offsets(names[:history_at], sections[history_at]) if history_at is not None else pl.lit([])
+    return rows.select(
+        "interaction_id",
+        "user_id",
+        "item_id",
+        "rating",
+        "history_ids",
+        prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True),
+        completion="text",
+        history_offsets=offsets.cast(pl.List(pl.Int32)),
+        n_context=pl.col("context").list.len() if parts.context else pl.lit(0),
+    )
+
+
+def _section_text(section: Section) -> pl.Expr:
+    """The text of a section, or null where it has no entries."""
+    if section.part == "always":
+        body = _entry(section.entry, pl.col)
+    elif section.part == "history":
+        body = pl.col("history_entries").list.join("\n")
+    else:
+        column = "profile" if section.part == "profile" else "context"
+        element = _entry(section.entry, lambda name: pl.element().struct.field(name))
+        body = pl.col(column).list.eval(element).list.join("\n")
+    heading = f"{section.heading}\n" if section.heading else ""
+    return pl.when(body != "").then(pl.lit(heading) + body)
+
+
+def _entry(fragments: tuple[str, ...], field: Any) -> pl.Expr:
+    """The fragments one after the other, without those that have an unknown value."""
+    return pl.concat_str([_fragment(fragment, field).fill_null("") for fragment in fragments])
+
+
+def _fragment(fragment: str, field: Any) -> pl.Expr:
+    pieces: list[pl.Expr] = []
+    for literal, name, _, _ in string.Formatter().parse(fragment):
+        if literal:
+            pieces.append(pl.lit(literal))
+        if name:
+            pieces.append(_value(name, field))
+    return pl.concat_str(pieces)
+
+
+def _value(name: str, field: Any) -> pl.Expr:
+    value: pl.Expr = field(name)
+    if name == "genres":
+        return pl.when(value.list.len() > 0).then(value.list.join(GENRE_SEPARATOR))
+    if name == "rating":
+        return value.cast(pl.Float64).round(1).cast(pl.String)
+    if name == "day":
+        return value.dt.to_string("%Y-%m-%d")
+    if name == "field":
+        return value.str.to_uppercase()
+    if name == "number":
+        return value.cast(pl.String)
+    # An entry is one line, whatever its text.
+    return value.str.replace_all(r"\s*[\r\n]+\s*", " ")
+
+
+def _offsets(before: list[str], section: Section) -> pl.Expr:
+    """Character offsets in the prompt: of the history section, of each of its entries, and of what follows."""
+    lengths = [pl.col(name).str.len_chars() + len(SECTION_SEPARATOR) for name in before]
+    start = pl.sum_horizontal([length.fill_null(0) for length in lengths]) if lengths else pl.lit(0)
+    first = start + (len(section.heading) + 1 if section.heading else 0)
+    ends = pl.col("history_entries").list.eval((pl.element().str.len_chars() + 1).cum_sum())
+    # The last entry is followed by a section separator, which is one character longer than a line's end.
+    ends = pl.concat_list(ends.list.slice(0, ends.list.len() - 1), ends.list.last() + len(SECTION_SEPARATOR) - 1)
+    offsets = pl.concat_list(start.cast(pl.Int64), first.cast(pl.Int64), ends.cast(pl.List(pl.Int64)) + first)
+    return (
+        pl.when(pl.col("history_entries").list.len() > 0).then(offsets).otherwise(pl.lit([], dtype=pl.List(pl.Int64)))
+    )

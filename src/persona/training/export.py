@@ -1,0 +1,42 @@
+"""A trained engine -> an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from persona import artefacts
+
+_PREFIX = "model."  # CompletionLoss holds the model under this name
+
+
+def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
+    """Gather the weights of all ranks and write them with config and tokenizer. All ranks must call it."""
+    if engine.zero_optimization_stage() == 3:
+        gathered = engine._zero3_consolidated_16bit_state_dict()
+    else:
+        gathered = engine.module.state_dict()
+    if dist.get_rank() == 0:
+        weights: dict[str, torch.Tensor] = {name.removeprefix(_PREFIX): value for name, value in gathered.items()}
+        shutil.rmtree(folder, ignore_errors=True)
+        engine.module.model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+        _complete_config(folder / "config.json")
+    dist.barrier()
+
+
+def _complete_config(path: Path) -> None:
+    """Add the names under which transformers 4 and vLLM read what version 5 renamed."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if "num_local_experts" in config:
+        config.setdefault("num_experts", config["num_local_experts"])
+    if "rope_theta" in (config.get("rope_parameters") or {}):
+        config.setdefault("rope_theta", config["rope_parameters"]["rope_theta"])
+    if "dtype" in config:
+        config.setdefault("torch_dtype", config["dtype"])
+    artefacts.write_json(config, path)

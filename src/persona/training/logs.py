@@ -1,0 +1,111 @@
+"""What a training tells while it runs: a JSON line and a readable line a step, W&B, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+JSON_LOG = "train_log.jsonl"
+TEXT_LOG = Path("training_logs") / "detailed_training_log.txt"
+
+Record = Mapping[str, Any]
+
+
+class TrainingLog:
+    """Writes the logs of one training into its run folder. Only rank 0 has one."""
+
+    def __init__(
+        self, folder: Path, total_steps: int, steps_done: int, wandb_settings: Mapping[str, str] | None
+    ) -> None:
+        (folder / TEXT_LOG).parent.mkdir(parents=True, exist_ok=True)
+        _drop_records_after(folder / JSON_LOG, steps_done)
+        self._json = (folder / JSON_LOG).open("a", encoding="utf-8")
+        self._text = (folder / TEXT_LOG).open("a", encoding="utf-8")
+        self._total = total_steps
+        self._bar = _progress_bar(total_steps, steps_done)
+        self._wandb = _start_wandb(folder, wandb_settings) if wandb_settings else None
+
+    def message(self, text: str) -> None:
+        """A line for people."""
+        print(text, file=self._text, flush=True)
+
+    def step(self, record: Record) -> None:
+        """One optimizer step."""
+        self._write("step", record)
+        remaining = record["seconds"] * (self._total - record["step"])
+        self.message(
+            f"epoch {record['epoch']:>3} step {record['step']:>6}/{self._total} loss {record['loss']:.4f} "
+            f"lr {record['lr']:.2e} grad_norm {record['grad_norm']:.3f} "
+            f"{record['tokens'] / record['seconds']:,.0f} tokens/s {record['samples'] / record['seconds']:,.1f} samples/s "
+            f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps ETA at most {_clock(remaining)}"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{record['loss']:.3f}", epoch=record["epoch"])
+            self._bar.update()
+
+    def validation(self, record: Record) -> None:
+        """One pass over the validation targets."""
+        self._write("val", record)
+        best = " (best so far)" if record["is_best"] else ""
+        self.message(f"epoch {record['epoch']:>3} val_loss {record['val_loss']:.4f} after step {record['step']}{best}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        self._json.close()
+        self._text.close()
+
+    def _write(self, kind: str, record: Record) -> None:
+        print(json.dumps({"type": kind, **record}), file=self._json, flush=True)
+        if self._wandb is not None:
+            prefix = "val" if kind == "val" else "train"
+            values = {f"{prefix}/{name}": value for name, value in record.items() if name != "step"}
+            self._wandb.log(values, step=record["step"])
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a `train_log.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    """Take out the steps that a killed training did after its last checkpoint: they come again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _progress_bar(total: int, done: int) -> Any:
+    """A bar on the terminal of the person, whatever the output is redirected to; None without a terminal."""
+    try:
+        terminal = open("/dev/tty", "w")  # noqa: SIM115 - open as long as the bar
+    except OSError:
+        return None
+    return tqdm(total=total, initial=done, desc="training", unit="step", file=terminal, dynamic_ncols=True)
+
+
+def _start_wandb(folder: Path, settings: Mapping[str, str]) -> Any:
+    import wandb
+
+    return wandb.init(
+        project=settings["project"],
+        name=settings["run_name"],
+        id=settings["run_id"],
+        mode=settings["mode"],  # type: ignore[arg-type]
+        resume="allow",
+        dir=folder,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

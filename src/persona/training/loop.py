@@ -1,0 +1,163 @@
+"""The training loop: choose a step's targets, pack them, one optimizer step, again; keep the best model.
+
+The targets of a step are chosen first, by seed and epoch, and packed afterwards. So which targets make up a
+step, its loss and its gradient do not depend on the packing or on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from persona.errors import PersonaError
+from persona.modeling.packing import TokenTable, pack_row, plan_rows
+from persona.training.checkpoints import LoopState, RunFolder
+from persona.training.export import export_model
+from persona.training.logs import TrainingLog
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, in which portions, and when to stop."""
+
+    samples_per_step: int
+    max_tokens_per_gpu: int
+    max_epochs: int
+    early_stopping_patience: int
+    early_stopping_threshold: float
+    checkpoint_every_steps: int | None
+    seed: int
+
+    def steps_per_epoch(self, n_targets: int) -> int:
+        """Optimizer steps an epoch; the last one takes what is left."""
+        return math.ceil(n_targets / self.samples_per_step)
+
+
+@dataclass
+class Training:
+    """One training: its engine, its data and its place on disk."""
+
+    engine: Any
+    tokenizer: Any
+    train: TokenTable
+    val: TokenTable
+    schedule: Schedule
+    folder: RunFolder
+    log: TrainingLog | None
+
+    def run(self, state: LoopState) -> LoopState:
+        """Train from `state` to the end: `max_epochs`, or no better validation for `patience` epochs."""
+        schedule = self.schedule
+        while state.epoch < schedule.max_epochs and state.bad_epochs < schedule.early_stopping_patience:
+            self._run_epoch(state)
+            self._validate(state)
+            state.epoch += 1
+            state.step_in_epoch = 0
+            self.folder.save(self.engine, state)
+        return state
+
+    def _run_epoch(self, state: LoopState) -> None:
+        steps = step_targets(len(self.train), self.schedule, state.epoch)
+        for targets in steps[state.step_in_epoch :]:
+            started = time.perf_counter()
+            record = self._step(targets)
+            state.step_in_epoch += 1
+            state.global_step += 1
+            state.tokens += record["tokens"]
+            record["seconds"] = time.perf_counter() - started
+            state.seconds += record["seconds"]
+            if self.log is not None:
+                self.log.step({"epoch": state.epoch + 1, "step": state.global_step, **record})
+            every = self.schedule.checkpoint_every_steps
+            if every and state.global_step % every == 0 and state.step_in_epoch < len(steps):
+                self.folder.save(self.engine, state)
+
+    def _step(self, targets: np.ndarray) -> dict[str, Any]:
+        """One optimizer step on exactly these targets.
+
+        DeepSpeed averages gradients over ranks, so the sum of NLL is scaled by ranks / completion tokens of the
+        whole step: the gradient is that of the mean over the step's completion tokens.
+        """
+        engine, table = self.engine, self.train
+        n_tokens = int(table.completion_lengths[targets].sum())
+        rows = list(rank_rows(table, targets, self.schedule.max_tokens_per_gpu))
+        total = torch.zeros((), device=engine.device)
+        engine.train()
+        for n, (members, weight) in enumerate(rows):
+            nll = engine(pack_row(table, members).to(engine.device)).sum() * weight
+            total += nll.detach()
+            engine.set_gradient_accumulation_boundary(n == len(rows) - 1)
+            engine.backward(nll * (dist.get_world_size() / n_tokens))
+        loss = _sum_over_ranks(total) / n_tokens
+        if not math.isfinite(loss):
+            raise PersonaError(f"the loss is {loss}: stopped before anything was saved; lower the learning_rate")
+        learning_rate = engine.optimizer.param_groups[0]["lr"]
+        engine.step()
+        return {
+            "loss": loss,
+            "lr": learning_rate,
+            "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+            "samples": len(targets),
+            "tokens": int(table.lengths[targets].sum()),
+            "loss_tokens": n_tokens,
+            "micro_steps": len(rows),
+        }
+
+    def _validate(self, state: LoopState) -> None:
+        """Score the validation targets; export the model if it is the best so far."""
+        val_loss = mean_nll(self.engine, self.val, self.schedule.max_tokens_per_gpu)
+        if not math.isfinite(val_loss):
+            raise PersonaError(f"the validation loss is {val_loss}: nothing was saved; lower the learning_rate")
+        is_best = val_loss < state.best_val_loss - self.schedule.early_stopping_threshold
+        if is_best:
+            state.best_val_loss, state.best_epoch, state.bad_epochs = val_loss, state.epoch + 1, 0
+            exported = self.folder.path / "best.new"
+            export_model(self.engine, self.tokenizer, exported)
+            if dist.get_rank() == 0:
+                self.folder.replace_best(exported)
+        else:
+            state.bad_epochs += 1
+        if self.log is not None:
+            record = {"epoch": state.epoch + 1, "step": state.global_step, "val_loss": val_loss, "is_best": is_best}
+            self.log.validation(record)
+
+
+def step_targets(n_targets: int, schedule: Schedule, epoch: int) -> list[np.ndarray]:
+    """The targets of every step of an epoch: a shuffle that depends on seed and epoch alone, cut in portions."""
+    order = np.random.default_rng([schedule.seed, epoch]).permutation(n_targets)
+    return [
+        order[start : start + schedule.samples_per_step] for start in range(0, n_targets, schedule.samples_per_step)
+    ]
+
+
+def rank_rows(table: TokenTable, targets: np.ndarray, max_tokens: int) -> Iterator[tuple[list[int], float]]:
+    """This rank's rows of a set of targets, each with its weight.
+
+    A rank that has fewer rows than another repeats a target with weight 0: every rank runs every forward.
+    """
+    planned = plan_rows(table.lengths[targets], dist.get_world_size(), max_tokens)
+    for members in planned[dist.get_rank()]:
+        yield ([int(targets[i]) for i in members], 1.0) if members else ([int(targets[0])], 0.0)
+
+
+def mean_nll(engine: Any, table: TokenTable, max_tokens: int) -> float:
+    """Mean negative log-likelihood of all completion tokens of a table, in nats."""
+    engine.eval()
+    total = torch.zeros((), device=engine.device, dtype=torch.float64)
+    with torch.no_grad():
+        for members, weight in rank_rows(table, np.arange(len(table)), max_tokens):
+            total += engine(pack_row(table, members).to(engine.device)).sum() * weight
+    return _sum_over_ranks(total) / int(table.completion_lengths.sum())
+
+
+def _sum_over_ranks(value: torch.Tensor) -> float:
+    dist.all_reduce(value)
+    return float(value)

@@ -1,0 +1,33 @@
+"""Data shared by the tests: real slices where they are, a small synthetic release, a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persona.ingest import Ingested, ingest
+from persona.ingest.synthetic import write_dmsc_csv
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_rows() -> Path:
+    path = REAL_DATA / "dmsc" / "DMSC_real_rows.csv"
+    if not path.exists():
+        pytest.skip(f"the real slice {path.name} is not beside this repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def raw_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("raw") / "DMSC.csv"
+    write_dmsc_csv(path, n_users=400, seed=7)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tables(raw_csv: Path) -> Ingested:
+    return ingest(raw_csv, "dmsc_csv")

@@ -1,0 +1,120 @@
+"""Raw file -> interactions -> split -> samples."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from persona import artefacts
+from persona.errors import PersonaError
+from persona.ingest import Ingested, ingest
+from persona.ingest.dmsc_csv import COLUMNS
+from persona.ingest.synthetic import write_dmsc_csv
+from persona.sampling import sample_targets
+from persona.splitting import split_users
+
+
+def write_raw(path: Path, rows: list[list[str]]) -> Path:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    return path
+
+
+def raw_row(
+    user: str = "甲", comment: str = " 好看", star: str = "5", day: str = "2016-01-02", film: str = "A"
+) -> list[str]:
+    return ["0", film, f"电影{film}", "2017-01-22", "1", user, day, star, comment, "3"]
+
+
+def test_real_rows_are_kept_whole(real_rows: Path) -> None:
+    tables = ingest(real_rows, "dmsc_csv")
+    assert (tables.rows_in, tables.interactions.height, tables.users.height, tables.items.height) == (13, 13, 13, 2)
+    first = tables.interactions.filter(pl.col("text") == "连奥创都知道整容要去韩国。").row(0, named=True)
+    assert (first["rating"], str(first["day"]), first["likes"]) == (3.0, "2015-05-13", 2404)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (raw_row(user="NA"), "no username"),
+        (raw_row(user=" "), "no username"),
+        (raw_row(comment="  "), "blank comment"),
+        (raw_row(star="6"), "star is not 1 to 5"),
+        (raw_row(star="?"), "star is not 1 to 5"),
+        (raw_row(day="2016-13-01"), "date is not YYYY-MM-DD"),
+        (raw_row(film=""), "no film"),
+        (raw_row()[:9], "9 columns instead of 10"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_set_aside_with_its_reason(tmp_path: Path, row: list[str], reason: str) -> None:
+    path = write_raw(tmp_path / "DMSC.csv", [raw_row(comment=' 两\n行, "引号"'), row, raw_row(user="乙", comment="。")])
+    tables = ingest(path, "dmsc_csv")
+    assert tables.rejects.select("file", "row", "reason").rows() == [("DMSC.csv", 2, reason)]
+    assert tables.rejects["raw"][0].split(",")[:6] == row[:6]
+    assert set(tables.interactions["text"]) == {"。", '两\n行, "引号"'}
+    assert tables.rows_in == 3
+
+
+def test_the_first_review_of_a_film_is_kept_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    rows = [raw_row(comment=f" {n}", day=f"2016-01-0{n}") for n in (3, 1, 2)]
+    for order in (rows, rows[::-1]):
+        tables = ingest(write_raw(tmp_path / "DMSC.csv", order), "dmsc_csv")
+        assert tables.interactions["text"].to_list() == ["1"]
+        assert tables.rejects["reason"].to_list() == ["another review of this film by this user"] * 2
+
+
+def test_a_wrong_header_is_named(tmp_path: Path) -> None:
+    (tmp_path / "DMSC.csv").write_text("userId,movieId\n1,2\n", encoding="utf-8")
+    with pytest.raises(PersonaError, match="the header is userId,movieId, but format dmsc_csv has ID,"):
+        ingest(tmp_path / "DMSC.csv", "dmsc_csv")
+
+
+def test_the_synthetic_release_has_the_quirks_and_is_reproducible(
+    raw_csv: Path, tables: Ingested, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.csv"
+    write_dmsc_csv(again, n_users=400, seed=7)
+    assert again.read_bytes() == raw_csv.read_bytes()
+    assert raw_csv.read_bytes().startswith(b"\xef\xbb\xbfID,")
+    reasons = set(tables.rejects["reason"])
+    assert {"no username", "blank comment", "another review of this film by this user"} <= reasons
+
+
+def test_samples_are_nested_and_independent_of_row_order(tables: Ingested) -> None:
+    split = split_users(tables.users, 0.1, 0.1, seed=42)
+    samples = {
+        k: set(sample_targets(tables.interactions, split, "train", k, None, 42)["interaction_id"]) for k in (2, 5, None)
+    }
+    assert samples[2] < samples[5] < samples[None]
+    shuffled = tables.interactions.sample(fraction=1.0, shuffle=True, seed=1)
+    assert set(sample_targets(shuffled, split, "train", 2, None, 42)["interaction_id"]) == samples[2]
+    per_user = sample_targets(tables.interactions, split, "train", 2, None, 42).group_by("user_id").len()
+    assert per_user["len"].max() == 2
+
+
+def test_cohorts_share_no_user_with_training(tables: Ingested) -> None:
+    split = split_users(tables.users, 0.1, 0.1, seed=42)
+    users = [
+        set(sample_targets(tables.interactions, split, s, 2, None, 42)["user_id"]) for s in ("train", "val", "test")
+    ]
+    assert not users[0] & users[1] and not users[0] & users[2] and not users[1] & users[2]
+
+
+def test_artefacts_have_the_same_bytes_when_rebuilt(tables: Ingested, tmp_path: Path) -> None:
+    rows = list(range(tables.interactions.height))
+    random.Random(3).shuffle(rows)
+    for name, table in (("a", tables.interactions), ("b", tables.interactions[rows])):
+        artefacts.write_table(table, tmp_path / name, artefacts.INTERACTIONS)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_damaged_artefact_is_not_taken_for_whole(tables: Ingested, tmp_path: Path) -> None:
+    path = tmp_path / "users.parquet"
+    artefacts.write_table(tables.users, path, artefacts.USERS)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(PersonaError, match=r"users\.parquet: not a readable Parquet file"):
+        artefacts.read_table(path, artefacts.USERS)

@@ -1,0 +1,31 @@
+"""Fine-tune a model. Started by torchrun, once a process."""
+
+import argparse
+import json
+from pathlib import Path
+
+from persona.errors import run_command
+from persona.training.engine import Optimization
+from persona.training.loop import Schedule
+from persona.training.train import Files, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("train-tokens", "val-tokens", "deepspeed", "run-folder", "model", "train-log", "manifest"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--base-model", required=True)
+    parser.add_argument("--optimization", type=json.loads, required=True, help="JSON of training.engine.Optimization")
+    parser.add_argument("--schedule", type=json.loads, required=True, help="JSON of training.loop.Schedule")
+    parser.add_argument(
+        "--wandb", type=json.loads, required=True, help="JSON of project, mode, run_name, run_id; or null"
+    )
+    args = vars(parser.parse_args())
+    optimization = Optimization(**args.pop("optimization"))
+    schedule = Schedule(**args.pop("schedule"))
+    wandb = args.pop("wandb")
+    train(Files(**args), optimization, schedule, wandb)
+
+
+if __name__ == "__main__":
+    run_command(main)
