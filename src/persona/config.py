@@ -1,0 +1,222 @@
+"""The whole configuration as pydantic models. Only the Snakefile imports this module."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from persona.errors import PersonaError
+from persona.prompts import load_style
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+RESERVED_SAMPLES = {"val", "test", "untrained"}
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class Synthetic(Model):
+    users: Count
+    seed: int = 42
+
+
+class Dataset(Model):
+    format: Literal["dmsc_csv"]
+    path: str
+    task: str = "预测用户对电影的评分"
+    cue: str = "预测用户的影评："
+    synthetic: Synthetic | None = None
+
+
+class Split(Model):
+    val_ratio: Ratio = 0.1
+    test_ratio: Ratio = 0.1
+    seed: int = 42
+
+
+class Sample(Model):
+    max_samples_per_user: Count | None
+    sample_seed: int = 42
+
+
+class Cohorts(Model):
+    max_users: Count | None = 2000
+    max_samples_per_user: Count | None = 2
+    sample_seed: int = 42
+
+
+class Ablation(Model):
+    use_profile: bool
+    use_history: bool
+    use_context: bool
+    prompt_style: Name = "simple"
+
+
+class Tiny(Model):
+    vocab_size: Count = 2048
+    hidden_size: Count = 64
+    num_hidden_layers: Count = 1
+    num_experts: Count = 8
+    seed: int = 0
+
+
+class LanguageModel(Model):
+    path: str | None = None
+    tiny: Tiny | None = None
+    max_length: Count
+
+
+class Recipe(Model):
+    model: Name
+    deepspeed: Name
+    gpus: Annotated[int, Field(ge=0)] = 0
+    cpu_processes: Count | None = None
+    batch_size: Count = 1
+    gradient_accumulation_steps: Count = 8
+    max_tokens_per_gpu: Count = 8192
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    max_epochs: Count = 50
+    early_stopping_patience: Count = 3
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    checkpoint_every_steps: Count | None = None
+    seed: int = 42
+    version: Count = 1
+
+    @property
+    def processes(self) -> int:
+        return self.gpus or self.cpu_processes or 1
+
+
+class Wandb(Model):
+    project: str
+    mode: Literal["online", "offline", "disabled"] = "offline"
+    run_name: str = "{sample}-{ablation}-{recipe}"
+
+
+class Stage(Model):
+    sample: Name
+    ablation: Name
+    recipe: Name
+
+
+class Config(Model):
+    results_dir: str = "results"
+    dataset: Name
+    datasets: dict[Name, Dataset]
+    split: Split = Split()
+    cohorts: Cohorts = Cohorts()
+    samples: dict[Name, Sample]
+    ablations: dict[Name, Ablation]
+    models: dict[Name, LanguageModel]
+    recipes: dict[Name, Recipe]
+    wandb: Wandb | None = None
+    stages: dict[Name, Stage]
+
+
+def load_config(data: Mapping[str, Any], root: Path) -> Config:
+    """Check the whole configuration.
+
+    Args:
+        root: the folder of the Snakefile, where `config/prompts` and `config/deepspeed` are.
+
+    Raises:
+        PersonaError: one line with the key's path, what was given, and what is allowed.
+    """
+    try:
+        config = Config.model_validate(dict(data))
+    except ValidationError as error:
+        raise PersonaError("; ".join(_explain(details) for details in error.errors())) from error
+    for problem in _problems(config, root):
+        raise PersonaError(problem)
+    return config
+
+
+def _explain(details: Any) -> str:
+    where = ".".join(str(part) for part in details["loc"] if part != "[key]")
+    if details["type"] == "extra_forbidden":
+        known = _keys_at(details["loc"][:-1])
+        return f"{where}: unknown key{_nearest(str(details['loc'][-1]), known)}; allowed are {', '.join(known)}"
+    if details["type"] == "missing":
+        return f"{where}: is missing"
+    return f"{where}: got {details['input']!r}: {details['msg']}"
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """The keys of the model at a place of the configuration."""
+    tables: dict[str, type[Model]] = {
+        "datasets": Dataset,
+        "samples": Sample,
+        "ablations": Ablation,
+        "models": LanguageModel,
+        "recipes": Recipe,
+        "stages": Stage,
+    }
+    sections: dict[str, type[Model]] = {"split": Split, "cohorts": Cohorts, "wandb": Wandb}
+    if not location:
+        return list(Config.model_fields)
+    if location[-1] in ("synthetic", "tiny"):
+        return list({"synthetic": Synthetic, "tiny": Tiny}[location[-1]].model_fields)
+    return list((tables | sections)[location[0]].model_fields)
+
+
+def _nearest(given: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(given, known, n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def _problems(config: Config, root: Path) -> list[str]:
+    """What the types cannot see: names that name nothing, values that do not go together."""
+    problems = _reference("dataset", config.dataset, config.datasets)
+    for name, stage in config.stages.items():
+        problems += _reference(f"stages.{name}.sample", stage.sample, config.samples)
+        problems += _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
+        problems += _reference(f"stages.{name}.recipe", stage.recipe, config.recipes)
+    for name in RESERVED_SAMPLES & set(config.samples):
+        problems.append(f"samples.{name}: this name is reserved; allowed is any other")
+    if config.split.val_ratio + config.split.test_ratio >= 1:
+        problems.append("split: val_ratio + test_ratio must be under 1, or nobody is left to train on")
+    for name, model in config.models.items():
+        if (model.path is None) == (model.tiny is None):
+            problems.append(f"models.{name}: give either path or tiny")
+    for name, recipe in config.recipes.items():
+        problems += _recipe_problems(config, root, name, recipe)
+    for name, ablation in config.ablations.items():
+        path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        problems += _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
+        if path.exists():
+            load_style(path)
+    return problems
+
+
+def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> list[str]:
+    problems = _reference(f"recipes.{name}.model", recipe.model, config.models)
+    known = sorted(file.stem for file in (root / "config" / "deepspeed").glob("*.json"))
+    problems += _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
+    if (recipe.gpus == 0) == (recipe.cpu_processes is None):
+        problems.append(f"recipes.{name}: give either gpus (1 or more) or cpu_processes")
+    if recipe.model in config.models and recipe.max_tokens_per_gpu < config.models[recipe.model].max_length:
+        problems.append(
+            f"recipes.{name}.max_tokens_per_gpu: got {recipe.max_tokens_per_gpu}, allowed is at least the model's "
+            f"max_length, {config.models[recipe.model].max_length}"
+        )
+    return problems
+
+
+def _reference(where: str, given: str, known: Any) -> list[str]:
+    if given in known:
+        return []
+    names = list(known)
+    return [f"{where}: got {given!r}{_nearest(given, names)}; allowed are {', '.join(names)}"]

@@ -1,0 +1,82 @@
+"""The checked configuration, and the paths that follow from it."""
+
+import json
+import sys
+from pathlib import Path
+
+from persona.config import load_config
+from persona.digests import code_digest
+from persona.errors import PersonaError
+
+ROOT = Path(workflow.basedir)
+SCRIPTS = ROOT / "workflow" / "scripts"
+COHORTS = ["val", "test"]
+
+try:
+    CONFIG = load_config(config, ROOT)
+except PersonaError as error:
+    sys.exit(f"configuration: {error}")
+
+DATASET = CONFIG.datasets[CONFIG.dataset]
+RESULTS = f"{CONFIG.results_dir}/{CONFIG.dataset}"
+# A failed command leaves its trace in the log and one line on the terminal.
+LOGGED = " > {log:q} 2>&1 || {{ grep '^error: ' {log:q} | tail -n 1 >&2; exit 1; }}"
+
+
+wildcard_constraints:
+    sample="[a-z0-9_]+",
+    ablation="[a-z0-9_]+",
+    model="[a-z0-9_]+",
+    recipe="[a-z0-9_]+",
+
+
+def script(name):
+    return str(SCRIPTS / f"{name}.py")
+
+
+def digest(name):
+    return code_digest(SCRIPTS / f"{name}.py")
+
+
+def style_path(wildcards):
+    return str(ROOT / "config" / "prompts" / f"{CONFIG.ablations[wildcards.ablation].prompt_style}.yaml")
+
+
+def model_path(name):
+    """A folder that a rule makes, or a folder or hub id that is there."""
+    model = CONFIG.models[name]
+    return f"{RESULTS}/base_models/{name}" if model.tiny else model.path
+
+
+def model_input(name):
+    """A model on this disk is an input of the rules that read it; a hub id is not."""
+    path = model_path(name)
+    return path if CONFIG.models[name].tiny or Path(path).is_dir() else []
+
+
+def tokens_path(sample, stage):
+    model = CONFIG.recipes[stage.recipe].model
+    return f"{RESULTS}/tokens/{sample}/{stage.ablation}/{model}.parquet"
+
+
+def stage_path(kind, stage, file):
+    return f"{RESULTS}/{kind}/{stage.sample}/{stage.ablation}/{stage.recipe}/{file}"
+
+
+def recipe_tokens(sample=None):
+    def path(wildcards):
+        model = CONFIG.recipes[wildcards.recipe].model
+        return f"{RESULTS}/tokens/{sample or wildcards.sample}/{wildcards.ablation}/{model}.parquet"
+
+    return path
+
+
+def sample_settings(wildcards):
+    """Which targets a sample is; the cohorts are samples of their own splits."""
+    if wildcards.sample in COHORTS:
+        return {"split_name": wildcards.sample, **CONFIG.cohorts.model_dump()}
+    return {"split_name": "train", "max_users": None, **CONFIG.samples[wildcards.sample].model_dump()}
+
+
+def as_json(settings):
+    return json.dumps(settings, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,113 @@
+"""Tokens -> trained models -> scores."""
+
+
+rule make_tiny_model:
+    input:
+        f"{RESULTS}/prompts/everything/profile_and_history.parquet",
+    output:
+        directory(f"{RESULTS}/base_models/{{model}}"),
+    params:
+        tiny=lambda wildcards: as_json(CONFIG.models[wildcards.model].tiny.model_dump()),
+        code=digest("make_tiny_model"),
+    log:
+        f"{RESULTS}/logs/make_tiny_model/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/make_tiny_model/{{model}}.tsv"
+    shell:
+        "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q}" + LOGGED
+
+
+OPTIMIZATION = {
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+}
+SCHEDULE = {
+    "max_tokens_per_gpu",
+    "max_epochs",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "checkpoint_every_steps",
+    "seed",
+}
+
+
+def optimization(recipe):
+    return as_json(recipe.model_dump(include=OPTIMIZATION))
+
+
+def schedule(recipe):
+    samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
+    return as_json({"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)})
+
+
+def wandb_settings(wildcards):
+    if CONFIG.wandb is None or CONFIG.wandb.mode == "disabled":
+        return "null"
+    name = CONFIG.wandb.run_name.format(**wildcards)
+    run_id = f"{CONFIG.dataset}-{wildcards.sample}-{wildcards.ablation}-{wildcards.recipe}"
+    return as_json({"project": CONFIG.wandb.project, "mode": CONFIG.wandb.mode, "run_name": name, "run_id": run_id})
+
+
+def recipe_of(wildcards):
+    return CONFIG.recipes[wildcards.recipe]
+
+
+rule train:
+    input:
+        train=recipe_tokens(),
+        val=recipe_tokens("val"),
+        model=lambda wildcards: model_input(recipe_of(wildcards).model),
+        deepspeed=lambda wildcards: str(ROOT / "config" / "deepspeed" / f"{recipe_of(wildcards).deepspeed}.json"),
+    output:
+        model=directory(f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model"),
+        log=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/train_log.jsonl",
+        manifest=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
+    params:
+        # Checkpoints and live logs; not an output, so that a killed training can go on from it.
+        run=f"{RESULTS}/runs/{{sample}}/{{ablation}}/{{recipe}}",
+        base=lambda wildcards: model_path(recipe_of(wildcards).model),
+        processes=lambda wildcards: recipe_of(wildcards).processes,
+        optimization=lambda wildcards: optimization(recipe_of(wildcards)),
+        schedule=lambda wildcards: schedule(recipe_of(wildcards)),
+        wandb=wandb_settings,
+        version=lambda wildcards: recipe_of(wildcards).version,
+    threads: lambda wildcards: recipe_of(wildcards).processes
+    resources:
+        gpu=lambda wildcards: recipe_of(wildcards).gpus,
+    log:
+        f"{RESULTS}/logs/train/{{sample}}/{{ablation}}/{{recipe}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    shell:
+        "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
+        " torchrun --standalone --nproc-per-node {params.processes} {SCRIPTS:q}/train.py"
+        " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
+        " --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
+        " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
+        " --schedule {params.schedule:q} --wandb {params.wandb:q}" + LOGGED
+
+
+rule evaluate:
+    input:
+        model=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model",
+        tokens=[recipe_tokens(cohort) for cohort in COHORTS],
+        prompts=[f"{RESULTS}/prompts/{cohort}/{{ablation}}.parquet" for cohort in COHORTS],
+    output:
+        scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
+        metrics=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/metrics.json",
+    params:
+        max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
+        code=digest("evaluate"),
+    resources:
+        gpu=lambda wildcards: min(1, recipe_of(wildcards).gpus),
+    log:
+        f"{RESULTS}/logs/evaluate/{{sample}}/{{ablation}}/{{recipe}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    shell:
+        "python {SCRIPTS:q}/evaluate.py --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
+        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q}" + LOGGED

@@ -1,0 +1,20 @@
+"""Write a synthetic DMSC.csv."""
+
+import argparse
+from pathlib import Path
+
+from persona.errors import run_command
+from persona.ingest.synthetic import write_dmsc_csv
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--users", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    args = parser.parse_args()
+    write_dmsc_csv(args.output, args.users, args.seed)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,25 @@
+"""Assign every user to train, val or test."""
+
+import argparse
+from pathlib import Path
+
+from persona import artefacts
+from persona.errors import run_command
+from persona.splitting import split_users
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("users", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--val-ratio", type=float, required=True)
+    parser.add_argument("--test-ratio", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    args = parser.parse_args()
+    users = artefacts.read_table(args.users, artefacts.USERS, ["user_id"])
+    split = split_users(users, args.val_ratio, args.test_ratio, args.seed)
+    artefacts.write_table(split, args.output, artefacts.SPLIT)
+
+
+if __name__ == "__main__":
+    run_command(main)
