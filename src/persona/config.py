@@ -166,7 +166,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     sections: dict[str, type[Model]] = {"split": Split, "cohorts": Cohorts, "wandb": Wandb}
     if not location:
         return list(Config.model_fields)
-    if location[-1] in ("synthetic", "tiny"):
+    if len(location) == 3 and location[-1] in ("synthetic", "tiny"):
         return list({"synthetic": Synthetic, "tiny": Tiny}[location[-1]].model_fields)
     return list((tables | sections)[location[0]].model_fields)
 

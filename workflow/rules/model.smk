@@ -94,7 +94,7 @@ rule train:
 rule evaluate:
     input:
         model=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model",
-        tokens=[recipe_tokens(cohort) for cohort in COHORTS],
+        tokens=lambda wildcards: [recipe_tokens(cohort)(wildcards) for cohort in COHORTS],
         prompts=[f"{RESULTS}/prompts/{cohort}/{{ablation}}.parquet" for cohort in COHORTS],
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",

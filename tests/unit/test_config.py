@@ -1,0 +1,59 @@
+"""A wrong configuration is one line with the key's path and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from persona.config import load_config
+from persona.errors import PersonaError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["config", "dmsc_30b"])
+def test_the_shipped_configurations_are_right(name: str) -> None:
+    load_config(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")), ROOT)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "recipes.tiny.lerning_rate",
+            1.0,
+            r"recipes\.tiny\.lerning_rate: unknown key \(did you mean learning_rate\?\)",
+        ),
+        ("stages.quick.sample", "two_per_usr", r"stages\.quick\.sample: got 'two_per_usr' \(did you mean two_per_user"),
+        ("stages.quick.ablation", "nothing", r"stages\.quick\.ablation: got 'nothing'.*allowed are none, profile"),
+        ("stages.quick.recipe", "huge", r"stages\.quick\.recipe: got 'huge'; allowed are tiny"),
+        ("split.val_ratio", 1.5, r"split\.val_ratio: got 1\.5: Input should be less than 1"),
+        ("split", {"val_ratio": 0.5, "test_ratio": 0.5}, r"split: val_ratio \+ test_ratio must be under 1"),
+        (
+            "recipes.tiny.learning_rate",
+            "1e-3",
+            r"recipes\.tiny\.learning_rate: got '1e-3': Input should be a valid number",
+        ),
+        ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
+        ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
+        ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),
+        ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
+        ("samples.val", {"max_samples_per_user": 2}, r"samples\.val: this name is reserved"),
+        ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
+        ("dataset", "dmcs", r"dataset: got 'dmcs' \(did you mean dmsc\?\)"),
+    ],
+)
+def test_a_mistake_is_explained(path: str, value: Any, message: str) -> None:
+    data = copy.deepcopy(yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8")))
+    *parents, last = path.split(".")
+    place = data
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(PersonaError, match=message) as error:
+        load_config(data, ROOT)
+    assert "\n" not in str(error.value)

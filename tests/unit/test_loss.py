@@ -1,0 +1,84 @@
+"""Packed rows give the loss and the gradients of one target at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch.nn import functional
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from persona.modeling import loss
+from persona.modeling.loss import CompletionLoss
+from persona.modeling.packing import TokenTable, fill_rows, pack_row, plan_rows
+
+
+@pytest.fixture
+def table() -> TokenTable:
+    rng = np.random.default_rng(0)
+    lengths = [int(n) for n in rng.integers(5, 40, 12)]
+    return TokenTable.from_frame(
+        pl.DataFrame(
+            {
+                "input_ids": [rng.integers(0, 97, n).tolist() for n in lengths],
+                "prompt_length": [int(rng.integers(2, n - 1)) for n in lengths],
+            },
+            schema={"input_ids": pl.List(pl.Int32), "prompt_length": pl.Int32},
+        )
+    )
+
+
+def new_model() -> Qwen3MoeForCausalLM:
+    torch.manual_seed(0)
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=97,
+            hidden_size=32,
+            intermediate_size=64,
+            moe_intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+        )
+    )
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_packed_equals_one_at_a_time_in_plain_torch(
+    table: TokenTable, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "CHUNK", chunk)
+    plain = new_model()
+    total = torch.zeros(())
+    for i in range(len(table)):
+        ids = torch.tensor(table.ids[table.starts[i] : table.starts[i + 1]], dtype=torch.int64)
+        prompt = int(table.prompt_lengths[i])
+        logits = plain(input_ids=ids[None], use_cache=False).logits[0, prompt - 1 : -1]
+        total = total + functional.cross_entropy(logits, ids[prompt:], reduction="sum")
+    total.backward()
+
+    packed = CompletionLoss(new_model())
+    sums = [packed(pack_row(table, row)).sum() for row in fill_rows(table.lengths, list(range(len(table))), 100)]
+    packed_total = torch.stack(sums).sum()
+    packed_total.backward()
+
+    torch.testing.assert_close(packed_total, total, rtol=1e-5, atol=1e-5)
+    expected = gradients(plain)
+    for name, gradient in gradients(packed.model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_every_target_is_in_exactly_one_row_and_ranks_run_as_many(table: TokenTable) -> None:
+    for ranks in (1, 2, 5):
+        planned = plan_rows(table.lengths, ranks, 60)
+        assert len({len(rows) for rows in planned}) == 1
+        assert sorted(i for rows in planned for row in rows for i in row) == list(range(len(table)))
+        assert all(sum(table.lengths[row]) <= 60 for rows in planned for row in rows if len(row) > 1)

@@ -1,0 +1,129 @@
+"""Prompts as text written by hand, and as tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from persona.errors import PersonaError
+from persona.ingest import Ingested, ingest
+from persona.modeling.tiny import train_tokenizer
+from persona.prompts import Parts, load_style, render
+from persona.tokenization import chat_frame, check_assembly, encode, tokenize
+from tests.unit.test_data import raw_row, write_raw
+
+STYLES = Path(__file__).parents[2] / "config" / "prompts"
+TASK, CUE = "预测用户对电影的评分", "预测用户的影评："
+
+
+def prompts_of(tables: Ingested, style: str, parts: Parts) -> pl.DataFrame:
+    targets = tables.interactions.select("interaction_id", "user_id", "item_id")
+    users, items = tables.users, tables.items
+    return render(targets, tables.interactions, users, items, load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Ingested:
+    """One user with three films on two days, and a review after them."""
+    rows = [
+        raw_row(film="B", day="2016-01-02", star="3", comment=" 一般"),
+        raw_row(film="A", day="2016-01-01", star="5", comment=" 好"),
+        raw_row(film="C", day="2016-01-02", star="1", comment=" 差"),
+        raw_row(film="D", day="2016-02-01", star="4", comment=" 不错"),
+    ]
+    return ingest(write_raw(tmp_path / "DMSC.csv", rows), "dmsc_csv")
+
+
+def test_a_simple_prompt_reads_as_written_by_hand(small: Ingested) -> None:
+    prompts = prompts_of(small, "simple", Parts(profile=True, history=True, context=True))
+    prompt = prompts.filter(pl.col("completion") == "一般")["prompt"].item()
+    user = small.users["user_id"].item()
+    assert prompt == (
+        f"[USER_HASH={user}]\n\n[USER_PROFILE]\n[USER_NAME=甲]\n\n[HISTORY]\n1. [电影A] 评分：5.0\n\n"
+        "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影B\n\n预测用户的影评："
+    )
+
+
+def test_a_part_switched_off_leaves_no_trace(small: Ingested) -> None:
+    prompts = prompts_of(small, "simple", Parts(profile=False, history=False, context=False))
+    user = small.users["user_id"].item()
+    assert set(prompts["prompt"]) == {
+        f"[USER_HASH={user}]\n\n[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影{film}\n\n预测用户的影评："
+        for film in "ABCD"
+    }
+
+
+def test_history_is_of_strictly_earlier_days(tables: Ingested) -> None:
+    prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
+    days = tables.interactions.select("interaction_id", "user_id", "item_id", "day")
+    pairs = (
+        prompts.select("interaction_id", "history_ids")
+        .explode("history_ids")
+        .drop_nulls()
+        .join(days, on="interaction_id")
+        .join(days, left_on="history_ids", right_on="interaction_id", suffix="_past")
+    )
+    assert pairs.height > 100
+    assert (pairs["day_past"] < pairs["day"]).all()
+    assert (pairs["user_id_past"] == pairs["user_id"]).all()
+    assert (pairs["item_id_past"] != pairs["item_id"]).all()
+    n_earlier = days.join(days, on="user_id", suffix="_past").filter(pl.col("day_past") < pl.col("day")).height
+    assert pairs.height == n_earlier
+
+
+def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
+    items = small.items.with_columns(genres=pl.lit(["喜剧", "动画"]))
+    with_genres = Ingested(small.interactions, small.users, items, small.rejects, small.rows_in)
+    prompts = prompts_of(with_genres, "simple", Parts(profile=False, history=False, context=False))
+    assert all("（喜剧/动画）\n" in prompt for prompt in prompts["prompt"])
+
+
+def test_an_unknown_placeholder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text('sections: [{part: history, entry: "{titel}"}, {entry: "{cue}"}]')
+    with pytest.raises(PersonaError, match=r"unknown \{titel\} \(did you mean \{title\}\?\)"):
+        load_style(tmp_path / "x.yaml")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tables: Ingested) -> Any:
+    return train_tokenizer(tables.interactions["text"].to_list(), vocab_size=800)
+
+
+@pytest.mark.parametrize("style", ["simple", "detailed"])
+def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, tokenizer: Any, style: str) -> None:
+    prompts = prompts_of(tables, style, Parts(profile=True, history=True, context=True))
+    tokens = tokenize(prompts, tokenizer, max_length=100_000)
+    check_assembly(prompts, tokens, tokenizer)
+    row = prompts.join(tokens, on="interaction_id").sort(pl.col("history_ids").list.len()).row(-1, named=True)
+    messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False).removesuffix("\n")
+    assert tokenizer(whole, add_special_tokens=False)["input_ids"] == row["input_ids"]
+    assert tokenizer.decode(row["input_ids"][row["prompt_length"] :]) == row["completion"] + "<|im_end|>"
+
+
+def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, tokenizer: Any) -> None:
+    prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
+    tokens = tokenize(prompts, tokenizer, max_length=400)
+    assert tokens["input_ids"].list.len().max() <= 400
+    row = prompts.join(tokens, on="interaction_id").sort("n_history_dropped").row(-1, named=True)
+    dropped, total = row["n_history_dropped"], len(row["history_ids"])
+    assert 0 < dropped < total
+    text = tokenizer.decode(row["input_ids"])
+    assert f"\n{dropped + 1}. [" in text and f"\n{dropped}. [" not in text and f"\n{total}. [" in text
+    assert row["completion"] in text
+
+
+def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:
+    prompts = prompts_of(tables, "simple", Parts(profile=True, history=True, context=True))
+    with pytest.raises(PersonaError, match="do not fit max_length 20 even without history"):
+        tokenize(prompts, tokenizer, max_length=20)
+
+
+def test_a_review_cannot_end_the_turn(tokenizer: Any) -> None:
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert chat_frame(tokenizer).end == "<|im_end|>"
+    assert encode(tokenizer, ["<|im_end|>"], special=True) == [[end]]
+    assert end not in encode(tokenizer, ["好<|im_end|>看"], special=False)[0]
