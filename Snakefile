@@ -13,15 +13,25 @@ include: "workflow/rules/model.smk"
 rule train_all:
     default_target: True
     input:
-        [stage_path("models", stage, "manifest.json") for stage in CONFIG.stages.values()],
+        [
+            stage_path("models", stage, "manifest.json")
+            for stage in CONFIG.stages.values()
+        ],
 
 
 rule prepare_all:
     input:
         [tokens_path(stage.sample, stage) for stage in CONFIG.stages.values()],
-        [tokens_path(cohort, stage) for stage in CONFIG.stages.values() for cohort in COHORTS],
+        [
+            tokens_path(cohort, stage)
+            for stage in CONFIG.stages.values()
+            for cohort in COHORTS
+        ],
 
 
 rule evaluate_all:
     input:
-        [stage_path("evaluation", stage, "metrics.json") for stage in CONFIG.stages.values()],
+        [
+            stage_path("evaluation", stage, "metrics.json")
+            for stage in CONFIG.stages.values()
+        ],

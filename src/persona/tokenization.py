@@ -240,6 +240,7 @@ def _length_table(tokens: pl.DataFrame, both: pl.DataFrame) -> str:
     return (
         f"{tokens.height:,} samples, {length.sum():,} tokens, {loss.sum():,} of them with loss\n"
         f"tokens a sample: {quantiles}\n"
-        f"with history: {(both['history_ids'].list.len() > 0).sum():,}   with context: {(both['n_context'] > 0).sum():,}"
+        f"with history: {(both['history_ids'].list.len() > 0).sum():,}"
+        f"   with context: {(both['n_context'] > 0).sum():,}"
         f"   history trimmed: {trimmed:,} samples, {tokens['n_history_dropped'].sum():,} entries"
     )

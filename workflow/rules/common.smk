@@ -39,7 +39,12 @@ def digest(name):
 
 
 def style_path(wildcards):
-    return str(ROOT / "config" / "prompts" / f"{CONFIG.ablations[wildcards.ablation].prompt_style}.yaml")
+    return str(
+        ROOT
+        / "config"
+        / "prompts"
+        / f"{CONFIG.ablations[wildcards.ablation].prompt_style}.yaml"
+    )
 
 
 def model_path(name):
@@ -75,7 +80,11 @@ def sample_settings(wildcards):
     """Which targets a sample is; the cohorts are samples of their own splits."""
     if wildcards.sample in COHORTS:
         return {"split_name": wildcards.sample, **CONFIG.cohorts.model_dump()}
-    return {"split_name": "train", "max_users": None, **CONFIG.samples[wildcards.sample].model_dump()}
+    return {
+        "split_name": "train",
+        "max_users": None,
+        **CONFIG.samples[wildcards.sample].model_dump(),
+    }
 
 
 def as_json(settings):

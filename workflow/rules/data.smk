@@ -5,16 +5,17 @@ if DATASET.synthetic:
     rule generate_data:
         output:
             DATASET.path,
-        params:
-            users=DATASET.synthetic.users,
-            seed=DATASET.synthetic.seed,
-            code=digest("generate_data"),
         log:
             f"{RESULTS}/logs/generate_data.log",
         benchmark:
             f"{RESULTS}/benchmarks/generate_data.tsv"
+        params:
+            users=DATASET.synthetic.users,
+            seed=DATASET.synthetic.seed,
+            code=digest("generate_data"),
         shell:
-            "python {SCRIPTS:q}/generate_data.py {output:q} --users {params.users} --seed {params.seed}" + LOGGED
+            "python {SCRIPTS:q}/generate_data.py {output:q} --users {params.users} --seed {params.seed}"
+            + LOGGED
 
 elif not Path(DATASET.path).exists():
 
@@ -22,10 +23,10 @@ elif not Path(DATASET.path).exists():
     rule raw_data:
         output:
             DATASET.path,
-        params:
-            message=f"error: {DATASET.path}: no such file; put the raw data there or set datasets.{CONFIG.dataset}.path",
         log:
             f"{RESULTS}/logs/raw_data.log",
+        params:
+            message=f"error: {DATASET.path}: no such file; put the raw data there or set datasets.{CONFIG.dataset}.path",
         shell:
             "echo {params.message:q} | tee {log:q} >&2; exit 1"
 
@@ -38,15 +39,16 @@ rule ingest:
         users=f"{RESULTS}/users.parquet",
         films=f"{RESULTS}/items.parquet",
         rejects=f"{RESULTS}/rejects.parquet",
-    params:
-        format=DATASET.format,
-        code=digest("ingest"),
     log:
         f"{RESULTS}/logs/ingest.log",
     benchmark:
         f"{RESULTS}/benchmarks/ingest.tsv"
+    params:
+        format=DATASET.format,
+        code=digest("ingest"),
     shell:
-        "python {SCRIPTS:q}/ingest.py {input:q} --format {params.format} --folder {RESULTS:q}" + LOGGED
+        "python {SCRIPTS:q}/ingest.py {input:q} --format {params.format} --folder {RESULTS:q}"
+        + LOGGED
 
 
 rule split:
@@ -54,15 +56,15 @@ rule split:
         f"{RESULTS}/users.parquet",
     output:
         f"{RESULTS}/split.parquet",
+    log:
+        f"{RESULTS}/logs/split.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/split.tsv"
     params:
         val_ratio=CONFIG.split.val_ratio,
         test_ratio=CONFIG.split.test_ratio,
         seed=CONFIG.split.seed,
         code=digest("split"),
-    log:
-        f"{RESULTS}/logs/split.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/split.tsv"
     shell:
         "python {SCRIPTS:q}/split.py {input:q} {output:q} --val-ratio {params.val_ratio}"
         " --test-ratio {params.test_ratio} --seed {params.seed}" + LOGGED
@@ -74,13 +76,13 @@ rule sample:
         split=f"{RESULTS}/split.parquet",
     output:
         f"{RESULTS}/samples/{{sample}}.parquet",
-    params:
-        settings=lambda wildcards: as_json(sample_settings(wildcards)),
-        code=digest("sample"),
     log:
         f"{RESULTS}/logs/sample/{{sample}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/sample/{{sample}}.tsv"
+    params:
+        settings=lambda wildcards: as_json(sample_settings(wildcards)),
+        code=digest("sample"),
     shell:
         "python {SCRIPTS:q}/sample.py {input.interactions:q} {input.split:q} {output:q}"
         " --settings {params.settings:q}" + LOGGED
@@ -95,6 +97,10 @@ rule render:
         style=style_path,
     output:
         f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
+    log:
+        f"{RESULTS}/logs/render/{{sample}}/{{ablation}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}.tsv"
     params:
         parts=lambda wildcards: as_json(
             {
@@ -105,10 +111,6 @@ rule render:
         task=DATASET.task,
         cue=DATASET.cue,
         code=digest("render"),
-    log:
-        f"{RESULTS}/logs/render/{{sample}}/{{ablation}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}.tsv"
     shell:
         "python {SCRIPTS:q}/render.py {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
         " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
@@ -122,14 +124,14 @@ rule tokenize:
     output:
         tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
         preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
-    params:
-        model=lambda wildcards: model_path(wildcards.model),
-        max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
-        code=digest("tokenize_prompts"),
     log:
         f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/tokenize/{{sample}}/{{ablation}}/{{model}}.tsv"
+    params:
+        model=lambda wildcards: model_path(wildcards.model),
+        max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
+        code=digest("tokenize_prompts"),
     shell:
         "python {SCRIPTS:q}/tokenize_prompts.py {input.prompts:q} {output.tokens:q} {output.preview:q}"
         " --model {params.model:q} --max-length {params.max_length}" + LOGGED

@@ -6,15 +6,16 @@ rule make_tiny_model:
         f"{RESULTS}/prompts/everything/profile_and_history.parquet",
     output:
         directory(f"{RESULTS}/base_models/{{model}}"),
-    params:
-        tiny=lambda wildcards: as_json(CONFIG.models[wildcards.model].tiny.model_dump()),
-        code=digest("make_tiny_model"),
     log:
         f"{RESULTS}/logs/make_tiny_model/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_tiny_model/{{model}}.tsv"
+    params:
+        tiny=lambda wildcards: as_json(CONFIG.models[wildcards.model].tiny.model_dump()),
+        code=digest("make_tiny_model"),
     shell:
-        "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q}" + LOGGED
+        "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q}"
+        + LOGGED
 
 
 OPTIMIZATION = {
@@ -48,8 +49,17 @@ def wandb_settings(wildcards):
     if CONFIG.wandb is None or CONFIG.wandb.mode == "disabled":
         return "null"
     name = CONFIG.wandb.run_name.format(**wildcards)
-    run_id = f"{CONFIG.dataset}-{wildcards.sample}-{wildcards.ablation}-{wildcards.recipe}"
-    return as_json({"project": CONFIG.wandb.project, "mode": CONFIG.wandb.mode, "run_name": name, "run_id": run_id})
+    run_id = (
+        f"{CONFIG.dataset}-{wildcards.sample}-{wildcards.ablation}-{wildcards.recipe}"
+    )
+    return as_json(
+        {
+            "project": CONFIG.wandb.project,
+            "mode": CONFIG.wandb.mode,
+            "run_name": name,
+            "run_id": run_id,
+        }
+    )
 
 
 def recipe_of(wildcards):
@@ -61,11 +71,20 @@ rule train:
         train=recipe_tokens(),
         val=recipe_tokens("val"),
         model=lambda wildcards: model_input(recipe_of(wildcards).model),
-        deepspeed=lambda wildcards: str(ROOT / "config" / "deepspeed" / f"{recipe_of(wildcards).deepspeed}.json"),
+        deepspeed=lambda wildcards: str(
+            ROOT / "config" / "deepspeed" / f"{recipe_of(wildcards).deepspeed}.json"
+        ),
     output:
         model=directory(f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model"),
         log=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/train_log.jsonl",
         manifest=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/train/{{sample}}/{{ablation}}/{{recipe}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    threads: lambda wildcards: recipe_of(wildcards).processes
+    resources:
+        gpu=lambda wildcards: recipe_of(wildcards).gpus,
     params:
         # Checkpoints and live logs; not an output, so that a killed training can go on from it.
         run=f"{RESULTS}/runs/{{sample}}/{{ablation}}/{{recipe}}",
@@ -75,13 +94,6 @@ rule train:
         schedule=lambda wildcards: schedule(recipe_of(wildcards)),
         wandb=wandb_settings,
         version=lambda wildcards: recipe_of(wildcards).version,
-    threads: lambda wildcards: recipe_of(wildcards).processes
-    resources:
-        gpu=lambda wildcards: recipe_of(wildcards).gpus,
-    log:
-        f"{RESULTS}/logs/train/{{sample}}/{{ablation}}/{{recipe}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/train/{{sample}}/{{ablation}}/{{recipe}}.tsv"
     shell:
         "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
         " torchrun --standalone --nproc-per-node {params.processes} {SCRIPTS:q}/train.py"
@@ -94,20 +106,106 @@ rule train:
 rule evaluate:
     input:
         model=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model",
-        tokens=lambda wildcards: [recipe_tokens(cohort)(wildcards) for cohort in COHORTS],
-        prompts=[f"{RESULTS}/prompts/{cohort}/{{ablation}}.parquet" for cohort in COHORTS],
+        tokens=lambda wildcards: [
+            recipe_tokens(cohort)(wildcards) for cohort in COHORTS
+        ],
+        prompts=[
+            f"{RESULTS}/prompts/{cohort}/{{ablation}}.parquet" for cohort in COHORTS
+        ],
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
         metrics=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/metrics.json",
-    params:
-        max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
-        code=digest("evaluate"),
-    resources:
-        gpu=lambda wildcards: min(1, recipe_of(wildcards).gpus),
     log:
         f"{RESULTS}/logs/evaluate/{{sample}}/{{ablation}}/{{recipe}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    resources:
+        gpu=lambda wildcards: min(1, recipe_of(wildcards).gpus),
+    params:
+        max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
+        code=digest("evaluate"),
     shell:
         "python {SCRIPTS:q}/evaluate.py --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
-        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q}" + LOGGED
+        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q}"
+        + LOGGED
+
+
+rule evaluate_untrained:
+    input:
+        model=lambda wildcards: model_input(wildcards.model),
+        tokens=[
+            f"{RESULTS}/tokens/{cohort}/{{ablation}}/{{model}}.parquet"
+            for cohort in COHORTS
+        ],
+        prompts=[
+            f"{RESULTS}/prompts/{cohort}/{{ablation}}.parquet" for cohort in COHORTS
+        ],
+    output:
+        scores=f"{RESULTS}/untrained/{{ablation}}/{{model}}/scores.parquet",
+        metrics=f"{RESULTS}/untrained/{{ablation}}/{{model}}/metrics.json",
+    log:
+        f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
+    resources:
+        gpu=lambda wildcards: max(
+            min(1, r.gpus)
+            for r in CONFIG.recipes.values()
+            if r.model == wildcards.model
+        ),
+    params:
+        model=lambda wildcards: model_path(wildcards.model),
+        max_tokens=lambda wildcards: max(
+            recipe.max_tokens_per_gpu
+            for recipe in CONFIG.recipes.values()
+            if recipe.model == wildcards.model
+        ),
+        code=digest("evaluate"),
+    shell:
+        "python {SCRIPTS:q}/evaluate.py --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
+        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q}"
+        + LOGGED
+
+
+def report_stages():
+    """For each stage its settings and the folders that its figures come from."""
+    stages = {}
+    for name, stage in CONFIG.stages.items():
+        model = CONFIG.recipes[stage.recipe].model
+        stages[name] = {
+            **stage.model_dump(),
+            "training": stage_path("models", stage, ""),
+            "evaluation": stage_path("evaluation", stage, ""),
+            "untrained": f"{RESULTS}/untrained/{stage.ablation}/{model}/",
+        }
+    return stages
+
+
+rule report:
+    input:
+        [
+            stage_path("models", stage, "manifest.json")
+            for stage in CONFIG.stages.values()
+        ],
+        [
+            stage_path("models", stage, "train_log.jsonl")
+            for stage in CONFIG.stages.values()
+        ],
+        [
+            stage_path("evaluation", stage, "scores.parquet")
+            for stage in CONFIG.stages.values()
+        ],
+        [f"{stage['untrained']}scores.parquet" for stage in report_stages().values()],
+    output:
+        html=report(f"{RESULTS}/report/index.html", category="Report"),
+        table=f"{RESULTS}/report/stages.tsv",
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.tsv"
+    params:
+        stages=json.dumps(report_stages()),
+        code=digest("report"),
+    shell:
+        "python {SCRIPTS:q}/report.py {output.html:q} {output.table:q} --stages {params.stages:q}"
+        + LOGGED

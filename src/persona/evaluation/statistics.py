@@ -40,3 +40,18 @@ def nll_metrics(scores: pl.DataFrame, cohort: str) -> dict[str, float | int | li
         "nll_per_character_95": [low, high],
         "nll_per_token": rows["nll"].sum() / rows["n_tokens"].sum(),
     }
+
+
+def paired_difference(scores: pl.DataFrame, reference: pl.DataFrame, cohort: str) -> tuple[float, float, float]:
+    """NLL per character of `scores` less that of `reference` on the same targets, with its 95 % interval.
+
+    Both are resampled together, by user.
+    """
+    both = scores.filter(pl.col("cohort") == cohort).join(
+        reference.select("interaction_id", reference="nll"), on="interaction_id", validate="1:1"
+    )
+    users = both.group_by("user_id", maintain_order=True).agg(
+        difference=(pl.col("nll") - pl.col("reference")).sum(), characters=pl.col("n_characters").sum()
+    )
+    difference, characters = users["difference"].to_numpy(), users["characters"].cast(pl.Float64).to_numpy()
+    return float(difference.sum() / characters.sum()), *bootstrap_ratio(difference, characters)

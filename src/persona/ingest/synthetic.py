@@ -216,7 +216,7 @@ def _write_comment(rng: np.random.Generator, users: Users, user: int, film: int,
 def _with_quirks(rng: np.random.Generator, rows: list[tuple]) -> list[tuple]:
     """Blank usernames and comments, lone full stops, and a name that several accounts share."""
     n_odd = max(3, len(rows) // 12_000)
-    film, name, day, star, comment, likes = range(6)
+    name, comment = 1, 4
     odd = [list(row) for row in rows]
     chosen = rng.permutation(len(rows))
     for group, column, values in [

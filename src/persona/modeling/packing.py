@@ -115,8 +115,7 @@ def fill_rows(lengths: npt.NDArray[np.int64], items: list[int], max_tokens: int)
 def plan_rows(lengths: npt.NDArray[np.int64], n_ranks: int, max_tokens: int) -> list[list[list[int]]]:
     """The rows of every rank. All ranks get the same number: every rank has to run every forward.
 
-    A rank with fewer rows repeats its first one (or, with none, item 0); `[rank][n]` beyond
-    `len(fill_rows)` is an empty list, which the caller computes with weight 0.
+    A rank that would have fewer is given empty rows; the caller computes those on any target, with weight 0.
     """
     shares = [fill_rows(lengths, share, max_tokens) for share in balance(lengths, n_ranks)]
     most = max(len(rows) for rows in shares)

@@ -40,7 +40,8 @@ class TrainingLog:
         self.message(
             f"epoch {record['epoch']:>3} step {record['step']:>6}/{self._total} loss {record['loss']:.4f} "
             f"lr {record['lr']:.2e} grad_norm {record['grad_norm']:.3f} "
-            f"{record['tokens'] / record['seconds']:,.0f} tokens/s {record['samples'] / record['seconds']:,.1f} samples/s "
+            f"{record['tokens'] / record['seconds']:,.0f} tokens/s "
+            f"{record['samples'] / record['seconds']:,.1f} samples/s "
             f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps ETA at most {_clock(remaining)}"
         )
         if self._bar is not None:

@@ -81,7 +81,8 @@ def _train(
 def _greeting(train: TokenTable, val: TokenTable, schedule: Schedule, state: LoopState) -> str:
     going_on = f", going on after step {state.global_step}" if state.started else ""
     return (
-        f"{len(train):,} training samples ({train.lengths.sum():,} tokens, {train.completion_lengths.sum():,} with loss), "
+        f"{len(train):,} training samples "
+        f"({train.lengths.sum():,} tokens, {train.completion_lengths.sum():,} with loss), "
         f"{len(val):,} validation samples; {schedule.samples_per_step} samples a step, "
         f"{schedule.steps_per_epoch(len(train))} steps an epoch, at most {schedule.max_epochs} epochs, "
         f"{dist.get_world_size()} processes{going_on}"

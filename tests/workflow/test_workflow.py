@@ -1,0 +1,103 @@
+"""The workflow as a user runs it, on little data: real jobs, torchrun, DeepSpeed ZeRO-3 on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [*command, "--configfile", "config.yaml", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def scheduled(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """The job counts that a dry run prints."""
+    assert run.returncode == 0, run.stderr
+    words = [line.split() for line in (run.stdout + run.stderr).splitlines()]
+    return {w[0]: int(w[1]) for w in words if len(w) == 2 and w[1].isdigit() and w[0] != "total"}
+
+
+@pytest.fixture(scope="module")
+def small_config() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"]["dmsc"]["synthetic"]["users"] = 120
+    config["recipes"]["tiny"]["max_epochs"] = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
+    """A folder in which all four stages were trained and evaluated."""
+    folder = tmp_path_factory.mktemp("workflow")
+    run = snakemake(folder, small_config, "train_all", "evaluate_all")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+def test_all_stages_are_trained_and_scored_on_the_same_targets(finished: Path) -> None:
+    files = sorted((finished / "results/dmsc/evaluation").rglob("scores.parquet"))
+    assert len(files) == 4
+    targets = [pl.read_parquet(file)["interaction_id"].to_list() for file in files]
+    assert all(ids == targets[0] for ids in targets)
+    trained = pl.read_parquet(finished / "results/dmsc/samples/everything.parquet")["user_id"]
+    assert not set(trained) & set(pl.read_parquet(files[0])["user_id"])
+
+
+def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    run = finished / "results/dmsc/models/two_per_user/profile_and_context/tiny"
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert sum(p.numel() for p in model.parameters()) < 3_000_000
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["counts"]["train_samples"] > 0
+    assert manifest["parameters"]["processes"] == 2
+
+
+def test_a_second_run_does_nothing(finished: Path, small_config: dict[str, Any]) -> None:
+    assert scheduled(snakemake(finished, small_config, "-n", "train_all", "evaluate_all")) == {}
+
+
+def test_a_stage_with_another_recipe_schedules_its_training_alone(finished: Path, small_config: dict[str, Any]) -> None:
+    config = json.loads(json.dumps(small_config))
+    config["recipes"]["slow"] = config["recipes"]["tiny"] | {"learning_rate": 1.0e-3}
+    config["stages"]["fifth"] = config["stages"]["quick"] | {"recipe": "slow"}
+    assert scheduled(snakemake(finished, config, "-n", "train_all", "evaluate_all")) == {
+        "train": 1,
+        "train_all": 1,
+        "evaluate": 1,
+        "evaluate_all": 1,
+    }
+
+
+def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    run = snakemake(tmp_path, small_config | {"dataset": "dmcs"}, "train_all")
+    assert run.returncode != 0
+    assert "configuration: dataset: got 'dmcs' (did you mean dmsc?)" in run.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "config" / "dmsc_30b.yaml").read_text(encoding="utf-8"))
+    assert scheduled(snakemake(tmp_path, config, "-n", "train_all"))["train"] == 4

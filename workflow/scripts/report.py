@@ -1,0 +1,24 @@
+"""Write the report of all stages, from the per-target rows and the manifests alone."""
+
+import argparse
+import json
+from pathlib import Path
+
+from persona import artefacts
+from persona.errors import run_command
+from persona.reporting.report import page, stage_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("html", type=Path)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--stages", type=json.loads, required=True)
+    args = parser.parse_args()
+    table = stage_table(args.stages)
+    artefacts.write_text(table.write_csv(separator="\t", float_precision=4), args.table)
+    artefacts.write_text(page(args.stages, table), args.html)
+
+
+if __name__ == "__main__":
+    run_command(main)
