@@ -21,7 +21,7 @@ def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subproce
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
-        [*command, "--configfile", "config.yaml", *arguments],
+        [*command, *arguments, "--configfile", "config.yaml"],
         cwd=folder,
         env=environment,
         capture_output=True,

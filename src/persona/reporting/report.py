@@ -16,7 +16,7 @@ from persona.evaluation.statistics import nll_metrics, paired_difference
 from persona.training.logs import read_log
 
 matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
+from matplotlib import pyplot as plt
 
 Stages = dict[str, dict[str, Any]]
 
