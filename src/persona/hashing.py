@@ -40,4 +40,4 @@ def mix64(values: UInt64Array, seed: int) -> UInt64Array:
 
 def uniform(values: UInt64Array, seed: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) from ids and a seed (the upper 53 bits of `mix64`)."""
-    return (mix64(values, seed) >> np.uint64(11)) * 2.0**-53
+    return (mix64(values, seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53
