@@ -167,8 +167,10 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     if not location:
         return list(Config.model_fields)
     if len(location) == 3 and location[-1] in ("synthetic", "tiny"):
-        return list({"synthetic": Synthetic, "tiny": Tiny}[location[-1]].model_fields)
-    return list((tables | sections)[location[0]].model_fields)
+        nested: dict[str, type[Model]] = {"synthetic": Synthetic, "tiny": Tiny}
+        return list(nested[location[-1]].model_fields)
+    model: type[Model] = (tables | sections)[location[0]]
+    return list(model.model_fields)
 
 
 def _nearest(given: str, known: list[str]) -> str:

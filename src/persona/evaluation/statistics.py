@@ -33,12 +33,13 @@ def nll_metrics(scores: pl.DataFrame, cohort: str) -> dict[str, float | int | li
     rows = scores.filter(pl.col("cohort") == cohort)
     users = rows.group_by("user_id", maintain_order=True).agg(pl.col("nll", "n_characters").sum())
     low, high = bootstrap_ratio(users["nll"].to_numpy(), users["n_characters"].cast(pl.Float64).to_numpy())
+    nll = float(users["nll"].to_numpy().sum())
     return {
         "targets": rows.height,
         "users": users.height,
-        "nll_per_character": rows["nll"].sum() / rows["n_characters"].sum(),
+        "nll_per_character": nll / int(rows["n_characters"].sum()),
         "nll_per_character_95": [low, high],
-        "nll_per_token": rows["nll"].sum() / rows["n_tokens"].sum(),
+        "nll_per_token": nll / int(rows["n_tokens"].sum()),
     }
 
 

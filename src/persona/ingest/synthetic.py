@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +184,8 @@ def _rate(rng: np.random.Generator, generosity: npt.NDArray[np.float64], film: I
     quality = (quality - quality.mean()) / quality.std()
     latent = np.sqrt(0.65) * generosity + np.sqrt(0.15) * quality[film] + np.sqrt(0.2) * rng.normal(size=film.size)
     cuts = np.quantile(latent, np.cumsum(STAR_COUNTS)[:-1] / STAR_COUNTS.sum())
-    return np.searchsorted(cuts, latent) + 1
+    stars: Ints = np.searchsorted(cuts, latent) + 1
+    return stars
 
 
 def _choose_days(rng: np.random.Generator, film: Ints) -> Strings:
@@ -191,7 +193,8 @@ def _choose_days(rng: np.random.Generator, film: Ints) -> Strings:
     release = np.array([np.datetime64(f"{month}-10") for *_, month in FILMS])[film]
     latest = (CRAWLED - release).astype(int)
     delay = np.minimum(rng.exponential(60, film.size).astype(int), latest)
-    return (release + delay).astype(str).astype(object)
+    days: Strings = (release + delay).astype(str).astype(object)
+    return days
 
 
 def _write_comment(rng: np.random.Generator, users: Users, user: int, film: int, star: int) -> str:
@@ -207,13 +210,13 @@ def _write_comment(rng: np.random.Generator, users: Users, user: int, film: int,
     if rng.random() < 0.6:
         clauses.append(users.closing[user])
     comma = "," if rng.random() < 0.05 else "，"
-    text = comma.join(clauses) + users.ending[user] + (users.emoji[user] if rng.random() < 0.8 else "")
+    text: str = comma.join(clauses) + users.ending[user] + (users.emoji[user] if rng.random() < 0.8 else "")
     if rng.random() < 0.003:
         text = text.replace(comma, "\n", 1)
     return text.translate(TRADITIONAL) if users.traditional[user] else text
 
 
-def _with_quirks(rng: np.random.Generator, rows: list[tuple]) -> list[tuple]:
+def _with_quirks(rng: np.random.Generator, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Blank usernames and comments, lone full stops, and a name that several accounts share."""
     n_odd = max(3, len(rows) // 12_000)
     name, comment = 1, 4
@@ -231,7 +234,7 @@ def _with_quirks(rng: np.random.Generator, rows: list[tuple]) -> list[tuple]:
     return [tuple(row) for row in odd]
 
 
-def _write(path: Path, rows: list[tuple]) -> None:
+def _write(path: Path, rows: list[tuple[Any, ...]]) -> None:
     """In the order of the release: by film, then by likes."""
     rows.sort(key=lambda row: (row[0], -row[5]))
     number = 0

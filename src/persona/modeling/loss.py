@@ -35,7 +35,7 @@ class CompletionLoss(nn.Module):
 
 
 def _chunked_nll(weight: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    chunks = zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
+    chunks = zip(torch.split(hidden, CHUNK), torch.split(labels, CHUNK), strict=True)
     return torch.cat([checkpoint(_nll, weight, h, l, use_reentrant=False) for h, l in chunks])
 
 

@@ -92,7 +92,7 @@ def write_tiny_model(
     )
     torch.manual_seed(seed)
     model = Qwen3MoeForCausalLM(config)
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    n_parameters: int = sum(parameter.numel() for parameter in model.parameters())
     if n_parameters > MAX_PARAMETERS:
         raise PersonaError(f"the tiny model would have {n_parameters:,} parameters, more than {MAX_PARAMETERS:,}")
     folder.mkdir(parents=True, exist_ok=True)
