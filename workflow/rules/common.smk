@@ -19,8 +19,6 @@ except PersonaError as error:
 
 DATASET = CONFIG.datasets[CONFIG.dataset]
 RESULTS = f"{CONFIG.results_dir}/{CONFIG.dataset}"
-# A failed command leaves its trace in the log and one line on the terminal.
-LOGGED = " > {log:q} 2>&1 || {{ grep '^error: ' {log:q} | tail -n 1 >&2; exit 1; }}"
 
 
 wildcard_constraints:
@@ -89,3 +87,65 @@ def sample_settings(wildcards):
 
 def as_json(settings):
     return json.dumps(settings, sort_keys=True, ensure_ascii=False)
+
+
+OPTIMIZATION = {
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+}
+SCHEDULE = {
+    "max_tokens_per_gpu",
+    "max_epochs",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "checkpoint_every_steps",
+    "seed",
+}
+
+
+def optimization(recipe):
+    return as_json(recipe.model_dump(include=OPTIMIZATION))
+
+
+def schedule(recipe):
+    samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
+    return as_json({"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)})
+
+
+def wandb_settings(wildcards):
+    if CONFIG.wandb is None or CONFIG.wandb.mode == "disabled":
+        return "null"
+    name = CONFIG.wandb.run_name.format(**wildcards)
+    run_id = (
+        f"{CONFIG.dataset}-{wildcards.sample}-{wildcards.ablation}-{wildcards.recipe}"
+    )
+    return as_json(
+        {
+            "project": CONFIG.wandb.project,
+            "mode": CONFIG.wandb.mode,
+            "run_name": name,
+            "run_id": run_id,
+        }
+    )
+
+
+def recipe_of(wildcards):
+    return CONFIG.recipes[wildcards.recipe]
+
+
+def report_stages():
+    """For each stage its settings and the folders that its figures come from."""
+    stages = {}
+    for name, stage in CONFIG.stages.items():
+        model = CONFIG.recipes[stage.recipe].model
+        stages[name] = {
+            **stage.model_dump(),
+            "training": stage_path("models", stage, ""),
+            "evaluation": stage_path("evaluation", stage, ""),
+            "untrained": f"{RESULTS}/untrained/{stage.ablation}/{model}/",
+        }
+    return stages

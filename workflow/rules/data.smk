@@ -14,8 +14,7 @@ if DATASET.synthetic:
             seed=DATASET.synthetic.seed,
             code=digest("generate_data"),
         shell:
-            "python {SCRIPTS:q}/generate_data.py {output:q} --users {params.users} --seed {params.seed}"
-            + LOGGED
+            "python {SCRIPTS:q}/generate_data.py {output:q} --users {params.users} --seed {params.seed} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 elif not Path(DATASET.path).exists():
 
@@ -47,8 +46,7 @@ rule ingest:
         format=DATASET.format,
         code=digest("ingest"),
     shell:
-        "python {SCRIPTS:q}/ingest.py {input:q} --format {params.format} --folder {RESULTS:q}"
-        + LOGGED
+        "python {SCRIPTS:q}/ingest.py {input:q} --format {params.format} --folder {RESULTS:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule split:
@@ -67,7 +65,7 @@ rule split:
         code=digest("split"),
     shell:
         "python {SCRIPTS:q}/split.py {input:q} {output:q} --val-ratio {params.val_ratio}"
-        " --test-ratio {params.test_ratio} --seed {params.seed}" + LOGGED
+        " --test-ratio {params.test_ratio} --seed {params.seed} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule sample:
@@ -85,7 +83,7 @@ rule sample:
         code=digest("sample"),
     shell:
         "python {SCRIPTS:q}/sample.py {input.interactions:q} {input.split:q} {output:q}"
-        " --settings {params.settings:q}" + LOGGED
+        " --settings {params.settings:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule render:
@@ -114,7 +112,7 @@ rule render:
     shell:
         "python {SCRIPTS:q}/render.py {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
         " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
-        " --task {params.task:q} --cue {params.cue:q}" + LOGGED
+        " --task {params.task:q} --cue {params.cue:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule tokenize:
@@ -134,4 +132,4 @@ rule tokenize:
         code=digest("tokenize_prompts"),
     shell:
         "python {SCRIPTS:q}/tokenize_prompts.py {input.prompts:q} {output.tokens:q} {output.preview:q}"
-        " --model {params.model:q} --max-length {params.max_length}" + LOGGED
+        " --model {params.model:q} --max-length {params.max_length} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"

@@ -14,56 +14,7 @@ rule make_tiny_model:
         tiny=lambda wildcards: as_json(CONFIG.models[wildcards.model].tiny.model_dump()),
         code=digest("make_tiny_model"),
     shell:
-        "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q}"
-        + LOGGED
-
-
-OPTIMIZATION = {
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_ratio",
-    "weight_decay",
-    "max_grad_norm",
-    "gradient_checkpointing",
-}
-SCHEDULE = {
-    "max_tokens_per_gpu",
-    "max_epochs",
-    "early_stopping_patience",
-    "early_stopping_threshold",
-    "checkpoint_every_steps",
-    "seed",
-}
-
-
-def optimization(recipe):
-    return as_json(recipe.model_dump(include=OPTIMIZATION))
-
-
-def schedule(recipe):
-    samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
-    return as_json({"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)})
-
-
-def wandb_settings(wildcards):
-    if CONFIG.wandb is None or CONFIG.wandb.mode == "disabled":
-        return "null"
-    name = CONFIG.wandb.run_name.format(**wildcards)
-    run_id = (
-        f"{CONFIG.dataset}-{wildcards.sample}-{wildcards.ablation}-{wildcards.recipe}"
-    )
-    return as_json(
-        {
-            "project": CONFIG.wandb.project,
-            "mode": CONFIG.wandb.mode,
-            "run_name": name,
-            "run_id": run_id,
-        }
-    )
-
-
-def recipe_of(wildcards):
-    return CONFIG.recipes[wildcards.recipe]
+        "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule train:
@@ -100,7 +51,7 @@ rule train:
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
         " --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
-        " --schedule {params.schedule:q} --wandb {params.wandb:q}" + LOGGED
+        " --schedule {params.schedule:q} --wandb {params.wandb:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule evaluate:
@@ -126,8 +77,7 @@ rule evaluate:
         code=digest("evaluate"),
     shell:
         "python {SCRIPTS:q}/evaluate.py --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
-        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q}"
-        + LOGGED
+        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule evaluate_untrained:
@@ -163,22 +113,7 @@ rule evaluate_untrained:
         code=digest("evaluate"),
     shell:
         "python {SCRIPTS:q}/evaluate.py --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
-        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q}"
-        + LOGGED
-
-
-def report_stages():
-    """For each stage its settings and the folders that its figures come from."""
-    stages = {}
-    for name, stage in CONFIG.stages.items():
-        model = CONFIG.recipes[stage.recipe].model
-        stages[name] = {
-            **stage.model_dump(),
-            "training": stage_path("models", stage, ""),
-            "evaluation": stage_path("evaluation", stage, ""),
-            "untrained": f"{RESULTS}/untrained/{stage.ablation}/{model}/",
-        }
-    return stages
+        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule report:
@@ -207,5 +142,4 @@ rule report:
         stages=json.dumps(report_stages()),
         code=digest("report"),
     shell:
-        "python {SCRIPTS:q}/report.py {output.html:q} {output.table:q} --stages {params.stages:q}"
-        + LOGGED
+        "python {SCRIPTS:q}/report.py {output.html:q} {output.table:q} --stages {params.stages:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
