@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 import yaml
 
@@ -103,3 +105,53 @@ def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_
 def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "config" / "dmsc_30b.yaml").read_text(encoding="utf-8"))
     assert scheduled(snakemake(tmp_path, config, "-n", "train_all"))["train"] == 4
+
+
+def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    config = json.loads(json.dumps(small_config))
+    config["recipes"]["tiny"] |= {"max_epochs": 3, "checkpoint_every_steps": 2, "gradient_accumulation_steps": 4}
+    config["recipes"]["again"] = config["recipes"]["tiny"]
+    results = "results/dmsc/{}/two_per_user/profile_and_context/{}/{}"
+    for recipe in ("tiny", "again"):
+        config["stages"][recipe] = config["stages"]["quick"] | {"recipe": recipe}
+    assert snakemake(tmp_path, config, results.format("models", "tiny", "manifest.json")).returncode == 0
+
+    target = results.format("models", "again", "manifest.json")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", target]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [*command, "--configfile", "config.yaml"],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    latest = tmp_path / results.format("runs", "again", "latest.json")
+    deadline = time.monotonic() + 120
+    while not latest.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    kill_tree(process.pid)
+    process.wait()
+    assert latest.exists() and not (tmp_path / target).exists()
+
+    assert snakemake(tmp_path, config, "--unlock").returncode == 0
+    assert snakemake(tmp_path, config, target).returncode == 0
+    losses = [
+        [
+            (record["step"], record.get("loss"), record.get("val_loss"))
+            for record in map(json.loads, (tmp_path / results.format("models", recipe, "train_log.jsonl")).open())
+        ]
+        for recipe in ("tiny", "again")
+    ]
+    assert losses[0] == losses[1]
+    text = (tmp_path / results.format("runs", "again", "training_logs/detailed_training_log.txt")).read_text()
+    assert "going on after step" in text
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL for a process and all that it started."""
+    family = psutil.Process(pid).children(recursive=True)
+    for process in [psutil.Process(pid), *family]:
+        process.kill()
+    psutil.wait_procs(family)
