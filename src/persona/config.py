@@ -65,6 +65,8 @@ class Tiny(Model):
     num_hidden_layers: Count = 1
     num_experts: Count = 8
     seed: int = 0
+    corpus_sample: Name
+    corpus_ablation: Name
 
 
 class LanguageModel(Model):
@@ -192,6 +194,9 @@ def _problems(config: Config, root: Path) -> list[str]:
     for name, model in config.models.items():
         if (model.path is None) == (model.tiny is None):
             problems.append(f"models.{name}: give either path or tiny")
+        if model.tiny:
+            problems += _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
+            problems += _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)
     for name, recipe in config.recipes.items():
         problems += _recipe_problems(config, root, name, recipe)
     for name, ablation in config.ablations.items():

@@ -57,6 +57,10 @@ def model_input(name):
     return path if CONFIG.models[name].tiny or Path(path).is_dir() else []
 
 
+def corpus_path(tiny):
+    return f"{RESULTS}/prompts/{tiny.corpus_sample}/{tiny.corpus_ablation}.parquet"
+
+
 def tokens_path(sample, stage):
     model = CONFIG.recipes[stage.recipe].model
     return f"{RESULTS}/tokens/{sample}/{stage.ablation}/{model}.parquet"

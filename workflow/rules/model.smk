@@ -3,7 +3,7 @@
 
 rule make_tiny_model:
     input:
-        f"{RESULTS}/prompts/everything/profile_and_history.parquet",
+        lambda wildcards: corpus_path(CONFIG.models[wildcards.model].tiny),
     output:
         directory(f"{RESULTS}/base_models/{{model}}"),
     log:
@@ -11,7 +11,11 @@ rule make_tiny_model:
     benchmark:
         f"{RESULTS}/benchmarks/make_tiny_model/{{model}}.tsv"
     params:
-        tiny=lambda wildcards: as_json(CONFIG.models[wildcards.model].tiny.model_dump()),
+        tiny=lambda wildcards: as_json(
+            CONFIG.models[wildcards.model].tiny.model_dump(
+                exclude={"corpus_sample", "corpus_ablation"}
+            )
+        ),
         code=digest("make_tiny_model"),
     shell:
         "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
