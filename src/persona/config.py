@@ -32,6 +32,7 @@ class Dataset(Model):
     path: str
     task: str = "预测用户对电影的评分"
     cue: str = "预测用户的影评："
+    rating_cue: str = "预测用户的评分："
     synthetic: Synthetic | None = None
 
 
@@ -50,6 +51,13 @@ class Cohorts(Model):
     max_users: Count | None = 2000
     max_samples_per_user: Count | None = 2
     sample_seed: int = 42
+
+
+class Generation(Model):
+    n_targets: Count = 32
+    max_new_tokens: Count = 128
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    seed: int = 42
 
 
 class Ablation(Model):
@@ -123,6 +131,7 @@ class Config(Model):
     ablations: dict[Name, Ablation]
     models: dict[Name, LanguageModel]
     recipes: dict[Name, Recipe]
+    generation: Generation = Generation()
     wandb: Wandb | None = None
     stages: dict[Name, Stage]
 
@@ -165,7 +174,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         "recipes": Recipe,
         "stages": Stage,
     }
-    sections: dict[str, type[Model]] = {"split": Split, "cohorts": Cohorts, "wandb": Wandb}
+    sections: dict[str, type[Model]] = {"split": Split, "cohorts": Cohorts, "generation": Generation, "wandb": Wandb}
     if not location:
         return list(Config.model_fields)
     if len(location) == 3 and location[-1] in ("synthetic", "tiny"):

@@ -69,6 +69,7 @@ rule evaluate:
         ],
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
+        generations=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/generations.parquet",
         metrics=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/metrics.json",
     log:
         f"{RESULTS}/logs/evaluate/{{sample}}/{{ablation}}/{{recipe}}.log",
@@ -78,10 +79,13 @@ rule evaluate:
         gpu=lambda wildcards: min(1, recipe_of(wildcards).gpus),
     params:
         max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
+        cues=as_json([DATASET.cue, DATASET.rating_cue]),
+        generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
         "python {SCRIPTS:q}/evaluate.py --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
-        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
+        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule evaluate_untrained:
@@ -96,6 +100,7 @@ rule evaluate_untrained:
         ],
     output:
         scores=f"{RESULTS}/untrained/{{ablation}}/{{model}}/scores.parquet",
+        generations=f"{RESULTS}/untrained/{{ablation}}/{{model}}/generations.parquet",
         metrics=f"{RESULTS}/untrained/{{ablation}}/{{model}}/metrics.json",
     log:
         f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
@@ -114,10 +119,13 @@ rule evaluate_untrained:
             for recipe in CONFIG.recipes.values()
             if recipe.model == wildcards.model
         ),
+        cues=as_json([DATASET.cue, DATASET.rating_cue]),
+        generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
         "python {SCRIPTS:q}/evaluate.py --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
-        " --max-tokens {params.max_tokens} --scores {output.scores:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
+        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
 
 
 rule report:
