@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from persona.config import load_config
 from persona.errors import PersonaError
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_conda_environment_has_the_pins_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "persona.yaml").read_text(encoding="utf-8"))
+    assert environment["dependencies"][-1]["pip"] == project["dependencies"]
 
 
 @pytest.mark.parametrize("name", ["config", "dmsc_30b"])

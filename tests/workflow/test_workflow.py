@@ -127,7 +127,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_conf
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    latest = tmp_path / results.format("runs", "again", "latest.json")
+    latest = tmp_path / results.format("runs", "again", "v1/latest.json")
     deadline = time.monotonic() + 120
     while not latest.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -145,7 +145,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_conf
         for recipe in ("tiny", "again")
     ]
     assert losses[0] == losses[1]
-    text = (tmp_path / results.format("runs", "again", "training_logs/detailed_training_log.txt")).read_text()
+    text = (tmp_path / results.format("runs", "again", "v1/training_logs/detailed_training_log.txt")).read_text()
     assert "going on after step" in text
 
 

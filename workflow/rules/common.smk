@@ -1,6 +1,7 @@
 """The checked configuration, and the paths that follow from it."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,6 +18,12 @@ try:
 except PersonaError as error:
     sys.exit(f"configuration: {error}")
 
+ENVIRONMENT = "../envs/persona.yaml"
+# The commands see where the scripts and the library are; their code is hashed into the rules' params instead.
+shell.prefix(
+    f"set -euo pipefail; SCRIPTS={shlex.quote(str(SCRIPTS))}; export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
+)
+
 DATASET = CONFIG.datasets[CONFIG.dataset]
 RESULTS = f"{CONFIG.results_dir}/{CONFIG.dataset}"
 
@@ -26,10 +33,6 @@ wildcard_constraints:
     ablation="[a-z0-9_]+",
     model="[a-z0-9_]+",
     recipe="[a-z0-9_]+",
-
-
-def script(name):
-    return str(SCRIPTS / f"{name}.py")
 
 
 def digest(name):
@@ -135,6 +138,12 @@ def wandb_settings(wildcards):
             "run_id": run_id,
         }
     )
+
+
+def run_folder(wildcards):
+    """A training of a higher recipe version starts in a folder of its own."""
+    factors = f"{wildcards.sample}/{wildcards.ablation}/{wildcards.recipe}"
+    return f"{RESULTS}/runs/{factors}/v{recipe_of(wildcards).version}"
 
 
 def recipe_of(wildcards):

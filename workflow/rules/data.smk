@@ -9,12 +9,16 @@ if DATASET.synthetic:
             f"{RESULTS}/logs/generate_data.log",
         benchmark:
             f"{RESULTS}/benchmarks/generate_data.tsv"
+        conda:
+            ENVIRONMENT
         params:
             users=DATASET.synthetic.users,
             seed=DATASET.synthetic.seed,
             code=digest("generate_data"),
         shell:
-            "python {SCRIPTS:q}/generate_data.py {output:q} --users {params.users} --seed {params.seed} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+            'python "$SCRIPTS/generate_data.py"'
+            " {output:q} --users {params.users} --seed {params.seed}"
+            ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 elif not Path(DATASET.path).exists():
 
@@ -24,6 +28,8 @@ elif not Path(DATASET.path).exists():
             DATASET.path,
         log:
             f"{RESULTS}/logs/raw_data.log",
+        conda:
+            ENVIRONMENT
         params:
             message=f"error: {DATASET.path}: no such file; put the raw data there or set datasets.{CONFIG.dataset}.path",
         shell:
@@ -42,11 +48,16 @@ rule ingest:
         f"{RESULTS}/logs/ingest.log",
     benchmark:
         f"{RESULTS}/benchmarks/ingest.tsv"
+    conda:
+        ENVIRONMENT
     params:
         format=DATASET.format,
+        folder=lambda wildcards, output: Path(output.interactions).parent,
         code=digest("ingest"),
     shell:
-        "python {SCRIPTS:q}/ingest.py {input:q} --format {params.format} --folder {RESULTS:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        'python "$SCRIPTS/ingest.py"'
+        " {input:q} --format {params.format} --folder {params.folder:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule split:
@@ -58,14 +69,18 @@ rule split:
         f"{RESULTS}/logs/split.log",
     benchmark:
         f"{RESULTS}/benchmarks/split.tsv"
+    conda:
+        ENVIRONMENT
     params:
         val_ratio=CONFIG.split.val_ratio,
         test_ratio=CONFIG.split.test_ratio,
         seed=CONFIG.split.seed,
         code=digest("split"),
     shell:
-        "python {SCRIPTS:q}/split.py {input:q} {output:q} --val-ratio {params.val_ratio}"
-        " --test-ratio {params.test_ratio} --seed {params.seed} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        'python "$SCRIPTS/split.py"'
+        " {input:q} {output:q} --val-ratio {params.val_ratio}"
+        " --test-ratio {params.test_ratio} --seed {params.seed}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule sample:
@@ -78,12 +93,16 @@ rule sample:
         f"{RESULTS}/logs/sample/{{sample}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/sample/{{sample}}.tsv"
+    conda:
+        ENVIRONMENT
     params:
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
         code=digest("sample"),
     shell:
-        "python {SCRIPTS:q}/sample.py {input.interactions:q} {input.split:q} {output:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        'python "$SCRIPTS/sample.py"'
+        " {input.interactions:q} {input.split:q} {output:q}"
+        " --settings {params.settings:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule render:
@@ -99,6 +118,8 @@ rule render:
         f"{RESULTS}/logs/render/{{sample}}/{{ablation}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}.tsv"
+    conda:
+        ENVIRONMENT
     params:
         parts=lambda wildcards: as_json(
             {
@@ -110,9 +131,11 @@ rule render:
         cue=DATASET.cue,
         code=digest("render"),
     shell:
-        "python {SCRIPTS:q}/render.py {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
+        'python "$SCRIPTS/render.py"'
+        " {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
         " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
-        " --task {params.task:q} --cue {params.cue:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        " --task {params.task:q} --cue {params.cue:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule tokenize:
@@ -126,10 +149,14 @@ rule tokenize:
         f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/tokenize/{{sample}}/{{ablation}}/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
     params:
         model=lambda wildcards: model_path(wildcards.model),
         max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
         code=digest("tokenize_prompts"),
     shell:
-        "python {SCRIPTS:q}/tokenize_prompts.py {input.prompts:q} {output.tokens:q} {output.preview:q}"
-        " --model {params.model:q} --max-length {params.max_length} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        'python "$SCRIPTS/tokenize_prompts.py"'
+        " {input.prompts:q} {output.tokens:q} {output.preview:q}"
+        " --model {params.model:q} --max-length {params.max_length}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -10,6 +10,8 @@ rule make_tiny_model:
         f"{RESULTS}/logs/make_tiny_model/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_tiny_model/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
     params:
         tiny=lambda wildcards: as_json(
             CONFIG.models[wildcards.model].tiny.model_dump(
@@ -18,7 +20,9 @@ rule make_tiny_model:
         ),
         code=digest("make_tiny_model"),
     shell:
-        "python {SCRIPTS:q}/make_tiny_model.py {input:q} {output:q} --tiny {params.tiny:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        'python "$SCRIPTS/make_tiny_model.py"'
+        " {input:q} {output:q} --tiny {params.tiny:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule train:
@@ -37,25 +41,27 @@ rule train:
         f"{RESULTS}/logs/train/{{sample}}/{{ablation}}/{{recipe}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: lambda wildcards: recipe_of(wildcards).processes
     resources:
         gpu=lambda wildcards: recipe_of(wildcards).gpus,
     params:
         # Checkpoints and live logs; not an output, so that a killed training can go on from it.
-        run=f"{RESULTS}/runs/{{sample}}/{{ablation}}/{{recipe}}",
+        run=run_folder,
         base=lambda wildcards: model_path(recipe_of(wildcards).model),
         processes=lambda wildcards: recipe_of(wildcards).processes,
         optimization=lambda wildcards: optimization(recipe_of(wildcards)),
         schedule=lambda wildcards: schedule(recipe_of(wildcards)),
         wandb=wandb_settings,
-        version=lambda wildcards: recipe_of(wildcards).version,
     shell:
         "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
-        " torchrun --standalone --nproc-per-node {params.processes} {SCRIPTS:q}/train.py"
+        ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/train.py"'
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
         " --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
-        " --schedule {params.schedule:q} --wandb {params.wandb:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        " --schedule {params.schedule:q} --wandb {params.wandb:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule evaluate:
@@ -75,6 +81,8 @@ rule evaluate:
         f"{RESULTS}/logs/evaluate/{{sample}}/{{ablation}}/{{recipe}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    conda:
+        ENVIRONMENT
     resources:
         gpu=lambda wildcards: min(1, recipe_of(wildcards).gpus),
     params:
@@ -83,9 +91,11 @@ rule evaluate:
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
-        "python {SCRIPTS:q}/evaluate.py --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
+        'python "$SCRIPTS/evaluate.py"'
+        " --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
         " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
-        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule evaluate_untrained:
@@ -106,6 +116,8 @@ rule evaluate_untrained:
         f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
     resources:
         gpu=lambda wildcards: max(
             min(1, r.gpus)
@@ -123,9 +135,11 @@ rule evaluate_untrained:
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
-        "python {SCRIPTS:q}/evaluate.py --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
+        'python "$SCRIPTS/evaluate.py"'
+        " --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
         " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
-        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule report:
@@ -150,8 +164,12 @@ rule report:
         f"{RESULTS}/logs/report.log",
     benchmark:
         f"{RESULTS}/benchmarks/report.tsv"
+    conda:
+        ENVIRONMENT
     params:
         stages=json.dumps(report_stages()),
         code=digest("report"),
     shell:
-        "python {SCRIPTS:q}/report.py {output.html:q} {output.table:q} --stages {params.stages:q} > {log:q} 2>&1 || bash {SCRIPTS:q}/fail.sh {log:q}"
+        'python "$SCRIPTS/report.py"'
+        " {output.html:q} {output.table:q} --stages {params.stages:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
