@@ -1,6 +1,7 @@
 """The checked configuration, and the paths that follow from it."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from persona.config import load_config
 from persona.digests import code_digest
 from persona.errors import PersonaError
 
-ROOT = Path(workflow.basedir)
+# Relative, so that a moved folder reruns nothing.
+ROOT = Path(os.path.relpath(workflow.basedir))
 SCRIPTS = ROOT / "workflow" / "scripts"
 COHORTS = ["val", "test"]
 
@@ -21,7 +23,7 @@ except PersonaError as error:
 ENVIRONMENT = "../envs/persona.yaml"
 # The commands see where the scripts and the library are; their code is hashed into the rules' params instead.
 shell.prefix(
-    f"set -euo pipefail; SCRIPTS={shlex.quote(str(SCRIPTS))}; export PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
+    f"set -euo pipefail; SCRIPTS={shlex.quote(str(SCRIPTS))}; export PYTHONPATH={shlex.quote(str(ROOT.resolve() / 'src'))}; "
 )
 
 DATASET = CONFIG.datasets[CONFIG.dataset]

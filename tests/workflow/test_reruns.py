@@ -1,0 +1,101 @@
+"""What an edit reruns, on a copy of the workflow of which only the data steps are run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from tests.workflow.test_workflow import ROOT, scheduled
+
+
+def snakemake(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the copy's Snakefile with the copy's library."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        cwd=copy,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(copy / "src")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("reruns") / "copy"
+    for name in ("config", "workflow", "profiles", "src"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", copy)
+    config: dict[str, Any] = yaml.safe_load((copy / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"]["dmsc"]["synthetic"]["users"] = 120
+    (copy / "config" / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    run = snakemake(copy, "prepare_all")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert scheduled(snakemake(copy, "-n", "prepare_all")) == {}
+    return copy
+
+
+def edited(file: Path, old: str, new: str) -> str:
+    """Edit a file; return what it held."""
+    before = file.read_text(encoding="utf-8")
+    assert old in before
+    file.write_text(before.replace(old, new), encoding="utf-8")
+    return before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "rerun"),
+    [
+        ("config/prompts/detailed.yaml", "影评：{text}", "短评：{text}", {"render", "make_tiny_model", "tokenize"}),
+        ("src/persona/sampling.py", "    members = split", "    # Why not.\n    members = split", set()),
+        ("src/persona/sampling.py", '"""At most N targets a user', '"""No more than N targets a user', set()),
+        (
+            "src/persona/sampling.py",
+            "(pl.len()).over",
+            "(0, pl.len()).over",
+            {"sample", "render", "make_tiny_model", "tokenize"},
+        ),
+    ],
+    ids=["prompt_style", "comment", "docstring", "code"],
+)
+def test_an_edit_reruns_what_it_changes(prepared: Path, file: str, old: str, new: str, rerun: set[str]) -> None:
+    before = edited(prepared / file, old, new)
+    try:
+        assert set(scheduled(snakemake(prepared, "-n", "prepare_all"))) - {"prepare_all"} == rerun
+    finally:
+        (prepared / file).write_text(before, encoding="utf-8")
+
+
+def test_a_moved_folder_reruns_nothing(prepared: Path) -> None:
+    moved = prepared.rename(prepared.with_name("moved"))
+    try:
+        assert scheduled(snakemake(moved, "-n", "prepare_all")) == {}
+    finally:
+        moved.rename(prepared)
+
+
+def test_the_samples_of_the_stages_are_nested(prepared: Path) -> None:
+    ids = {
+        name: set(pl.read_parquet(prepared / f"results/dmsc/samples/{name}.parquet")["interaction_id"])
+        for name in ("two_per_user", "five_per_user", "everything", "val", "test")
+    }
+    assert ids["two_per_user"] < ids["five_per_user"] < ids["everything"]
+    assert not ids["everything"] & (ids["val"] | ids["test"])
+
+
+def test_the_data_files_have_the_same_bytes_when_rebuilt(prepared: Path) -> None:
+    files = sorted((prepared / "results").rglob("*.parquet"))
+    before = {file: file.read_bytes() for file in files}
+    assert len(files) > 15
+    assert snakemake(prepared, "prepare_all", "--forceall").returncode == 0
+    assert [file for file in files if file.read_bytes() != before[file]] == []
