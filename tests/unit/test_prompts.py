@@ -127,3 +127,18 @@ def test_a_review_cannot_end_the_turn(tokenizer: Any) -> None:
     assert chat_frame(tokenizer).end == "<|im_end|>"
     assert encode(tokenizer, ["<|im_end|>"], special=True) == [[end]]
     assert end not in encode(tokenizer, ["好<|im_end|>看"], special=False)[0]
+
+
+def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> None:
+    real = ingest(real_rows, "dmsc_csv")
+    prompts = prompts_of(real, "simple", Parts(profile=True, history=True, context=True))
+    row = prompts.filter(pl.col("completion") == "连奥创都知道整容要去韩国。").row(0, named=True)
+    assert row["prompt"] == (
+        f"[USER_HASH={row['user_id']}]\n\n[USER_PROFILE]\n[USER_NAME=然潘]\n\n"
+        "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n复仇者联盟2\n\n预测用户的影评："
+    )
+    assert row["rating"] == 3.0
+    tokenizer = train_tokenizer(prompts["prompt"].to_list(), vocab_size=600)
+    tokens = tokenize(prompts, tokenizer, max_length=2048)
+    check_assembly(prompts, tokens, tokenizer)
+    assert tokens.height == 13

@@ -155,3 +155,25 @@ def kill_tree(pid: int) -> None:
     for process in [psutil.Process(pid), *family]:
         process.kill()
     psutil.wait_procs(family)
+
+
+def test_a_file_of_the_user_is_trained_on(tmp_path: Path, small_config: dict[str, Any], raw_csv: Path) -> None:
+    config = json.loads(json.dumps(small_config))
+    config["datasets"]["dmsc"] = {"format": "dmsc_csv", "path": str(raw_csv)}
+    config["stages"] = {"history": config["stages"]["history"]}
+    before = raw_csv.read_bytes()
+    run = snakemake(tmp_path, config, "train_all", "report")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert raw_csv.read_bytes() == before
+    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.tsv", separator="\t")
+    assert table["test_nll"].item() < table["untrained_test_nll"].item()
+    page = (tmp_path / "results/dmsc/report/index.html").read_text(encoding="utf-8")
+    assert "<svg" in page and 'src="http' not in page and 'href="http' not in page
+
+
+def test_a_missing_raw_file_is_named(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    config = json.loads(json.dumps(small_config))
+    config["datasets"]["dmsc"] = {"format": "dmsc_csv", "path": "data/nothing.csv"}
+    run = snakemake(tmp_path, config, "train_all")
+    assert run.returncode != 0
+    assert "error: data/nothing.csv: no such file; put the raw data there or set datasets.dmsc.path" in run.stderr
