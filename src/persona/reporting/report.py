@@ -10,22 +10,23 @@ from typing import Any
 
 import matplotlib
 import polars as pl
+from matplotlib.figure import Figure
 
 from persona import artefacts
 from persona.evaluation.statistics import nll_metrics, paired_difference
 from persona.training.logs import read_log
 
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
+matplotlib.rcParams["svg.hashsalt"] = "persona"  # the same bytes every time
 
 Stages = dict[str, dict[str, Any]]
 
 STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
+    "body{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "td,th{padding:.3rem .7rem;border-bottom:1px solid #ccc;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}"
+    "td,th{padding:.4rem .8rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}"
+    "td:first-child,th:first-child{text-align:left}td small{color:#555}svg{max-width:100%;height:auto}"
 )
+MARKERS = "osD^vPX*"
 
 
 def stage_table(stages: Stages) -> pl.DataFrame:
@@ -72,34 +73,90 @@ def _interval(metrics: dict[str, Any]) -> str:
 def page(stages: Stages, table: pl.DataFrame) -> str:
     """A self-contained HTML page."""
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>Stages</title><style>{STYLE}</style><h1>What each stage learned</h1>"
-        "<p>Negative log-likelihood (NLL) of unseen users' reviews, in nats per character: lower is better. All stages "
-        "are scored on the same targets. Intervals are 95 %, from 10,000 resamples of users. The difference to the "
-        "first stage is paired by target; it is below zero with confidence where its whole interval is.</p>"
-        f"{_html_table(table)}<h2>Validation loss while training</h2>{_loss_curves(stages)}</html>\n"
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+        f"<title>What each stage learned</title><style>{STYLE}</style><h1>What each stage learned</h1>"
+        f"<p>{_answer(table)}</p>{_html_table(table)}"
+        "<p>Negative log-likelihood (NLL) of reviews of users that no stage was trained on, in nats per character: "
+        "lower is better. All stages are scored on the same targets. Brackets are 95 % intervals from 10,000 resamples "
+        "of users; the difference to the first stage is paired by target. Seconds are those of optimizer steps.</p>"
+        f"<h2>Unseen users</h2>{_test_plot(table)}<h2>Validation while training</h2>{_loss_curves(stages)}</html>\n"
+    )
+
+
+def _answer(table: pl.DataFrame) -> str:
+    """The best stage, and every stage's difference to the first, certain or not."""
+    best = table.sort("test_nll").row(0, named=True)
+    first = table.row(0, named=True)
+    verdicts = []
+    for row in table.rows(named=True)[1:]:
+        low, high = (float(bound) for bound in row["difference_95"].split(" to "))
+        verdict = "better than" if high < 0 else "worse than" if low > 0 else "not distinguishable from"
+        verdicts.append(f"<b>{html.escape(row['stage'])}</b> is {verdict} {html.escape(first['stage'])}")
+    return (
+        f"The best stage on the test users is <b>{html.escape(best['stage'])}</b>, {best['test_nll']:.3f} nats per "
+        f"character (untrained model: {best['untrained_test_nll']:.3f}). {'; '.join(verdicts)}{'.' if verdicts else ''}"
     )
 
 
 def _html_table(table: pl.DataFrame) -> str:
-    def cells(values: tuple[Any, ...] | list[str], tag: str) -> str:
-        texts = [f"{v:,.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in values]
-        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>"
+    header = ["stage", "samples", "tokens trained on", "epochs", "seconds", "val NLL", "test NLL", "untrained"]
+    rows = "".join(_html_row(row, is_first=place == 0) for place, row in enumerate(table.iter_rows(named=True)))
+    first = html.escape(table["stage"][0])
+    cells = "".join(f"<th>{name}</th>" for name in [*header, f"test, less {first}"])
+    return f"<table><tr>{cells}</tr>{rows}</table>"
 
-    header = [name.replace("_", " ") for name in table.columns]
-    return "<table>" + cells(header, "th") + "".join(cells(row, "td") for row in table.iter_rows()) + "</table>"
+
+def _html_row(row: dict[str, Any], is_first: bool) -> str:
+    factors = html.escape(f"{row['sample']}, {row['ablation']}")
+    cells = [
+        f"{html.escape(row['stage'])}<br><small>{factors}</small>",
+        f"{row['samples']:,}",
+        f"{row['tokens_seen']:,}",
+        f"{row['epochs']}",
+        f"{row['seconds']:,.0f}",
+        f"{row['val_nll']:.3f}<br><small>[{_short(row['val_95'])}]</small>",
+        f"{row['test_nll']:.3f}<br><small>[{_short(row['test_95'])}]</small>",
+        f"{row['untrained_test_nll']:.3f}",
+        ""
+        if is_first
+        else f"{row['test_minus_first_stage']:+.3f}<br><small>[{_short(row['difference_95'], '+')}]</small>",
+    ]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _short(interval: str, sign: str = "") -> str:
+    return ", ".join(f"{float(bound):{sign}.3f}" for bound in interval.split(" to "))
+
+
+def _test_plot(table: pl.DataFrame) -> str:
+    figure = Figure(figsize=(8, 0.6 * table.height + 1))
+    axes = figure.subplots()
+    for place, row in enumerate(table.iter_rows(named=True)):
+        low, high = (float(bound) for bound in row["test_95"].split(" to "))
+        axes.plot([low, high], [place, place], color="black")
+        axes.plot(row["test_nll"], place, marker=MARKERS[place % len(MARKERS)], color="black")
+    axes.set_yticks(range(table.height), table["stage"].to_list())
+    axes.invert_yaxis()
+    axes.set_xlabel("test NLL (nats per character), with 95 % interval")
+    return _svg(figure)
 
 
 def _loss_curves(stages: Stages) -> str:
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for (name, stage), marker in zip(stages.items(), "osD^vPX*" * len(stages), strict=False):
+    figure = Figure(figsize=(8, 4.5))
+    axes = figure.subplots()
+    for place, (name, stage) in enumerate(stages.items()):
         records = [r for r in read_log(Path(stage["training"]) / "train_log.jsonl") if r["type"] == "val"]
-        axes.plot([r["step"] for r in records], [r["val_loss"] for r in records], marker=marker, label=name)
+        steps, losses = [r["step"] for r in records], [r["val_loss"] for r in records]
+        axes.plot(steps, losses, marker=MARKERS[place % len(MARKERS)], label=name)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("validation NLL (nats per token)")
     axes.legend()
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
     picture = io.StringIO()
     figure.savefig(picture, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
     text = picture.getvalue()
     return text[text.index("<svg") :]
