@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -177,3 +177,16 @@ def test_a_missing_raw_file_is_named(tmp_path: Path, small_config: dict[str, Any
     run = snakemake(tmp_path, config, "train_all")
     assert run.returncode != 0
     assert "error: data/nothing.csv: no such file; put the raw data there or set datasets.dmsc.path" in run.stderr
+
+
+def test_the_demo_learns_and_history_helps_on_unseen_users(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["stages"] = {name: config["stages"][name] for name in ("quick", "history")}
+    run = snakemake(tmp_path, config, "report")
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.tsv", separator="\t")
+    assert (table["test_nll"] < 0.5 * table["untrained_test_nll"]).all()
+    _, high = table["difference_95"][1].split(" to ")
+    assert float(high) < 0
+    page = (tmp_path / "results/dmsc/report/index.html").read_text(encoding="utf-8")
+    assert "<b>history</b> is better than quick" in page
