@@ -11,7 +11,7 @@ import pytest
 
 from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import Ingested, ingest
+from persona.ingest import Ingested, dmsc_csv, ingest
 from persona.ingest.dmsc_csv import COLUMNS
 from persona.ingest.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
@@ -46,6 +46,7 @@ def test_real_rows_are_kept_whole(real_rows: Path) -> None:
         (raw_row(star="6"), "star is not 1 to 5"),
         (raw_row(star="?"), "star is not 1 to 5"),
         (raw_row(day="2016-13-01"), "date is not YYYY-MM-DD"),
+        (raw_row(day="2016-1-2"), "date is not YYYY-MM-DD"),
         (raw_row(film=""), "no film"),
         (raw_row()[:9], "9 columns instead of 10"),
     ],
@@ -118,3 +119,49 @@ def test_a_damaged_artefact_is_not_taken_for_whole(tables: Ingested, tmp_path: P
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PersonaError, match=r"users\.parquet: not a readable Parquet file"):
         artefacts.read_table(path, artefacts.USERS)
+
+
+def line(user: bytes, comment: bytes, number: int = 0) -> bytes:
+    return b"%d,A,\xe7\x94\xb5\xe5\xbd\xb1,2017-01-22,1,%s,2016-01-02,5,%s,3\n" % (number, user, comment)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason", "raw"),
+    [
+        (line(b"x", b'" open'), "a quote is not closed", '" open,3'),
+        (line(b"x", b" \xffbad"), "not UTF-8", " \\xffbad,3"),
+        (line(b"x", b" \xff,bad"), "not UTF-8", " \\xff,bad,3"),
+        (line(b"x", b" a,b"), "11 columns instead of 10", " a,b,3"),
+    ],
+)
+def test_a_damaged_record_does_not_take_others_with_it(tmp_path: Path, damaged: bytes, reason: str, raw: str) -> None:
+    header = ",".join(COLUMNS).encode() + b"\n"
+    before = b"".join(line(b"b%d" % n, b' "quoted, twice"'.strip() if n % 2 else b" plain", n) for n in range(20))
+    after = b"".join(line(b"a%d" % n, b'"two\nlines ""x"""', n) for n in range(20))
+    (tmp_path / "DMSC.csv").write_bytes(b"\xef\xbb\xbf" + header + before + damaged + after)
+    tables = ingest(tmp_path / "DMSC.csv", "dmsc_csv")
+    assert tables.interactions.height == 40
+    assert tables.rejects.select("row", "reason").rows() == [(21, reason)]
+    assert tables.rejects["raw"].item().endswith(raw)
+    assert tables.rows_in == 41
+
+
+def test_records_across_blocks_and_crlf_are_counted_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dmsc_csv, "BLOCK", 100)
+    header = ",".join(COLUMNS).encode() + b"\r\n"
+    lines = [line(b"u%d" % n, b'"two\nlines, %s"' % (b"x" * (n * 7)), n) for n in range(50)]
+    lines[30] = line(b"", b" nobody", 30)
+    (tmp_path / "DMSC.csv").write_bytes(header + b"".join(x[:-1] + b"\r\n" for x in lines) + b"\r\n")
+    tables = ingest(tmp_path / "DMSC.csv", "dmsc_csv")
+    assert (tables.rows_in, tables.interactions.height) == (50, 49)
+    assert tables.rejects.select("row", "reason").rows() == [(31, "no username")]
+
+
+def test_the_kept_duplicate_and_the_title_do_not_depend_on_row_order(tmp_path: Path) -> None:
+    rows = [raw_row(), raw_row()]
+    rows[0][2], rows[1][2] = "甲", "乙"
+    kept = [
+        ingest(write_raw(tmp_path / "DMSC.csv", order), "dmsc_csv").items["title"].item()
+        for order in (rows, rows[::-1])
+    ]
+    assert kept[0] == kept[1]

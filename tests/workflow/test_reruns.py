@@ -38,7 +38,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "Snakefile", copy)
     config: dict[str, Any] = yaml.safe_load((copy / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["datasets"]["dmsc"]["synthetic"]["users"] = 120
-    (copy / "config" / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    (copy / "config" / "config.yaml").write_text(
+        yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8"
+    )
     run = snakemake(copy, "prepare_all")
     assert run.returncode == 0, run.stdout + run.stderr
     assert scheduled(snakemake(copy, "-n", "prepare_all")) == {}
