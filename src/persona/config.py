@@ -14,7 +14,9 @@ from persona.prompts import load_style
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, StringConstraints(min_length=1)]
 RESERVED_SAMPLES = {"val", "test", "untrained"}
 
 
@@ -24,40 +26,40 @@ class Model(BaseModel):
 
 class Synthetic(Model):
     users: Count
-    seed: int = 42
+    seed: Seed = 42
 
 
 class Dataset(Model):
     format: Literal["dmsc_csv"]
-    path: str
-    task: str = "预测用户对电影的评分"
-    cue: str = "预测用户的影评："
-    rating_cue: str = "预测用户的评分："
+    path: Text
+    task: Text = "预测用户对电影的评分"
+    cue: Text = "预测用户的影评："
+    rating_cue: Text = "预测用户的评分："
     synthetic: Synthetic | None = None
 
 
 class Split(Model):
     val_ratio: Ratio = 0.1
     test_ratio: Ratio = 0.1
-    seed: int = 42
+    seed: Seed = 42
 
 
 class Sample(Model):
     max_samples_per_user: Count | None
-    sample_seed: int = 42
+    sample_seed: Seed = 42
 
 
 class Cohorts(Model):
     max_users: Count | None = 2000
     max_samples_per_user: Count | None = 2
-    sample_seed: int = 42
+    sample_seed: Seed = 42
 
 
 class Generation(Model):
     n_targets: Count = 32
     max_new_tokens: Count = 128
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    seed: int = 42
+    seed: Seed = 42
 
 
 class Ablation(Model):
@@ -69,10 +71,10 @@ class Ablation(Model):
 
 class Tiny(Model):
     vocab_size: Count = 2048
-    hidden_size: Count = 64
+    hidden_size: Annotated[int, Field(ge=32, multiple_of=32)] = 64
     num_hidden_layers: Count = 1
-    num_experts: Count = 8
-    seed: int = 0
+    num_experts: Annotated[int, Field(ge=2)] = 8
+    seed: Seed = 0
     corpus_sample: Name
     corpus_ablation: Name
 
@@ -101,7 +103,7 @@ class Recipe(Model):
     early_stopping_patience: Count = 3
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     checkpoint_every_steps: Count | None = None
-    seed: int = 42
+    seed: Seed = 42
     version: Count = 1
 
     @property
@@ -122,7 +124,7 @@ class Stage(Model):
 
 
 class Config(Model):
-    results_dir: str = "results"
+    results_dir: Text = "results"
     dataset: Name
     datasets: dict[Name, Dataset]
     split: Split = Split()
@@ -133,7 +135,7 @@ class Config(Model):
     recipes: dict[Name, Recipe]
     generation: Generation = Generation()
     wandb: Wandb | None = None
-    stages: dict[Name, Stage]
+    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
 
 
 def load_config(data: Mapping[str, Any], root: Path) -> Config:
@@ -145,6 +147,8 @@ def load_config(data: Mapping[str, Any], root: Path) -> Config:
     Raises:
         PersonaError: one line with the key's path, what was given, and what is allowed.
     """
+    if not isinstance(data, Mapping):
+        raise PersonaError(f"the configuration is a mapping of keys, got {data!r}")
     try:
         config = Config.model_validate(dict(data))
     except ValidationError as error:
@@ -155,7 +159,7 @@ def load_config(data: Mapping[str, Any], root: Path) -> Config:
 
 
 def _explain(details: Any) -> str:
-    where = ".".join(str(part) for part in details["loc"] if part != "[key]")
+    where = " ".join(".".join(str(part) for part in details["loc"] if part != "[key]").split())
     if details["type"] == "extra_forbidden":
         known = _keys_at(details["loc"][:-1])
         return f"{where}: unknown key{_nearest(str(details['loc'][-1]), known)}; allowed are {', '.join(known)}"
@@ -196,6 +200,7 @@ def _problems(config: Config, root: Path) -> list[str]:
         problems += _reference(f"stages.{name}.sample", stage.sample, config.samples)
         problems += _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
         problems += _reference(f"stages.{name}.recipe", stage.recipe, config.recipes)
+    problems += _run_name_problems(config)
     for name in RESERVED_SAMPLES & set(config.samples):
         problems.append(f"samples.{name}: this name is reserved; allowed is any other")
     if config.split.val_ratio + config.split.test_ratio >= 1:
@@ -213,8 +218,25 @@ def _problems(config: Config, root: Path) -> list[str]:
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         problems += _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
         if path.exists():
-            load_style(path)
+            parts = {section.part for section in load_style(path)}
+            problems += [
+                f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
+                for part in ("profile", "history", "context")
+                if getattr(ablation, f"use_{part}") and part not in parts
+            ]
     return problems
+
+
+def _run_name_problems(config: Config) -> list[str]:
+    factors = {"sample": "", "ablation": "", "recipe": ""}
+    if config.wandb is None:
+        return []
+    try:
+        config.wandb.run_name.format(**factors)
+    except (KeyError, ValueError, IndexError, AttributeError):
+        allowed = ", ".join(f"{{{name}}}" for name in factors)
+        return [f"wandb.run_name: got {config.wandb.run_name!r}; allowed placeholders are {allowed}"]
+    return []
 
 
 def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> list[str]:

@@ -11,7 +11,7 @@ import difflib
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import polars as pl
 import yaml
@@ -61,8 +61,8 @@ def load_style(path: Path) -> list[Section]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PersonaError(f"{path}: no such prompt style file") from error
-    except yaml.YAMLError as error:
-        raise PersonaError(f"{path}: not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PersonaError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or set(data) != {"sections"} or not isinstance(data["sections"], list):
         raise PersonaError(f"{path}: a prompt style is one key `sections` with a list")
     sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data["sections"])]
@@ -76,26 +76,36 @@ def load_style(path: Path) -> list[Section]:
 def _section(path: Path, where: str, data: Any) -> Section:
     if not isinstance(data, dict) or "entry" not in data or not set(data) <= {"part", "heading", "entry"}:
         raise PersonaError(f"{path}: {where}: a section has `entry` and may have `part` and `heading`, got {data!r}")
-    part = data.get("part", "always")
-    if part not in PLACEHOLDERS:
+    part, heading = data.get("part", "always"), data.get("heading")
+    if not isinstance(part, str) or part not in PLACEHOLDERS:
         raise PersonaError(f"{path}: {where}.part: got {part!r}, allowed are {', '.join(PLACEHOLDERS)}")
+    if heading is not None and (not isinstance(heading, str) or not heading.strip()):
+        raise PersonaError(f"{path}: {where}.heading: got {heading!r}, allowed is a text, or no heading")
     fragments = data["entry"] if isinstance(data["entry"], list) else [data["entry"]]
-    for fragment in fragments:
-        _check_placeholders(path, where, part, fragment)
-    return Section(part, data.get("heading"), tuple(fragments))
+    names = [name for fragment in fragments for name in _placeholders(path, where, part, fragment)]
+    if not names:
+        raise PersonaError(f"{path}: {where}.entry: got {data['entry']!r}, allowed is text with a {{placeholder}}")
+    if part == "history" and not {"number", "title"} & set(names):
+        raise PersonaError(f"{path}: {where}.entry: a history entry needs {{number}} or {{title}}, or it may be empty")
+    return Section(cast(Part, part), heading, tuple(fragments))
 
 
-def _check_placeholders(path: Path, where: str, part: str, fragment: Any) -> None:
+def _placeholders(path: Path, where: str, part: str, fragment: Any) -> list[str]:
+    """The names in a fragment, each one checked."""
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(fragment) if name is not None]
+        fields = [(name, spec or conversion) for _, name, spec, conversion in string.Formatter().parse(fragment)]
     except (ValueError, TypeError) as error:
         raise PersonaError(f"{path}: {where}.entry: {fragment!r} is not a text with {{placeholders}}") from error
+    names = [name for name, _ in fields if name is not None]
+    if any(how for _, how in fields):
+        raise PersonaError(f"{path}: {where}.entry: {fragment!r} formats a value; allowed is {{name}} alone")
     for name in names:
         if name not in PLACEHOLDERS[part]:
             nearest = difflib.get_close_matches(name, PLACEHOLDERS[part], n=1)
             hint = f" (did you mean {{{nearest[0]}}}?)" if nearest else ""
             allowed = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS[part]))
             raise PersonaError(f"{path}: {where}.entry: unknown {{{name}}}{hint}, a {part} section has {allowed}")
+    return names
 
 
 def render(
@@ -119,14 +129,15 @@ def render(
     reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(task), cue=pl.lit(cue))
-    history = _history(rows, reviews, style) if parts.history else _no_history(rows)
+    has_section = any(section.part == "history" for section in style)
+    history = _history(rows, reviews, style) if parts.history and has_section else _no_history(rows)
     rows = rows.join(history, on="interaction_id", how="left")
     return _assemble(rows, [section for section in style if parts.includes(section.part)], parts)
 
 
 def _history(rows: pl.DataFrame, reviews: pl.DataFrame, style: list[Section]) -> pl.DataFrame:
     """`history_ids` and rendered `history_entries` of every target, oldest first."""
-    entry = next((section.entry for section in style if section.part == "history"), ())
+    entry = next(section.entry for section in style if section.part == "history")
     target = rows.select("interaction_id", "user_id", target_item="item_id", target_day="day")
     past = reviews.select(
         "user_id", "item_id", "day", "position", "title", "genres", "rating", "text", history_ids="interaction_id"
@@ -156,13 +167,14 @@ def _assemble(rows: pl.DataFrame, sections: list[Section], parts: Parts) -> pl.D
     names = [f"section_{n}" for n in range(len(sections))]
     history_at = next((n for n, section in enumerate(sections) if section.part == "history"), None)
     offsets = _offsets(names[:history_at], sections[history_at]) if history_at is not None else pl.lit([])
+    rows = rows.with_columns(prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True))
     return rows.select(
         "interaction_id",
         "user_id",
         "item_id",
         "rating",
         "history_ids",
-        prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True),
+        "prompt",
         completion="text",
         history_offsets=offsets.cast(pl.List(pl.Int32)),
         n_context=pl.col("context").list.len() if parts.context else pl.lit(0),
@@ -178,7 +190,8 @@ def _section_text(section: Section) -> pl.Expr:
     else:
         column = "profile" if section.part == "profile" else "context"
         element = _entry(section.entry, lambda name: pl.element().struct.field(name))
-        body = pl.col(column).list.eval(element).list.join("\n")
+        entries = pl.col(column).list.eval(element)
+        body = entries.list.eval(pl.element().filter(pl.element() != "")).list.join("\n")
     heading = f"{section.heading}\n" if section.heading else ""
     return pl.when(body != "").then(pl.lit(heading) + body)
 
@@ -201,7 +214,7 @@ def _fragment(fragment: str, field: Any) -> pl.Expr:
 def _value(name: str, field: Any) -> pl.Expr:
     value: pl.Expr = field(name)
     if name == "genres":
-        return pl.when(value.list.len() > 0).then(value.list.join(GENRE_SEPARATOR))
+        value = pl.when(value.list.len() > 0).then(value.list.join(GENRE_SEPARATOR))
     if name == "rating":
         return value.cast(pl.Float64).round(1).cast(pl.String)
     if name == "day":
@@ -223,6 +236,9 @@ def _offsets(before: list[str], section: Section) -> pl.Expr:
     # The last entry is followed by a section separator, which is one character longer than a line's end.
     ends = pl.concat_list(ends.list.slice(0, ends.list.len() - 1), ends.list.last() + len(SECTION_SEPARATOR) - 1)
     offsets = pl.concat_list(start.cast(pl.Int64), first.cast(pl.Int64), ends.cast(pl.List(pl.Int64)) + first)
+    # Nothing follows where the last section is empty.
+    rest = pl.min_horizontal(offsets.list.last(), pl.col("prompt").str.len_chars().cast(pl.Int64))
+    offsets = pl.concat_list(offsets.list.slice(0, offsets.list.len() - 1), rest)
     return (
         pl.when(pl.col("history_entries").list.len() > 0).then(offsets).otherwise(pl.lit([], dtype=pl.List(pl.Int64)))
     )

@@ -29,7 +29,8 @@ def sample_targets(
     """
     members = split.filter(pl.col("split") == split_name).select("user_id")
     if max_users is not None:
-        priority = pl.Series("priority", mix64(hash64_series(members["user_id"]), seed))
+        # Another hash than the one that split the users, or val would take from the edge of its range.
+        priority = pl.Series("priority", mix64(hash64_series("cohort " + members["user_id"]), seed))
         members = members.with_columns(priority).sort("priority", "user_id").head(max_users)
     targets = interactions.select("interaction_id", "user_id", "item_id").join(
         members.select("user_id"), on="user_id", how="semi"

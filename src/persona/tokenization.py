@@ -8,10 +8,14 @@ pre-tokenizers of this family split anyway; `check_assembly` makes sure of it fo
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
+from jinja2 import TemplateError
 
 from persona.errors import PersonaError
 
@@ -53,11 +57,12 @@ def chat_frame(tokenizer: Any) -> ChatFrame:
     Raises:
         PersonaError: the template changes the texts, or the turn does not end with one special token.
     """
-    user = {"role": "user", "content": _PROMPT}
-    opened = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    closed = tokenizer.apply_chat_template(
-        [user, {"role": "assistant", "content": _COMPLETION}], tokenize=False, add_generation_prompt=False
-    )
+    user, assistant = {"role": "user", "content": _PROMPT}, {"role": "assistant", "content": _COMPLETION}
+    try:
+        opened = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+        closed = tokenizer.apply_chat_template([user, assistant], tokenize=False, add_generation_prompt=False)
+    except TemplateError as error:
+        raise PersonaError(f"the tokenizer's chat template does not work: {error}") from error
     if opened.count(_PROMPT) != 1 or closed.count(_COMPLETION) != 1:
         raise PersonaError("the tokenizer's chat template does not keep the texts as they are")
     before, between = opened.split(_PROMPT)
@@ -75,12 +80,17 @@ def encode(tokenizer: Any, texts: list[str], special: bool) -> list[list[int]]:
         special: whether the names of special tokens in the text mean those tokens. For texts of users they
             must not: a review that contains `<|im_end|>` does not end the turn.
     """
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = not special
-    try:
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-    finally:
-        backend.encode_special_tokens = False
+    backend = tokenizer.backend_tokenizer if special else _without_added_tokens(tokenizer)
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+@lru_cache(maxsize=2)
+def _without_added_tokens(tokenizer: Any) -> Any:
+    """The same tokenizer for texts of users: it knows no `<|im_end|>`, `<think>` or other added token."""
+    from tokenizers import Tokenizer
+
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    return Tokenizer.from_str(json.dumps(settings | {"added_tokens": [], "post_processor": None}))
 
 
 def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataFrame:
@@ -196,22 +206,32 @@ def _check_fit(
 
 
 def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any) -> None:
-    """Compare some untrimmed targets with the ids of their whole text, tokenized at once.
+    """Compare some targets, trimmed ones too, with the ids of their whole text, tokenized at once.
 
     Raises:
         PersonaError: they differ, so this tokenizer cannot be used piece by piece.
     """
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
-    whole = prompts.join(tokens.filter(pl.col("n_history_dropped") == 0), on="interaction_id")
-    chosen = whole.gather_every(max(1, whole.height // CHECKED_SAMPLES))
+    both = prompts.join(tokens, on="interaction_id")
+    chosen = both.gather_every(max(1, math.ceil(both.height / CHECKED_SAMPLES)))
     for row in chosen.iter_rows(named=True):
-        prompt, completion = encode(tokenizer, [row["prompt"], row["completion"]], special=False)
+        text = _trimmed(row["prompt"], row["history_offsets"], row["n_history_dropped"])
+        prompt, completion = encode(tokenizer, [text, row["completion"]], special=False)
         if before + prompt + between + completion + end != row["input_ids"]:
             raise PersonaError(
                 f"interaction_id {row['interaction_id']}: this tokenizer gives other tokens for the whole prompt than "
                 "for its pieces; use a prompt style whose history entries start on a line of their own"
             )
+
+
+def _trimmed(prompt: str, offsets: list[int], n_dropped: int) -> str:
+    """The prompt without its oldest entries, and without the section when none is left."""
+    if not n_dropped:
+        return prompt
+    n_entries = len(offsets) - 2
+    start = offsets[0] if n_dropped == n_entries else offsets[1]
+    return prompt[:start] + prompt[offsets[1 + n_dropped] :]
 
 
 def preview(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, n_samples: int) -> str:

@@ -51,6 +51,7 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
         ("samples.val", {"max_samples_per_user": 2}, r"samples\.val: this name is reserved"),
         ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
+        ("wandb.run_name", "{smaple}", r"wandb\.run_name: got '\{smaple\}'; allowed placeholders are \{sample\}"),
         ("dataset", "dmcs", r"dataset: got 'dmcs' \(did you mean dmsc\?\)"),
     ],
 )
@@ -63,4 +64,12 @@ def test_a_mistake_is_explained(path: str, value: Any, message: str) -> None:
     place[last] = value
     with pytest.raises(PersonaError, match=message) as error:
         load_config(data, ROOT)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [None, 5, "abc", [1], {"split": {"a\nb": 1}}, {"stages": {}}, {"split": {"seed": -1}}])
+def test_anything_else_is_one_line_too(data: Any) -> None:
+    base = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(PersonaError) as error:
+        load_config(base | data if isinstance(data, dict) else data, ROOT)
     assert "\n" not in str(error.value)

@@ -81,10 +81,36 @@ def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
     assert all("（喜剧/动画）\n" in prompt for prompt in prompts["prompt"])
 
 
-def test_an_unknown_placeholder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text('sections: [{part: history, entry: "{titel}"}, {entry: "{cue}"}]')
-    with pytest.raises(PersonaError, match=r"unknown \{titel\} \(did you mean \{title\}\?\)"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('sections: [{part: history, entry: "{titel}"}]', r"unknown \{titel\} \(did you mean \{title\}\?\)"),
+        ('sections: [{part: [history], entry: "{title}"}]', r"sections\[0\]\.part: got \['history'\]"),
+        ('sections: [{heading: 2016, entry: "{task}"}]', r"sections\[0\]\.heading: got 2016"),
+        ('sections: [{part: history, entry: "{rating}"}]', r"a history entry needs \{number\} or \{title\}"),
+        ("sections: [{part: profile, entry: x}]", r"allowed is text with a \{placeholder\}"),
+        ("sections: [{part: profile, entry: []}]", r"allowed is text with a \{placeholder\}"),
+        ('sections: [{entry: "{task:>9}"}]', "formats a value; allowed is"),
+        ('sections: [{entry: "{cue}"}, {part: history, entry: "{title}"}]', "the last section must be one without"),
+        ("sections: [", "not YAML in UTF-8"),
+        ("other: 1", "one key `sections`"),
+    ],
+)
+def test_a_wrong_style_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(PersonaError, match=message) as error:
         load_style(tmp_path / "x.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_history_before_an_empty_last_section_is_tokenized(tables: Ingested, tokenizer: Any, tmp_path: Path) -> None:
+    style = 'sections: [{entry: "{task}"}, {part: history, entry: "{number}. {text}"}, {entry: "{genres}"}]'
+    (tmp_path / "x.yaml").write_text(style, encoding="utf-8")
+    targets, parts = tables.interactions, Parts(profile=True, history=True, context=True)
+    prompts = render(targets, targets, tables.users, tables.items, load_style(tmp_path / "x.yaml"), parts, TASK, CUE)
+    tokens = tokenize(prompts, tokenizer, 100)
+    assert (tokens["n_history_dropped"] > 0).any()
+    check_assembly(prompts, tokens, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +133,7 @@ def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, toke
 def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, tokenizer: Any) -> None:
     prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
     tokens = tokenize(prompts, tokenizer, max_length=400)
+    check_assembly(prompts, tokens.filter(pl.col("n_history_dropped") > 0), tokenizer)
     assert tokens["input_ids"].list.len().max() <= 400
     row = prompts.join(tokens, on="interaction_id").sort("n_history_dropped").row(-1, named=True)
     dropped, total = row["n_history_dropped"], len(row["history_ids"])
@@ -127,6 +154,14 @@ def test_a_review_cannot_end_the_turn(tokenizer: Any) -> None:
     assert chat_frame(tokenizer).end == "<|im_end|>"
     assert encode(tokenizer, ["<|im_end|>"], special=True) == [[end]]
     assert end not in encode(tokenizer, ["好<|im_end|>看"], special=False)[0]
+
+
+def test_a_review_cannot_name_any_added_token(tables: Ingested) -> None:
+    tokenizer = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=600)
+    tokenizer.add_tokens(["<think>"])
+    think = tokenizer.convert_tokens_to_ids("<think>")
+    assert think in encode(tokenizer, ["<think>"], special=True)[0]
+    assert think not in encode(tokenizer, ["好<think>看"], special=False)[0]
 
 
 def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> None:

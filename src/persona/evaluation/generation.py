@@ -10,7 +10,7 @@ import torch
 
 from persona import artefacts
 from persona.errors import PersonaError
-from persona.hashing import mix64
+from persona.hashing import hash64_series, mix64
 from persona.tokenization import chat_frame, encode
 
 STARS = ["1", "2", "3", "4", "5"]
@@ -29,7 +29,9 @@ class GenerationSettings:
 
 def choose_targets(tokens: pl.DataFrame, n_targets: int, seed: int) -> pl.DataFrame:
     """The targets of smallest priority: the same ones for every model."""
-    priority = mix64(tokens["interaction_id"].cast(pl.UInt64).to_numpy(), seed)
+    # Another hash than the one that sampled the targets, which favours those of users with many.
+    keys = hash64_series("generation " + tokens["interaction_id"].cast(pl.String))
+    priority = mix64(keys, seed)
     return tokens.with_columns(priority=pl.Series(priority)).sort("priority").head(n_targets).drop("priority")
 
 

@@ -36,7 +36,7 @@ def ingest(path: Path, data_format: str) -> Ingested:
         PersonaError: the file is missing or of another format, no row of it can be used, or the rows do not
             add up.
     """
-    if not path.exists():
+    if not path.is_file():
         raise PersonaError(f"{path}: no such file; set the data set's `path` to the raw data")
     tables = Ingested(*READERS[data_format](path))
     kept, rejected = tables.interactions.height, tables.rejects.height
