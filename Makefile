@@ -13,7 +13,7 @@ install: .venv/installed  ## make .venv with the pinned dependencies
 
 demo: install  ## train and compare the four stages on synthetic data
 	$(ACTIVE) snakemake --cores all train_all report
-	@column -t -s '	' results/dmsc/report/stages.tsv
+	@cat results/dmsc/logs/report.log
 	@echo "report: results/dmsc/report/index.html"
 
 test: install  ## unit and workflow tests

@@ -94,8 +94,8 @@ class Recipe(Model):
     gradient_accumulation_steps: Count = 8
     max_tokens_per_gpu: Count = 8192
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "cosine"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False

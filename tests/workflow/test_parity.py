@@ -66,7 +66,7 @@ def train(folder: Path, name: str, ranks: int, stage: int, max_tokens: int, chec
         "base-model": folder / "base",
         "optimization": json.dumps(optimization),
         "schedule": json.dumps(schedule(max_tokens).__dict__),
-        "wandb": "null",
+        "factors": "{}",
     }
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     options = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]

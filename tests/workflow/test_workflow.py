@@ -136,6 +136,12 @@ def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_conf
     assert latest.exists() and not (tmp_path / target).exists()
 
     assert snakemake(tmp_path, config, "--unlock").returncode == 0
+    changed = json.loads(json.dumps(config))
+    changed["recipes"]["again"]["learning_rate"] = 1.0e-3
+    refused = snakemake(tmp_path, changed, target)
+    assert refused.returncode != 0
+    assert "holds an unfinished training of something else (learning_rate: was 0.004, is 0.001)" in refused.stderr
+
     assert snakemake(tmp_path, config, target).returncode == 0
     losses = [
         [

@@ -21,9 +21,22 @@ except PersonaError as error:
     sys.exit(f"configuration: {error}")
 
 ENVIRONMENT = "../envs/persona.yaml"
-# The commands see where the scripts and the library are; their code is hashed into the rules' params instead.
+# What the commands see but what reruns nothing: where scripts and library are (their code is hashed into the rules'
+# params) and where W&B is to log.
+EXPORTS = {
+    "SCRIPTS": str(SCRIPTS),
+    "PYTHONPATH": str(ROOT.resolve() / "src"),
+    "WANDB_MODE": CONFIG.wandb.mode if CONFIG.wandb else "disabled",
+    "WANDB_PROJECT": CONFIG.wandb.project if CONFIG.wandb else "",
+    "WANDB_RUN_NAME": CONFIG.wandb.run_name if CONFIG.wandb else "",
+}
 shell.prefix(
-    f"set -euo pipefail; SCRIPTS={shlex.quote(str(SCRIPTS))}; export PYTHONPATH={shlex.quote(str(ROOT.resolve() / 'src'))}; "
+    "set -euo pipefail; "
+    + "".join(
+        f"export {name}={shlex.quote(value)}; " for name, value in EXPORTS.items()
+    )
+    .replace("{", "{{")
+    .replace("}", "}}")
 )
 
 DATASET = CONFIG.datasets[CONFIG.dataset]
@@ -125,27 +138,14 @@ def schedule(recipe):
     return as_json({"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)})
 
 
-def wandb_settings(wildcards):
-    if CONFIG.wandb is None or CONFIG.wandb.mode == "disabled":
-        return "null"
-    name = CONFIG.wandb.run_name.format(**wildcards)
-    run_id = (
-        f"{CONFIG.dataset}-{wildcards.sample}-{wildcards.ablation}-{wildcards.recipe}"
-    )
-    return as_json(
-        {
-            "project": CONFIG.wandb.project,
-            "mode": CONFIG.wandb.mode,
-            "run_name": name,
-            "run_id": run_id,
-        }
-    )
-
-
 def run_folder(wildcards):
     """A training of a higher recipe version starts in a folder of its own."""
     factors = f"{wildcards.sample}/{wildcards.ablation}/{wildcards.recipe}"
     return f"{RESULTS}/runs/{factors}/v{recipe_of(wildcards).version}"
+
+
+def recipes_of(model):
+    return [recipe for recipe in CONFIG.recipes.values() if recipe.model == model]
 
 
 def recipe_of(wildcards):

@@ -53,14 +53,14 @@ rule train:
         processes=lambda wildcards: recipe_of(wildcards).processes,
         optimization=lambda wildcards: optimization(recipe_of(wildcards)),
         schedule=lambda wildcards: schedule(recipe_of(wildcards)),
-        wandb=wandb_settings,
+        factors=lambda wildcards: as_json(dict(wildcards)),
     shell:
         "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
         ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/train.py"'
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
         " --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
-        " --schedule {params.schedule:q} --wandb {params.wandb:q}"
+        " --schedule {params.schedule:q} --factors {params.factors:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -84,21 +84,25 @@ rule evaluate:
     conda:
         ENVIRONMENT
     resources:
-        gpu=lambda wildcards: min(1, recipe_of(wildcards).gpus),
+        # One GPU works, but jobs do not share a node's GPUs: each would take the first.
+        gpu=lambda wildcards: recipe_of(wildcards).gpus,
     params:
-        max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
+        model=lambda wildcards, input: input.model,
+        max_tokens=lambda wildcards: CONFIG.models[
+            recipe_of(wildcards).model
+        ].max_length,
         cues=as_json([DATASET.cue, DATASET.rating_cue]),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
         'python "$SCRIPTS/evaluate.py"'
-        " --model {input.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
+        " --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
         " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
         " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
-rule evaluate_untrained:
+use rule evaluate as evaluate_untrained with:
     input:
         model=lambda wildcards: model_input(wildcards.model),
         tokens=[
@@ -116,30 +120,14 @@ rule evaluate_untrained:
         f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
-    conda:
-        ENVIRONMENT
     resources:
-        gpu=lambda wildcards: max(
-            min(1, r.gpus)
-            for r in CONFIG.recipes.values()
-            if r.model == wildcards.model
-        ),
+        gpu=lambda wildcards: max(recipe.gpus for recipe in recipes_of(wildcards.model)),
     params:
         model=lambda wildcards: model_path(wildcards.model),
-        max_tokens=lambda wildcards: max(
-            recipe.max_tokens_per_gpu
-            for recipe in CONFIG.recipes.values()
-            if recipe.model == wildcards.model
-        ),
+        max_tokens=lambda wildcards: CONFIG.models[wildcards.model].max_length,
         cues=as_json([DATASET.cue, DATASET.rating_cue]),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
-    shell:
-        'python "$SCRIPTS/evaluate.py"'
-        " --model {params.model:q} --tokens {input.tokens:q} --prompts {input.prompts:q}"
-        " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
-        " --scores {output.scores:q} --generations {output.generations:q} --metrics {output.metrics:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 rule report:

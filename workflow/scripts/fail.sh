@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# End a failed command: its trace stays in the log, its last error line goes to the terminal.
-grep '^error: ' "$1" | tail -n 1 >&2
+# End a failed command: its trace stays in the log, its first error line goes to the terminal.
+# The first one: when a process of several fails, the others only lose their connection.
+grep -m 1 '^error: ' "$1" >&2
 exit 1

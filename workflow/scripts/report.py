@@ -6,7 +6,7 @@ from pathlib import Path
 
 from persona import artefacts
 from persona.errors import run_command
-from persona.reporting.report import page, stage_table
+from persona.reporting.report import page, short_table, stage_table
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     table = stage_table(args.stages)
     artefacts.write_text(table.write_csv(separator="\t", float_precision=4), args.table)
     artefacts.write_text(page(args.stages, table), args.html)
+    print(short_table(table))
 
 
 if __name__ == "__main__":

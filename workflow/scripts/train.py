@@ -17,14 +17,12 @@ def main() -> None:
     parser.add_argument("--base-model", required=True)
     parser.add_argument("--optimization", type=json.loads, required=True, help="JSON of training.engine.Optimization")
     parser.add_argument("--schedule", type=json.loads, required=True, help="JSON of training.loop.Schedule")
-    parser.add_argument(
-        "--wandb", type=json.loads, required=True, help="JSON of project, mode, run_name, run_id; or null"
-    )
+    parser.add_argument("--factors", type=json.loads, required=True, help="JSON of sample, ablation and recipe")
     args = vars(parser.parse_args())
     optimization = Optimization(**args.pop("optimization"))
     schedule = Schedule(**args.pop("schedule"))
-    wandb = args.pop("wandb")
-    train(Files(**args), optimization, schedule, wandb)
+    factors = args.pop("factors")
+    train(Files(**args), optimization, schedule, factors)
 
 
 if __name__ == "__main__":

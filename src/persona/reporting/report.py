@@ -70,6 +70,16 @@ def _interval(metrics: dict[str, Any]) -> str:
     return f"{low:.4f} to {high:.4f}"
 
 
+def short_table(table: pl.DataFrame) -> str:
+    """The stages for a terminal."""
+    lines = [f"{'stage':<16}{'samples':>9}{'seconds':>9}  {'test NLL per character':<26}less {table['stage'][0]}"]
+    for row in table.iter_rows(named=True):
+        test = f"{row['test_nll']:.3f} [{_short(row['test_95'])}]"
+        difference = f"{row['test_minus_first_stage']:+.3f} [{_short(row['difference_95'], '+')}]"
+        lines.append(f"{row['stage']:<16}{row['samples']:>9,}{row['seconds']:>9.0f}  {test:<26}{difference}")
+    return "\n".join([*lines, f"untrained model: {table['untrained_test_nll'][0]:.3f}"])
+
+
 def page(stages: Stages, table: pl.DataFrame) -> str:
     """A self-contained HTML page."""
     return (

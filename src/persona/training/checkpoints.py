@@ -5,12 +5,15 @@ A run folder holds
     fingerprint.json   what the training is a function of; another one refuses to go on here
     latest.json        tag of the newest complete checkpoint and the state of the loop
     checkpoints/       DeepSpeed checkpoints; all but the newest are deleted
-    best/              the best model so far, an ordinary Hugging Face folder
+    best_epoch_N/      the best model so far, an ordinary Hugging Face folder
     finished.json      written last
+    lock               held by the process that trains here
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -47,29 +50,58 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.best = path / "best"
         self.checkpoints = path / "checkpoints"
         self._latest = path / "latest.json"
         self._finished = path / "finished.json"
 
+    def best(self, epoch: int) -> Path:
+        """Where the model of an epoch is exported to."""
+        return self.path / f"best_epoch_{epoch}"
+
     def claim(self, fingerprint: dict[str, Any]) -> None:
-        """Make the folder this training's own.
+        """Make the folder this training's own, for as long as this object lives.
+
+        A finished training of other data or parameters is set aside under a name with its digest, and found again
+        when the change is undone.
 
         Raises:
-            PersonaError: it belongs to a training of other data, parameters or number of processes.
+            PersonaError: another process trains here, or an unfinished training of other data, parameters or number
+                of processes is here.
         """
+        self._take_lock()
         file = self.path / "fingerprint.json"
-        if not file.exists():
-            artefacts.write_json(fingerprint, file)
-            return
-        found = json.loads(file.read_text(encoding="utf-8"))
-        differing = [key for key in sorted({*found, *fingerprint}) if found.get(key) != fingerprint.get(key)]
-        if differing:
-            changes = "; ".join(f"{key}: was {found.get(key)}, is {fingerprint.get(key)}" for key in differing)
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            # A key that an older version did not write says nothing.
+            differing = [key for key in sorted({*found} & {*fingerprint}) if found[key] != fingerprint[key]]
+            if not differing:
+                return
+            if not self.finished:
+                changes = "; ".join(f"{key}: was {found[key]}, is {fingerprint[key]}" for key in differing)
+                raise PersonaError(
+                    f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to go on "
+                    "with it, raise the recipe's version to train beside it, or delete that folder"
+                )
+            self.path.rename(self._aside(found))
+        earlier = self._aside(fingerprint)
+        if earlier.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            earlier.rename(self.path)
+        self._take_lock()
+        artefacts.write_json(fingerprint, file)
+
+    def _aside(self, fingerprint: dict[str, Any]) -> Path:
+        return self.path.with_name(f"{self.path.name}-{digest(fingerprint)}")
+
+    def _take_lock(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             raise PersonaError(
-                f"{self.path} holds the state of another training ({changes}). "
-                "Undo the change to go on with it, name a new recipe, or delete that folder to train anew"
-            )
+                f"another process is training in {self.path}; wait for it, or end it if its Snakemake is gone"
+            ) from error
 
     @property
     def finished(self) -> bool:
@@ -94,29 +126,29 @@ class RunFolder:
         dist.barrier()
         if dist.get_rank() == 0:
             artefacts.write_json({"tag": tag, "state": asdict(state)}, self._latest)
-            for old in self.checkpoints.glob("step_*"):
-                if old.name != tag:
+            kept = {self.checkpoints / tag, self.best(state.best_epoch)}
+            for old in [*self.checkpoints.glob("step_*"), *self.path.glob("best_epoch_*")]:
+                if old not in kept:
                     shutil.rmtree(old)
         dist.barrier()
 
-    def replace_best(self, exported: Path) -> None:
-        """Put a completely exported model in the place of the best one."""
-        old = self.path / "best.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if self.best.exists():
-            self.best.rename(old)
-        exported.rename(self.best)
-        shutil.rmtree(old, ignore_errors=True)
-
     def finish(self, summary: dict[str, Any]) -> None:
-        """Note the end; the training state is of no more use and goes."""
+        """Note the end."""
         artefacts.write_json(summary, self._finished)
+
+    def discard_state(self) -> None:
+        """Delete the training state of a finished training."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def summary(self) -> dict[str, Any]:
         """What `finish` was given."""
         loaded: dict[str, Any] = json.loads(self._finished.read_text(encoding="utf-8"))
         return loaded
+
+
+def digest(fingerprint: dict[str, Any]) -> str:
+    """A short name of a fingerprint."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def link_tree(source: Path, target: Path) -> None:

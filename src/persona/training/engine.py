@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import nn
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
 
+PATIENCE = timedelta(hours=2)
+
 
 @dataclass(frozen=True)
 class Optimization:
-    """How the weights are changed."""
+    """How the weights are changed. `warmup_ratio` is a share of the first epoch: any later one may be the last."""
 
     learning_rate: float
     lr_scheduler_type: str
@@ -36,12 +39,17 @@ def start_distributed() -> None:
     if not torch.cuda.is_available():
         # The shared-memory op would be compiled for 40 s; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    # Ranks wait while rank 0 hashes the base model or writes an export of 61 GB.
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=PATIENCE
+    )
     if torch.cuda.is_available():
         torch.cuda.set_device(default_device())
 
 
-def build_engine(model_path: str, deepspeed_file: Path, settings: Optimization, total_steps: int) -> Any:
+def build_engine(
+    model_path: str, deepspeed_file: Path, settings: Optimization, epoch_steps: int, max_epochs: int
+) -> Any:
     """Load the model, partitioned as the DeepSpeed file says, and put optimizer and schedule on it."""
     import deepspeed
     from transformers import get_scheduler
@@ -65,8 +73,8 @@ def build_engine(model_path: str, deepspeed_file: Path, settings: Optimization, 
     scheduler = get_scheduler(
         settings.lr_scheduler_type,
         optimizer,
-        num_warmup_steps=round(settings.warmup_ratio * total_steps),
-        num_training_steps=total_steps,
+        num_warmup_steps=round(settings.warmup_ratio * epoch_steps),
+        num_training_steps=epoch_steps * max_epochs,
     )
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, lr_scheduler=scheduler, config=config)
     return engine

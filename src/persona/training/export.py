@@ -23,10 +23,13 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
         gathered = engine.module.state_dict()
     if dist.get_rank() == 0:
         weights: dict[str, torch.Tensor] = {name.removeprefix(_PREFIX): value for name, value in gathered.items()}
-        shutil.rmtree(folder, ignore_errors=True)
-        engine.module.model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
-        _complete_config(folder / "config.json")
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        for path in (temporary, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        engine.module.model.save_pretrained(temporary, state_dict=weights)
+        tokenizer.save_pretrained(temporary)
+        _complete_config(temporary / "config.json")
+        temporary.rename(folder)
     dist.barrier()
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from persona import artefacts
 
 JSON_LOG = "train_log.jsonl"
 TEXT_LOG = Path("training_logs") / "detailed_training_log.txt"
@@ -18,16 +22,15 @@ Record = Mapping[str, Any]
 class TrainingLog:
     """Writes the logs of one training into its run folder. Only rank 0 has one."""
 
-    def __init__(
-        self, folder: Path, total_steps: int, steps_done: int, wandb_settings: Mapping[str, str] | None
-    ) -> None:
+    def __init__(self, folder: Path, total_steps: int, steps_done: int, factors: Mapping[str, str], run: str) -> None:
         (folder / TEXT_LOG).parent.mkdir(parents=True, exist_ok=True)
         _drop_records_after(folder / JSON_LOG, steps_done)
         self._json = (folder / JSON_LOG).open("a", encoding="utf-8")
         self._text = (folder / TEXT_LOG).open("a", encoding="utf-8")
         self._total = total_steps
         self._bar = _progress_bar(total_steps, steps_done)
-        self._wandb = _start_wandb(folder, wandb_settings) if wandb_settings else None
+        self._recent: deque[float] = deque(maxlen=50)
+        self._wandb = _start_wandb(folder, factors, run)
 
     def message(self, text: str) -> None:
         """A line for people."""
@@ -36,13 +39,14 @@ class TrainingLog:
     def step(self, record: Record) -> None:
         """One optimizer step."""
         self._write("step", record)
-        remaining = record["seconds"] * (self._total - record["step"])
+        self._recent.append(record["seconds"])
+        remaining = sum(self._recent) / len(self._recent) * (self._total - record["step"])
         self.message(
             f"epoch {record['epoch']:>3} step {record['step']:>6}/{self._total} loss {record['loss']:.4f} "
             f"lr {record['lr']:.2e} grad_norm {record['grad_norm']:.3f} "
             f"{record['tokens'] / record['seconds']:,.0f} tokens/s "
             f"{record['samples'] / record['seconds']:,.1f} samples/s "
-            f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps ETA at most {_clock(remaining)}"
+            f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps, all steps in {_clock(remaining)}"
         )
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{record['loss']:.3f}", epoch=record["epoch"])
@@ -81,7 +85,7 @@ def _drop_records_after(path: Path, step: int) -> None:
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
+    artefacts.write_text("".join(kept), path)
 
 
 def _progress_bar(total: int, done: int) -> Any:
@@ -93,14 +97,15 @@ def _progress_bar(total: int, done: int) -> Any:
     return tqdm(total=total, initial=done, desc="training", unit="step", file=terminal, dynamic_ncols=True)
 
 
-def _start_wandb(folder: Path, settings: Mapping[str, str]) -> Any:
+def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:
+    """A W&B run as the environment says (`WANDB_MODE`, `WANDB_PROJECT`, `WANDB_RUN_NAME`); None if switched off."""
+    if os.environ.get("WANDB_MODE", "disabled") == "disabled":
+        return None
     import wandb
 
     return wandb.init(
-        project=settings["project"],
-        name=settings["run_name"],
-        id=settings["run_id"],
-        mode=settings["mode"],  # type: ignore[arg-type]
+        name=os.environ["WANDB_RUN_NAME"].format(**factors),
+        id=run,
         resume="allow",
         dir=folder,
         settings=wandb.Settings(silent=True, console="off"),

@@ -97,13 +97,16 @@ class Training:
             engine.backward(nll * (dist.get_world_size() / n_tokens))
         loss = _sum_over_ranks(total) / n_tokens
         if not math.isfinite(loss):
-            raise PersonaError(f"the loss is {loss}: stopped before anything was saved; lower the learning_rate")
+            raise PersonaError(f"the loss is {loss}: stopped before a save; lower the learning_rate")
         learning_rate = engine.optimizer.param_groups[0]["lr"]
         engine.step()
+        grad_norm = float(engine.get_global_grad_norm() or 0.0)
+        if not math.isfinite(grad_norm):
+            raise PersonaError(f"the gradient norm is {grad_norm}: stopped before a save; lower the learning_rate")
         return {
             "loss": loss,
             "lr": learning_rate,
-            "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+            "grad_norm": grad_norm,
             "samples": len(targets),
             "tokens": int(table.lengths[targets].sum()),
             "loss_tokens": n_tokens,
@@ -118,10 +121,7 @@ class Training:
         is_best = val_loss < state.best_val_loss - self.schedule.early_stopping_threshold
         if is_best:
             state.best_val_loss, state.best_epoch, state.bad_epochs = val_loss, state.epoch + 1, 0
-            exported = self.folder.path / "best.new"
-            export_model(self.engine, self.tokenizer, exported)
-            if dist.get_rank() == 0:
-                self.folder.replace_best(exported)
+            export_model(self.engine, self.tokenizer, self.folder.best(state.best_epoch))
         else:
             state.bad_epochs += 1
         if self.log is not None:

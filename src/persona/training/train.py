@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -16,13 +15,12 @@ import torch.distributed as dist
 from persona import artefacts
 from persona.modeling.packing import TokenTable
 from persona.tokenization import load_tokenizer
-from persona.training.checkpoints import LoopState, RunFolder, link_tree
+from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
 from persona.training.engine import Optimization, build_engine, start_distributed
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Schedule, Training
 
 PACKAGES = ["torch", "transformers", "deepspeed", "numpy", "polars", "pyarrow"]
-LARGE_FILE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -39,16 +37,17 @@ class Files:
     manifest: Path
 
 
-def train(files: Files, optimization: Optimization, schedule: Schedule, wandb: dict[str, str] | None) -> None:
+def train(files: Files, optimization: Optimization, schedule: Schedule, factors: dict[str, str]) -> None:
     """Train, or go on, or hand over what is already trained. Every rank calls it."""
     start_distributed()
     folder = RunFolder(files.run_folder)
-    fingerprint = _fingerprint(files, optimization, schedule)
+    fingerprint: dict[str, Any] = {}
     if dist.get_rank() == 0:
+        fingerprint = _fingerprint(files, optimization, schedule)
         folder.claim(fingerprint)
     dist.barrier()
     if not folder.finished:
-        _train(files, optimization, schedule, folder, wandb)
+        _train(files, optimization, schedule, folder, factors, digest(fingerprint))
     if dist.get_rank() == 0:
         _hand_over(files, folder, fingerprint)
     dist.barrier()
@@ -56,18 +55,23 @@ def train(files: Files, optimization: Optimization, schedule: Schedule, wandb: d
 
 
 def _train(
-    files: Files, optimization: Optimization, schedule: Schedule, folder: RunFolder, wandb: dict[str, str] | None
+    files: Files,
+    optimization: Optimization,
+    schedule: Schedule,
+    folder: RunFolder,
+    factors: dict[str, str],
+    run: str,
 ) -> None:
     tables = [
         TokenTable.from_frame(artefacts.read_table(path, artefacts.TOKENS))
         for path in (files.train_tokens, files.val_tokens)
     ]
-    total_steps = schedule.steps_per_epoch(len(tables[0])) * schedule.max_epochs
-    engine = build_engine(files.base_model, files.deepspeed, optimization, total_steps)
+    epoch_steps = schedule.steps_per_epoch(len(tables[0]))
+    engine = build_engine(files.base_model, files.deepspeed, optimization, epoch_steps, schedule.max_epochs)
     state = folder.load(engine)
     log = None
     if dist.get_rank() == 0:
-        log = TrainingLog(folder.path, total_steps, state.global_step, wandb)
+        log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, factors, run)
         log.message(_greeting(tables[0], tables[1], schedule, state))
     training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log)
     state = training.run(state)
@@ -89,30 +93,23 @@ def _greeting(train: TokenTable, val: TokenTable, schedule: Schedule, state: Loo
     )
 
 
+# They change how a training runs, and its result by rounding alone.
+EXECUTION = {"checkpoint_every_steps", "max_tokens_per_gpu", "gradient_checkpointing"}
+
+
 def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -> dict[str, Any]:
     """All that the result is a function of, flat, so that a difference can be named."""
+    settings = {**asdict(optimization), **asdict(schedule)}
+    base = Path(files.base_model)
     return {
-        **asdict(optimization),
-        **asdict(schedule),
+        **{name: value for name, value in settings.items() if name not in EXECUTION},
         "processes": dist.get_world_size(),
         "train_tokens": artefacts.file_digest(files.train_tokens),
         "val_tokens": artefacts.file_digest(files.val_tokens),
         "deepspeed": artefacts.file_digest(files.deepspeed),
-        "base_model": _model_identity(files.base_model),
+        # Of a hub id only the name is known.
+        "base_model": artefacts.file_digest(base) if base.is_dir() else files.base_model,
     }
-
-
-def _model_identity(path: str) -> str:
-    """A digest of a model folder; of weight files above 64 MiB only names and sizes. A hub id is itself."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return path
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        size = file.stat().st_size
-        content = artefacts.file_digest(file) if size <= LARGE_FILE else str(size)
-        digest.update(f"{file.relative_to(folder)} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def _hand_over(files: Files, folder: RunFolder, fingerprint: dict[str, Any]) -> None:
@@ -130,7 +127,8 @@ def _hand_over(files: Files, folder: RunFolder, fingerprint: dict[str, Any]) -> 
         },
         files.manifest,
     )
-    link_tree(folder.best, files.model)
+    link_tree(folder.best(summary["best_epoch"]), files.model)
+    folder.discard_state()
 
 
 def _hardware() -> str:

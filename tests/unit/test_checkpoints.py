@@ -1,0 +1,49 @@
+"""A run folder belongs to one training at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persona.errors import PersonaError
+from persona.training.checkpoints import RunFolder, link_tree
+
+
+def test_the_same_training_goes_on_in_its_folder(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "v1").claim({"seed": 1})
+    RunFolder(tmp_path / "v1").claim({"seed": 1, "a_key_of_a_later_version": 2})
+
+
+def test_an_unfinished_training_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.1})
+    with pytest.raises(PersonaError, match=r"\(learning_rate: was 0\.1, is 0\.2\)"):
+        RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.2})
+
+
+def test_a_finished_training_is_set_aside_and_found_again(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = RunFolder(tmp_path / "v1")
+        folder.claim({"seed": seed})
+        assert not folder.finished
+        folder.finish({"best_epoch": seed})
+        del folder  # lets go of the lock
+    again = RunFolder(tmp_path / "v1")
+    again.claim({"seed": 1})
+    assert again.finished and again.summary() == {"best_epoch": 1}
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "v1")
+    first.claim({"seed": 1})
+    with pytest.raises(PersonaError, match="another process is training in"):
+        RunFolder(tmp_path / "v1").claim({"seed": 1})
+    assert not first.finished
+
+
+def test_a_handed_over_model_can_be_deleted_without_losing_the_training(tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "weights").write_text("w")
+    link_tree(tmp_path / "best", tmp_path / "model")
+    (tmp_path / "model" / "weights").unlink()
+    assert (tmp_path / "best" / "weights").read_text() == "w"
