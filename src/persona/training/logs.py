@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from persona import artefacts
@@ -89,11 +90,14 @@ def _drop_records_after(path: Path, step: int) -> None:
 
 
 def _progress_bar(total: int, done: int) -> Any:
-    """A bar on the terminal of the person, whatever the output is redirected to; None without a terminal."""
-    try:
-        terminal = open("/dev/tty", "w")  # noqa: SIM115 - open as long as the bar
-    except OSError:
+    """A bar on the terminal of the person, whatever the output is redirected to; None without a terminal.
+
+    torchrun gives its processes a session of their own, so the terminal is that of the parent.
+    """
+    name = psutil.Process(os.getppid()).terminal()
+    if name is None:
         return None
+    terminal = open(name, "w")  # noqa: SIM115 - open as long as the bar
     return tqdm(total=total, initial=done, desc="training", unit="step", file=terminal, dynamic_ncols=True)
 
 
