@@ -12,15 +12,18 @@ from persona.errors import PersonaError
 from persona.ingest import Ingested, ingest
 from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render
-from persona.tokenization import chat_frame, check_assembly, encode, tokenize
+from persona.sampling import sample_targets
+from persona.splitting import split_users
+from persona.tokenization import chat_frame, check_assembly, encode, preview, tokenize
 from tests.unit.test_data import raw_row, write_raw
 
 STYLES = Path(__file__).parents[2] / "config" / "prompts"
 TASK, CUE = "预测用户对电影的评分", "预测用户的影评："
 
 
-def prompts_of(tables: Ingested, style: str, parts: Parts) -> pl.DataFrame:
-    targets = tables.interactions.select("interaction_id", "user_id", "item_id")
+def prompts_of(tables: Ingested, style: str, parts: Parts, targets: pl.DataFrame | None = None) -> pl.DataFrame:
+    if targets is None:
+        targets = tables.interactions.select("interaction_id", "user_id", "item_id")
     users, items = tables.users, tables.items
     return render(targets, tables.interactions, users, items, load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
 
@@ -166,7 +169,9 @@ def test_a_review_cannot_name_any_added_token(tables: Ingested) -> None:
 
 def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> None:
     real = ingest(real_rows, "dmsc_csv")
-    prompts = prompts_of(real, "simple", Parts(profile=True, history=True, context=True))
+    split = split_users(real.users, 0.1, 0.1, seed=42)
+    samples = [sample_targets(real.interactions, split, name, 2, None, 42) for name in ("train", "val", "test")]
+    prompts = prompts_of(real, "simple", Parts(profile=True, history=True, context=True), pl.concat(samples))
     row = prompts.filter(pl.col("completion") == "连奥创都知道整容要去韩国。").row(0, named=True)
     assert row["prompt"] == (
         f"[USER_HASH={row['user_id']}]\n\n[USER_PROFILE]\n[USER_NAME=然潘]\n\n"
@@ -177,3 +182,21 @@ def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> Non
     tokens = tokenize(prompts, tokenizer, max_length=2048)
     check_assembly(prompts, tokens, tokenizer)
     assert tokens.height == 13
+
+
+def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(
+    small: Ingested, tables: Ingested, tokenizer: Any
+) -> None:
+    prompts = prompts_of(small, "simple", Parts(profile=False, history=True, context=False))
+    last = prompts.filter(pl.col("completion") == "不错")
+    text = preview(last, tokenize(last, tokenizer, 400), tokenizer, n_samples=4)
+    assert text.count("===") == 1
+    assert "[TASK]\n预测用户对电影的评分" in text and ">>>不错<|im_end|>" in text
+    assert "history 3 entries, 0 dropped" in text
+
+    prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
+    tokens = tokenize(prompts, tokenizer, 256)
+    trimmed = tokens.filter(pl.col("n_history_dropped") > 0)
+    assert trimmed.height > 0
+    expected = f"history trimmed: {trimmed.height:,} samples, {trimmed['n_history_dropped'].sum():,} entries"
+    assert expected in preview(prompts, tokens, tokenizer, n_samples=4)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,8 +43,10 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(folder: Path, name: str, ranks: int, stage: int, max_tokens: int, checkpointing: bool = False) -> Path:
-    """One epoch of three steps with the real command; the folder of its outputs."""
+def train(
+    folder: Path, name: str, ranks: int, stage: int, plan: Schedule, checkpointing: bool = False
+) -> list[dict[str, Any]]:
+    """Train with the real command; the records of its log. The outputs are in `folder / name`."""
     out = folder / name
     out.mkdir()
     zero = {"stage": stage, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
@@ -65,7 +69,7 @@ def train(folder: Path, name: str, ranks: int, stage: int, max_tokens: int, chec
         "manifest": out / "manifest.json",
         "base-model": folder / "base",
         "optimization": json.dumps(optimization),
-        "schedule": json.dumps(schedule(max_tokens).__dict__),
+        "schedule": json.dumps(asdict(plan)),
         "factors": "{}",
     }
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -73,7 +77,7 @@ def train(folder: Path, name: str, ranks: int, stage: int, max_tokens: int, chec
     command = [sys.executable, *launcher, str(ROOT / "workflow" / "scripts" / "train.py"), *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
-    return out
+    return [json.loads(line) for line in (out / "log.jsonl").open()]
 
 
 def schedule(max_tokens: int) -> Schedule:
@@ -130,15 +134,26 @@ def test_the_engine_does_what_plain_torch_does(
     max_tokens: int,
     checkpointing: bool,
 ) -> None:
-    out = train(folder, f"{ranks}_{stage}_{max_tokens}", ranks, stage, max_tokens, checkpointing)
-    records = [json.loads(line) for line in (out / "log.jsonl").open()]
+    name = f"{ranks}_{stage}_{max_tokens}"
+    records = train(folder, name, ranks, stage, schedule(max_tokens), checkpointing)
     steps = [record for record in records if record["type"] == "step"]
     losses, norms, weights = plain
     np.testing.assert_allclose([s["loss"] for s in steps], losses, rtol=2e-5)
     np.testing.assert_allclose([s["grad_norm"] for s in steps], norms, rtol=1e-4)
-    trained = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32).state_dict()
+    trained = AutoModelForCausalLM.from_pretrained(folder / name / "model", dtype=torch.float32).state_dict()
     assert trained.keys() == weights.keys()
     for name, weight in trained.items():
         # Adam's first steps divide a gradient by its own size, so a tiny one may move by a step either way.
         close = torch.isclose(weight, weights[name], rtol=1e-4, atol=1e-5).double().mean()
         assert close > 0.999, f"{name}: {close:.4f} of the weights agree"
+
+
+def test_training_stops_when_validation_is_no_longer_better_by_the_threshold(folder: Path) -> None:
+    plan = replace(schedule(4000), max_epochs=6, early_stopping_patience=2, early_stopping_threshold=1e6)
+    records = train(folder, "early_stopping", 1, 3, plan)
+    validations = [record for record in records if record["type"] == "val"]
+    # The first is better than nothing, the next two are better than it, but not by the threshold.
+    assert [v["is_best"] for v in validations] == [True, False, False]
+    assert validations[2]["val_loss"] < validations[0]["val_loss"]
+    counts = json.loads((folder / "early_stopping" / "manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert (counts["best_epoch"], counts["epoch"]) == (1, 3)

@@ -1,13 +1,14 @@
 """A synthetic `DMSC.csv` for the demo and the tests. **Nothing in it was written by a person.**
 
 The file has the format and the quirks of the Kaggle release, and its published marginals: stars, reviews
-a user, share of zero likes. The films are the real 28 with estimated shares of the rows.
+a user, likes, length of comments. The films are the real 28 with estimated shares of the rows.
 
 Its users are made so that profile and history carry information, more plainly than real ones do. A user
 has a temperament, from harsh to enthusiastic, on which all of these depend: how high the user rates, the
-pet phrase and emoji, the punctuation, the length, and (weakly) the username. So a prompt that shows how
-the user rated other films tells much about the text, and one that shows the texts tells more. Results on
-this file show that the workflow works; they say nothing about real users.
+pet phrase and emoji, the punctuation, and (weakly) the username. Other habits are the user's own: how many
+clauses, a favourite aspect, whether most comments are terse. So a prompt that shows how the user rated
+other films tells much about the text, and one that shows the texts tells more. Results on this file show
+that the workflow works; they say nothing about real users.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ CRAWLED = np.datetime64("2017-02-28")
 STAR_COUNTS = np.array([190_927, 179_678, 474_559, 641_786, 638_106])
 # P(k reviews) ~ k^-1.83 for k = 1..28 (an estimate for the release); its mean is near the published 2.88.
 REVIEWS_EXPONENT = 1.83
+# Some users are terse: about 20 % of all comments are under 10 characters; the median is near 35.
+TERSE_USERS = 0.2
+TERSE_COMMENTS = {True: 0.85, False: 0.03}
 
 VERDICTS = [
     ["烂到家了", "简直浪费时间", "看得想睡觉", "全程尴尬", "一塌糊涂", "骗钱的片子", "毫无诚意", "编剧出来挨打"],
@@ -69,6 +73,17 @@ VERDICTS = [
     ["中规中矩", "一般般吧", "还行可以看", "无功无过", "打发时间够了", "有笑点也有硬伤", "没有想象中好", "勉强及格"],
     ["挺好看的", "值得一看", "比预期好", "画面很美", "节奏不错", "演员演得好", "有不少惊喜", "笑点很足"],
     ["太好看了", "感动到哭", "全程无尿点", "今年最佳", "必须二刷", "完美的电影", "燃爆了", "每一帧都是壁纸"],
+]
+# Before a verdict in all but the terse comments.
+OPENINGS = [
+    "从头到尾看下来",
+    "走出影院只想说",
+    "抱着期待去看结果",
+    "身边的朋友都说",
+    "就这部电影而言",
+    "看完第一反应是",
+    "两个小时坐下来",
+    "和前作比起来",
 ]
 ASPECTS = ["剧情", "特效", "音乐", "配音", "结尾", "台词", "主角", "画面", "彩蛋", "打戏"]
 REMARKS = [
@@ -117,6 +132,7 @@ class Users:
     ending: Strings
     emoji: Strings
     clauses: Ints
+    terse: npt.NDArray[np.bool_]
     traditional: npt.NDArray[np.bool_]
 
 
@@ -127,7 +143,7 @@ def write_dmsc_csv(path: Path, n_users: int, seed: int) -> None:
     user, film = _choose_films(rng, n_users)
     star = _rate(rng, users.generosity[user], film)
     day = _choose_days(rng, film)
-    likes = np.where(rng.random(user.size) < 0.9, 0, np.ceil(rng.pareto(0.9, user.size)).clip(max=15_499)).astype(int)
+    likes = np.where(rng.random(user.size) < 0.9, 0, np.ceil(rng.pareto(1.0, user.size)).clip(max=15_499)).astype(int)
     comments = [_write_comment(rng, users, u, f, s) for u, f, s in zip(user, film, star, strict=True)]
     rows = _with_quirks(rng, list(zip(film, users.names[user], day, star, comments, likes, strict=True)))
     _write(path, rows)
@@ -147,6 +163,7 @@ def _make_users(rng: np.random.Generator, n: int) -> Users:
         ending=_pick(rng, ENDINGS, temperament),
         emoji=np.where(rng.random(n) < 0.5, _pick(rng, EMOJI, temperament), ""),
         clauses=rng.choice([1, 2, 3, 4], n, p=[0.3, 0.3, 0.25, 0.15]),
+        terse=rng.random(n) < TERSE_USERS,
         traditional=rng.random(n) < 0.03,
     )
 
@@ -199,8 +216,10 @@ def _choose_days(rng: np.random.Generator, film: Ints) -> Strings:
 
 def _write_comment(rng: np.random.Generator, users: Users, user: int, film: int, star: int) -> str:
     """One comment in the user's style; its verdicts follow the star."""
-    verdicts = rng.permutation(VERDICTS[star - 1])[: users.clauses[user]]
-    clauses = [str(verdict) for verdict in verdicts]
+    if rng.random() < TERSE_COMMENTS[bool(users.terse[user])]:
+        return f"{rng.choice(VERDICTS[star - 1])}{users.ending[user]}"
+    chosen = rng.permutation(len(OPENINGS))[: users.clauses[user]]
+    clauses = [OPENINGS[i] + VERDICTS[star - 1][i] for i in chosen]
     if rng.random() < 0.6:
         clauses.append(users.aspect[user] + str(rng.choice(REMARKS[star - 1])))
     if rng.random() < 0.2:
