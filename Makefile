@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint schema
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,3 +25,6 @@ lint: install  ## style, types, workflow
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(ACTIVE) snakemake --lint
+
+schema: install  ## the JSON schema of the configuration, for editors; a test keeps it in step
+	$(BIN)/python -c 'import json; from persona.config import Config; print(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))' > workflow/schemas/config.schema.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from persona.config import load_config
+from persona.config import Config, load_config
 from persona.errors import PersonaError
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +21,11 @@ def test_the_conda_environment_has_the_pins_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "persona.yaml").read_text(encoding="utf-8"))
     assert environment["dependencies"][-1]["pip"] == project["dependencies"]
+
+
+def test_the_schema_for_editors_is_that_of_the_configuration() -> None:
+    schema = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text(encoding="utf-8"))
+    assert schema == Config.model_json_schema(), "renew it with `make schema`"
 
 
 @pytest.mark.parametrize("name", ["config", "dmsc_30b"])
