@@ -85,6 +85,14 @@ class LanguageModel(Model):
     max_length: Count
 
 
+class Lora(Model):
+    r: Count = 64
+    alpha: Count = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    target_modules: Annotated[list[Text], Field(min_length=1)]
+    merge: bool = False
+
+
 class Recipe(Model):
     model: Name
     deepspeed: Name
@@ -99,10 +107,12 @@ class Recipe(Model):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False
+    lora: Lora | None = None
     max_epochs: Count = 50
     early_stopping_patience: Count = 3
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     checkpoint_every_steps: Count | None = None
+    keep_training_state: bool = False
     seed: Seed = 42
     version: Count = 1
 

@@ -1,117 +1,78 @@
-"""The training engine against plain torch: one optimizer step on the same targets."""
+"""The training engine against plain torch on the same targets: losses, gradients of every parameter, weights."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from persona import artefacts
-from persona.ingest import Ingested
 from persona.modeling.packing import TokenTable
-from persona.modeling.tiny import write_tiny_model
-from persona.prompts import Parts, load_style, render
-from persona.tokenization import load_tokenizer, tokenize
-from persona.training.loop import Schedule, step_targets
+from persona.training.engine import Lora
+from persona.training.loop import step_targets
+from tests.workflow.training import (
+    LEARNING_RATE,
+    MAX_NORM,
+    OPTIMIZATION,
+    ROOT,
+    command,
+    deepspeed_file,
+    run,
+    schedule,
+    steps,
+    torchrun,
+    train,
+)
 
-ROOT = Path(__file__).parents[2]
-LEARNING_RATE = 1e-3
-MAX_NORM = 1.0
-
-
-@pytest.fixture(scope="module")
-def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokens of 24 targets and a tiny model of two layers."""
-    folder = tmp_path_factory.mktemp("parity")
-    targets = tables.interactions.filter(pl.col("position") == 2).head(24)
-    style = load_style(ROOT / "config" / "prompts" / "detailed.yaml")
-    prompts = render(targets, tables.interactions, tables.users, tables.items, style, Parts(True, True, True), "T", "C")
-    texts = tables.interactions["text"].to_list()
-    write_tiny_model(texts, folder / "base", 500, hidden_size=64, num_hidden_layers=2, num_experts=4, seed=0)
-    tokens = tokenize(prompts, load_tokenizer(str(folder / "base")), 400)
-    artefacts.write_table(tokens, folder / "tokens.parquet", artefacts.TOKENS)
-    return folder
-
-
-def train(
-    folder: Path, name: str, ranks: int, stage: int, plan: Schedule, checkpointing: bool = False
-) -> list[dict[str, Any]]:
-    """Train with the real command; the records of its log. The outputs are in `folder / name`."""
-    out = folder / name
-    out.mkdir()
-    zero = {"stage": stage, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
-    (out / "deepspeed.json").write_text(json.dumps({"zero_optimization": zero}))
-    optimization = {
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_ratio": 0.0,
-        "weight_decay": 0.1,
-        "max_grad_norm": MAX_NORM,
-        "gradient_checkpointing": checkpointing,
-    }
-    arguments = {
-        "train-tokens": folder / "tokens.parquet",
-        "val-tokens": folder / "tokens.parquet",
-        "deepspeed": out / "deepspeed.json",
-        "run-folder": out / "run",
-        "model": out / "model",
-        "train-log": out / "log.jsonl",
-        "manifest": out / "manifest.json",
-        "base-model": folder / "base",
-        "optimization": json.dumps(optimization),
-        "schedule": json.dumps(asdict(plan)),
-        "factors": "{}",
-    }
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    options = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]
-    command = [sys.executable, *launcher, str(ROOT / "workflow" / "scripts" / "train.py"), *options]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in (out / "log.jsonl").open()]
-
-
-def schedule(max_tokens: int) -> Schedule:
-    return Schedule(
-        samples_per_step=8,
-        max_tokens_per_gpu=max_tokens,
-        max_epochs=1,
-        early_stopping_patience=1,
-        early_stopping_threshold=0.0,
-        checkpoint_every_steps=None,
-        seed=3,
-    )
+GOLDEN = Path(__file__).parent / "golden_losses.json"
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
-    """Losses, gradient norms and weights of the same three steps in plain torch, one target at a time."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-    table = TokenTable.from_frame(artefacts.read_table(folder / "tokens.parquet", artefacts.TOKENS))
-    groups = [
-        {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.1},
-        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
-    losses, norms = [], []
-    for targets in step_targets(len(table), schedule(1), epoch=0):
-        n_tokens = int(table.completion_lengths[targets].sum())
-        loss = sum((nll(model, table, int(i)) for i in targets), torch.zeros(())) / n_tokens
-        optimizer.zero_grad()
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)))
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses, norms, model.state_dict()
+def table(folder: Path) -> TokenTable:
+    return TokenTable.from_frame(artefacts.read_table(folder / "tokens.parquet", artefacts.TOKENS))
+
+
+class Plain:
+    """Three optimizer steps in plain torch, one target at a time."""
+
+    def __init__(self, folder: Path, table: TokenTable) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+        groups = [
+            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.first_gradients: dict[str, torch.Tensor] = {}
+        for targets in step_targets(len(table), schedule(1), epoch=0):
+            n_tokens = int(table.completion_lengths[targets].sum())
+            loss = sum((nll(model, table, int(i)) for i in targets), torch.zeros(())) / n_tokens
+            optimizer.zero_grad()
+            loss.backward()
+            if not self.first_gradients:
+                named = model.named_parameters()
+                self.first_gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+            self.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)))
+            optimizer.step()
+            self.losses.append(float(loss.detach()))
+        self.weights = model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path, table: TokenTable) -> Plain:
+    return Plain(folder, table)
 
 
 def nll(model: torch.nn.Module, table: TokenTable, i: int) -> torch.Tensor:
@@ -121,39 +82,137 @@ def nll(model: torch.nn.Module, table: TokenTable, i: int) -> torch.Tensor:
     return functional.cross_entropy(logits, ids[prompt:], reduction="sum")
 
 
-@pytest.mark.parametrize(
-    ("ranks", "stage", "max_tokens", "checkpointing"),
-    [(1, 3, 400, False), (2, 3, 400, False), (2, 3, 4000, True), (2, 2, 800, False)],
-    ids=["one_rank", "two_ranks", "two_ranks_long_rows_recomputed", "two_ranks_zero2"],
-)
-def test_the_engine_does_what_plain_torch_does(
-    folder: Path,
-    plain: tuple[list[float], list[float], dict[str, torch.Tensor]],
-    ranks: int,
-    stage: int,
-    max_tokens: int,
-    checkpointing: bool,
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (2, 0), (2, 2), (1, 3), (2, 3)], ids=lambda value: str(value))
+def test_gradients_of_every_parameter_are_those_of_plain_torch(
+    folder: Path, plain: Plain, tmp_path: Path, ranks: int, stage: int
 ) -> None:
-    name = f"{ranks}_{stage}_{max_tokens}"
-    records = train(folder, name, ranks, stage, schedule(max_tokens), checkpointing)
-    steps = [record for record in records if record["type"] == "step"]
-    losses, norms, weights = plain
-    np.testing.assert_allclose([s["loss"] for s in steps], losses, rtol=2e-5)
-    np.testing.assert_allclose([s["grad_norm"] for s in steps], norms, rtol=1e-4)
+    optimization = json.dumps(asdict(replace(OPTIMIZATION, learning_rate=0.0, gradient_checkpointing=stage == 3)))
+    lengths = [1, 400, 4000]  # one target a row and so accumulated, several a row, all in one
+    script = [str(ROOT / "tests" / "workflow" / "gradients.py"), str(folder), str(deepspeed_file(tmp_path, stage))]
+    finished = run_in_root([*torchrun(ranks), *script, optimization, json.dumps(lengths), str(tmp_path / "found")])
+    assert finished == 0
+    found = torch.load(tmp_path / "found")
+    assert [found[length]["micro_steps"] for length in lengths][:: len(lengths) - 1] == [8 // ranks, 1]
+    for at_length in found.values():
+        assert at_length["loss"] == pytest.approx(plain.losses[0], rel=1e-5)
+        assert at_length["gradients"].keys() == plain.first_gradients.keys()
+        for name, expected in plain.first_gradients.items():
+            error = torch.linalg.vector_norm(at_length["gradients"][name] - expected)
+            assert error <= 1e-5 * torch.linalg.vector_norm(expected) + 1e-9, name
+
+
+def run_in_root(arguments: list[str]) -> int:
+    return subprocess.run(arguments, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("ranks", "max_tokens", "checkpointing"),
+    [(1, 400, False), (2, 4000, True)],
+    ids=["one_rank", "two_ranks_long_rows_recomputed"],
+)
+def test_training_does_what_plain_torch_does(
+    folder: Path, plain: Plain, tmp_path: Path, ranks: int, max_tokens: int, checkpointing: bool
+) -> None:
+    name = f"parity_{ranks}"
+    optimization = replace(OPTIMIZATION, gradient_checkpointing=checkpointing)
+    records = train(
+        command(folder, name, ranks, schedule(max_tokens), deepspeed_file(tmp_path, 3), optimization=optimization)
+    )
+    np.testing.assert_allclose(steps(records, "loss"), plain.losses, rtol=2e-5)
+    np.testing.assert_allclose(steps(records, "grad_norm"), plain.norms, rtol=1e-4)
     trained = AutoModelForCausalLM.from_pretrained(folder / name / "model", dtype=torch.float32).state_dict()
-    assert trained.keys() == weights.keys()
+    assert trained.keys() == plain.weights.keys()
     for name, weight in trained.items():
         # Adam's first steps divide a gradient by its own size, so a tiny one may move by a step either way.
-        close = torch.isclose(weight, weights[name], rtol=1e-4, atol=1e-5).double().mean()
+        close = torch.isclose(weight, plain.weights[name], rtol=1e-4, atol=1e-5).double().mean()
         assert close > 0.999, f"{name}: {close:.4f} of the weights agree"
 
 
-def test_training_stops_when_validation_is_no_longer_better_by_the_threshold(folder: Path) -> None:
+def test_losses_are_those_of_an_earlier_version(folder: Path, tmp_path: Path, renew_golden: bool) -> None:
+    """A change of these is a change of what is trained: renew them with `pytest --renew-golden` and say why."""
+    plan = replace(schedule(800), max_epochs=2)
+    records = train(command(folder, "golden", 2, plan, deepspeed_file(tmp_path, 3)))
+    losses = [record["loss" if record["type"] == "step" else "val_loss"] for record in records]
+    if renew_golden:
+        GOLDEN.write_text(json.dumps(losses, indent=2) + "\n")
+    np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=1e-4)
+
+
+def test_the_shipped_deepspeed_files_train(folder: Path) -> None:
+    """All but the buckets is the same on a CPU: offloaded or not, ZeRO-2 or 3, the losses agree."""
+    losses = {}
+    for name in ("zero3", "zero3_offload", "zero2"):
+        file = ROOT / "config" / "deepspeed" / f"{name}.json"
+        losses[name] = steps(train(command(folder, f"shipped_{name}", 2, schedule(800), file)), "loss")
+    np.testing.assert_allclose(losses["zero3_offload"], losses["zero3"], rtol=2e-5)
+    np.testing.assert_allclose(losses["zero2"], losses["zero3"], rtol=2e-5)
+
+
+def test_training_stops_when_validation_is_no_longer_better_by_the_threshold(folder: Path, tmp_path: Path) -> None:
     plan = replace(schedule(4000), max_epochs=6, early_stopping_patience=2, early_stopping_threshold=1e6)
-    records = train(folder, "early_stopping", 1, 3, plan)
+    records = train(command(folder, "early_stopping", 1, plan, deepspeed_file(tmp_path, 3)))
     validations = [record for record in records if record["type"] == "val"]
     # The first is better than nothing, the next two are better than it, but not by the threshold.
     assert [v["is_best"] for v in validations] == [True, False, False]
     assert validations[2]["val_loss"] < validations[0]["val_loss"]
     counts = json.loads((folder / "early_stopping" / "manifest.json").read_text(encoding="utf-8"))["counts"]
     assert (counts["best_epoch"], counts["epoch"]) == (1, 3)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_adapters_are_trained_alone_and_merged_when_asked(
+    folder: Path, table: TokenTable, tmp_path: Path, stage: int
+) -> None:
+    lora = Lora(r=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
+    optimization = replace(OPTIMIZATION, learning_rate=1e-2, lora=lora)
+    plan = replace(schedule(800), max_epochs=3, early_stopping_patience=3)
+    name = f"lora_{stage}"
+    file = deepspeed_file(tmp_path, stage)
+    keep = {"keep_training_state": True}
+    records = train(command(folder, name, 2, plan, file, optimization=optimization, hand_over=keep))
+    losses = [record["val_loss"] for record in records if record["type"] == "val"]
+    assert losses[-1] < losses[0] - 0.02
+    assert (folder / name / "model" / "adapter_model.safetensors").exists()
+    states = list((folder / name / "run" / "checkpoints").rglob("*.pt"))
+    full = (folder / "base" / "model.safetensors").stat().st_size
+    assert states and sum(file.stat().st_size for file in states) < full / 2
+
+    merge = {"merge_adapter": True}
+    shutil.rmtree(folder / name / "model")
+    train(command(folder, name, 2, plan, file, optimization=optimization, hand_over=merge))
+    assert not (folder / name / "model" / "adapter_config.json").exists()
+    best = folder / name / "run" / f"best_epoch_{int(np.argmin(losses)) + 1}"
+    models = [
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (best, best.parents[1] / "model")
+    ]
+    with torch.no_grad():
+        scores = [float(sum(nll(model.eval(), table, i) for i in range(len(table)))) for model in models]
+    n_tokens = table.completion_lengths.sum()
+    np.testing.assert_allclose(scores / n_tokens, min(losses), rtol=1e-4)
+
+
+def test_a_model_with_a_missing_or_unknown_weight_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "base", folder / "damaged")
+    weights = load_file(folder / "base" / "model.safetensors")
+    lost = weights.pop("model.norm.weight")
+    save_file(weights, folder / "damaged" / "model.safetensors", metadata={"format": "pt"})
+    plan, file = schedule(800), deepspeed_file(tmp_path, 3)
+    finished = run(command(folder, "missing", 1, plan, file, base="damaged"))
+    assert "1 weights are missing, the first is model.norm.weight" in finished.stderr
+    save_file(
+        weights | {"model.norm.weight": lost, "model.extra.weight": lost.clone()},
+        folder / "damaged" / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    finished = run(command(folder, "unexpected", 1, plan, file, base="damaged"))
+    assert "1 weights are unexpected, the first is model.extra.weight" in finished.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_save(folder: Path, tmp_path: Path) -> None:
+    optimization = replace(OPTIMIZATION, learning_rate=1e30)
+    finished = run(command(folder, "nan", 1, schedule(800), deepspeed_file(tmp_path, 3), optimization=optimization))
+    assert finished.returncode != 0
+    message = r"error: step 2: the (loss|gradient norm) is (nan|inf); stopped before a save: lower the learning_rate"
+    assert re.search(message, finished.stderr)
+    assert not list((folder / "nan" / "run").glob("best_epoch_*"))
+    assert not (folder / "nan" / "run" / "latest.json").exists()

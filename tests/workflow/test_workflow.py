@@ -131,8 +131,11 @@ def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_conf
     deadline = time.monotonic() + 120
     while not latest.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    kill_tree(process.pid)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
     assert latest.exists() and not (tmp_path / target).exists()
 
     assert snakemake(tmp_path, config, "--unlock").returncode == 0
@@ -153,14 +156,6 @@ def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_conf
     assert losses[0] == losses[1]
     text = (tmp_path / results.format("runs", "again", "v1/training_logs/detailed_training_log.txt")).read_text()
     assert "going on after step" in text
-
-
-def kill_tree(pid: int) -> None:
-    """SIGKILL for a process and all that it started."""
-    family = psutil.Process(pid).children(recursive=True)
-    for process in [psutil.Process(pid), *family]:
-        process.kill()
-    psutil.wait_procs(family)
 
 
 def test_a_file_of_the_user_is_trained_on(tmp_path: Path, small_config: dict[str, Any], raw_csv: Path) -> None:

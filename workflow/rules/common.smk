@@ -130,7 +130,19 @@ SCHEDULE = {
 
 
 def optimization(recipe):
-    return as_json(recipe.model_dump(include=OPTIMIZATION))
+    settings = recipe.model_dump(include=OPTIMIZATION)
+    if recipe.lora:
+        settings["lora"] = recipe.lora.model_dump(exclude={"merge"})
+    return as_json(settings)
+
+
+def hand_over(recipe):
+    return as_json(
+        {
+            "merge_adapter": bool(recipe.lora and recipe.lora.merge),
+            "keep_training_state": recipe.keep_training_state,
+        }
+    )
 
 
 def schedule(recipe):

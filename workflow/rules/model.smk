@@ -53,6 +53,7 @@ rule train:
         processes=lambda wildcards: recipe_of(wildcards).processes,
         optimization=lambda wildcards: optimization(recipe_of(wildcards)),
         schedule=lambda wildcards: schedule(recipe_of(wildcards)),
+        hand_over=lambda wildcards: hand_over(recipe_of(wildcards)),
         factors=lambda wildcards: as_json(dict(wildcards)),
     shell:
         "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
@@ -60,7 +61,7 @@ rule train:
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
         " --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
-        " --schedule {params.schedule:q} --factors {params.factors:q}"
+        " --schedule {params.schedule:q} --hand-over {params.hand_over:q} --factors {params.factors:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

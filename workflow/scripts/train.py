@@ -7,7 +7,7 @@ from pathlib import Path
 from persona.errors import run_command
 from persona.training.engine import Optimization
 from persona.training.loop import Schedule
-from persona.training.train import Files, train
+from persona.training.train import Files, HandOver, train
 
 
 def main() -> None:
@@ -17,12 +17,14 @@ def main() -> None:
     parser.add_argument("--base-model", required=True)
     parser.add_argument("--optimization", type=json.loads, required=True, help="JSON of training.engine.Optimization")
     parser.add_argument("--schedule", type=json.loads, required=True, help="JSON of training.loop.Schedule")
+    parser.add_argument("--hand-over", type=json.loads, required=True, help="JSON of training.train.HandOver")
     parser.add_argument("--factors", type=json.loads, required=True, help="JSON of sample, ablation and recipe")
     args = vars(parser.parse_args())
-    optimization = Optimization(**args.pop("optimization"))
+    optimization = Optimization.from_json(args.pop("optimization"))
     schedule = Schedule(**args.pop("schedule"))
+    hand_over = HandOver(**args.pop("hand_over"))
     factors = args.pop("factors")
-    train(Files(**args), optimization, schedule, factors)
+    train(Files(**args), optimization, schedule, hand_over, factors)
 
 
 if __name__ == "__main__":

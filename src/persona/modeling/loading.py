@@ -23,28 +23,53 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_model(path: str, dtype: torch.dtype, device: torch.device | None = None) -> Any:
-    """Load a causal language model and make sure that every weight came from the file.
+def default_attention(device: torch.device) -> str:
+    """FlashAttention 2 on a GPU where the package is installed, torch's own attention else."""
+    from transformers.utils import is_flash_attn_2_available
 
-    Args:
-        device: where to load the weights; None leaves them to the caller (DeepSpeed partitions them).
+    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+
+
+def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """Load a causal language model onto a device.
+
+    Raises:
+        PersonaError: see `check_weights`.
+    """
+    check_weights(path)
+    return _from_pretrained(path, dtype=dtype, device_map={"": device})
+
+
+def load_partitioned_model(path: str, dtype: torch.dtype) -> Any:
+    """Load a causal language model whose weights DeepSpeed partitions as they come, if an HfDeepSpeedConfig says so.
+
+    Call `check_weights` before that config exists.
+    """
+    return _from_pretrained(path, dtype=dtype)
+
+
+def check_weights(path: str) -> None:
+    """Make sure that a model's files hold every weight that its code has, and no other. Reads no values.
+
+    ZeRO-3 loading does not tell an unknown weight, so this is done apart from it.
 
     Raises:
         PersonaError: there is no such model, or its weights and its code do not fit each other.
     """
-    from transformers import AutoModelForCausalLM
-
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            device_map=None if device is None else {"": device},
+        _, info = _from_pretrained(
+            path, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError) as error:
         raise PersonaError(f"{path}: no model could be loaded: {str(error).splitlines()[0]}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, info.get(kind, []))):
+        names = sorted(name if isinstance(name, str) else name[0] for name in info[kind])
+        if names:
             raise PersonaError(f"{path}: {len(names)} weights are {kind.split('_')[0]}, the first is {names[0]}")
-    return model
+
+
+def _from_pretrained(path: str, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    attention = default_attention(default_device())
+    return AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, **options)

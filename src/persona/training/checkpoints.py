@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 
 from persona import artefacts
 from persona.errors import PersonaError
@@ -112,7 +113,9 @@ class RunFolder:
         if not self._latest.exists():
             return LoopState()
         latest = json.loads(self._latest.read_text(encoding="utf-8"))
-        path, _ = engine.load_checkpoint(str(self.checkpoints), tag=latest["tag"])
+        path, _ = engine.load_checkpoint(
+            str(self.checkpoints), tag=latest["tag"], load_module_strict=not _has_frozen_weights(engine)
+        )
         if path is None:
             raise PersonaError(
                 f"{self.checkpoints / latest['tag']}: cannot be loaded; delete {self.path} to start anew"
@@ -122,7 +125,11 @@ class RunFolder:
     def save(self, engine: Any, state: LoopState) -> None:
         """Save a checkpoint; only when it is complete on all ranks does the pointer move to it."""
         tag = f"step_{state.global_step}"
-        engine.save_checkpoint(str(self.checkpoints), tag=tag, save_latest=False)
+        self.check_room(engine)
+        # Frozen weights are those of the base model.
+        engine.save_checkpoint(
+            str(self.checkpoints), tag=tag, save_latest=False, exclude_frozen_parameters=_has_frozen_weights(engine)
+        )
         dist.barrier()
         if dist.get_rank() == 0:
             artefacts.write_json({"tag": tag, "state": asdict(state)}, self._latest)
@@ -131,6 +138,15 @@ class RunFolder:
                 if old not in kept:
                     shutil.rmtree(old)
         dist.barrier()
+
+    def check_room(self, engine: Any) -> None:
+        """Make sure, before anything is written, that the disk takes a checkpoint or an export.
+
+        Raises:
+            PersonaError: it does not.
+        """
+        if dist.get_rank() == 0:
+            require_room(self.path, checkpoint_bytes(engine.module))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note the end."""
@@ -144,6 +160,26 @@ class RunFolder:
         """What `finish` was given."""
         loaded: dict[str, Any] = json.loads(self._finished.read_text(encoding="utf-8"))
         return loaded
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Bytes of a checkpoint of all ranks: what is trained, its float32 copy and Adam's two moments."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return sum(getattr(p, "ds_numel", p.numel()) * (p.element_size() + 12) for p in trained)
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Raise PersonaError if fewer than `needed` bytes are free where `folder` is."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PersonaError(
+            f"{folder}: a checkpoint needs {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room and "
+            "start again: the last checkpoint is whole"
+        )
+
+
+def _has_frozen_weights(engine: Any) -> bool:
+    return not all(p.requires_grad for p in engine.module.parameters())
 
 
 def digest(fingerprint: dict[str, Any]) -> str:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.errors import PersonaError
+from persona.modeling.loading import check_weights, default_device, default_dtype, load_partitioned_model
 from persona.modeling.loss import CompletionLoss
 
-PATIENCE = timedelta(hours=2)
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) that are trained instead of the weights themselves."""
+
+    r: int
+    alpha: int
+    dropout: float
+    target_modules: list[str]
 
 
 @dataclass(frozen=True)
@@ -28,23 +35,12 @@ class Optimization:
     weight_decay: float
     max_grad_norm: float
     gradient_checkpointing: bool
+    lora: Lora | None = None
 
-
-def start_distributed() -> None:
-    """Join the process group that torchrun made: gloo on the CPU, NCCL on GPUs."""
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
-
-    if not torch.cuda.is_available():
-        # The shared-memory op would be compiled for 40 s; gloo does the same work.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # Ranks wait while rank 0 hashes the base model or writes an export of 61 GB.
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=PATIENCE
-    )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(default_device())
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> Optimization:
+        lora = settings.get("lora")
+        return cls(**settings | {"lora": Lora(**lora) if lora else None})
 
 
 def build_engine(
@@ -57,10 +53,13 @@ def build_engine(
 
     dtype = default_dtype(default_device())
     config = _deepspeed_config(deepspeed_file, settings, dtype)
+    check_weights(model_path)
     # Must live while the model loads, or the weights are not partitioned.
     partitioning = HfDeepSpeedConfig(config)
-    model = load_model(model_path, dtype)
+    model = load_partitioned_model(model_path, dtype)
     del partitioning
+    if settings.lora is not None:
+        _add_adapters(model, settings.lora)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss = CompletionLoss(model)
@@ -80,6 +79,29 @@ def build_engine(
     return engine
 
 
+def _add_adapters(model: Any, lora: Lora) -> None:
+    """Freeze the weights and put adapters on the modules of these names.
+
+    Raises:
+        PersonaError: the model has no such modules.
+    """
+    from peft import LoraConfig
+
+    try:
+        model.add_adapter(
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+                task_type="CAUSAL_LM",
+                base_model_name_or_path=model.config._name_or_path,
+            )
+        )
+    except ValueError as error:
+        raise PersonaError(f"lora.target_modules: {str(error).splitlines()[0]}") from error
+
+
 def _deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) -> dict[str, Any]:
     """The user's file and what the recipe decides. Micro-steps are counted by the loop, not by DeepSpeed."""
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -89,6 +111,8 @@ def _deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) ->
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "zero_allow_untested_optimizer": True,
+        # With optimizer offload torch's AdamW runs on the CPU; DeepSpeed's own would be compiled for two minutes.
+        "zero_force_ds_cpu_optimizer": False,
     }
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from persona import artefacts
+from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.tokenization import load_tokenizer
 
 _PREFIX = "model."  # CompletionLoss holds the model under this name
 
@@ -33,8 +35,25 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
     dist.barrier()
 
 
+def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
+    """Write the base model with the adapter's product added to its weights: an ordinary Hugging Face folder."""
+    from peft import PeftModel
+
+    model = load_model(base_model, default_dtype(default_device()), torch.device("cpu"))
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for path in (temporary, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    merged.save_pretrained(temporary)
+    load_tokenizer(str(adapter)).save_pretrained(temporary)
+    _complete_config(temporary / "config.json")
+    temporary.rename(folder)
+
+
 def _complete_config(path: Path) -> None:
-    """Add the names under which transformers 4 and vLLM read what version 5 renamed."""
+    """Add the names under which transformers 4 and vLLM read what version 5 renamed. An adapter has no config."""
+    if not path.exists():
+        return
     config = json.loads(path.read_text(encoding="utf-8"))
     if "num_local_experts" in config:
         config.setdefault("num_experts", config["num_local_experts"])

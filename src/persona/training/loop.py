@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ class Training:
         steps = step_targets(len(self.train), self.schedule, state.epoch)
         for targets in steps[state.step_in_epoch :]:
             started = time.perf_counter()
-            record = self._step(targets)
+            with explained(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
+                record = self._step(targets, state.global_step)
             state.step_in_epoch += 1
             state.global_step += 1
             state.tokens += record["tokens"]
@@ -79,54 +81,81 @@ class Training:
             if every and state.global_step % every == 0 and state.step_in_epoch < len(steps):
                 self.folder.save(self.engine, state)
 
-    def _step(self, targets: np.ndarray) -> dict[str, Any]:
-        """One optimizer step on exactly these targets.
-
-        DeepSpeed averages gradients over ranks, so the sum of NLL is scaled by ranks / completion tokens of the
-        whole step: the gradient is that of the mean over the step's completion tokens.
-        """
-        engine, table = self.engine, self.train
-        n_tokens = int(table.completion_lengths[targets].sum())
-        rows = list(rank_rows(table, targets, self.schedule.max_tokens_per_gpu))
-        total = torch.zeros((), device=engine.device)
-        engine.train()
-        for n, (members, weight) in enumerate(rows):
-            nll = engine(pack_row(table, members).to(engine.device)).sum() * weight
-            total += nll.detach()
-            engine.set_gradient_accumulation_boundary(n == len(rows) - 1)
-            engine.backward(nll * (dist.get_world_size() / n_tokens))
-        loss = _sum_over_ranks(total) / n_tokens
+    def _step(self, targets: np.ndarray, step: int) -> dict[str, Any]:
+        """One optimizer step on exactly these targets."""
+        # Dropout of adapters is a function of seed, step and rank, so a resumed training draws the same.
+        torch.manual_seed(int(np.random.default_rng([self.schedule.seed, step, dist.get_rank()]).integers(2**63)))
+        loss, micro_steps = accumulate(self.engine, self.train, targets, self.schedule.max_tokens_per_gpu)
         if not math.isfinite(loss):
-            raise PersonaError(f"the loss is {loss}: stopped before a save; lower the learning_rate")
-        learning_rate = engine.optimizer.param_groups[0]["lr"]
-        engine.step()
-        grad_norm = float(engine.get_global_grad_norm() or 0.0)
+            raise PersonaError(f"the loss is {loss}; stopped before a save: lower the learning_rate")
+        learning_rate = self.engine.optimizer.param_groups[0]["lr"]
+        self.engine.step()
+        grad_norm = float(self.engine.get_global_grad_norm())
         if not math.isfinite(grad_norm):
-            raise PersonaError(f"the gradient norm is {grad_norm}: stopped before a save; lower the learning_rate")
+            raise PersonaError(f"the gradient norm is {grad_norm}; stopped before a save: lower the learning_rate")
         return {
             "loss": loss,
             "lr": learning_rate,
             "grad_norm": grad_norm,
             "samples": len(targets),
-            "tokens": int(table.lengths[targets].sum()),
-            "loss_tokens": n_tokens,
-            "micro_steps": len(rows),
+            "tokens": int(self.train.lengths[targets].sum()),
+            "loss_tokens": int(self.train.completion_lengths[targets].sum()),
+            "micro_steps": micro_steps,
         }
 
     def _validate(self, state: LoopState) -> None:
         """Score the validation targets; export the model if it is the best so far."""
-        val_loss = mean_nll(self.engine, self.val, self.schedule.max_tokens_per_gpu)
+        with explained(f"validation after epoch {state.epoch + 1}", self.schedule.max_tokens_per_gpu):
+            val_loss = mean_nll(self.engine, self.val, self.schedule.max_tokens_per_gpu)
         if not math.isfinite(val_loss):
-            raise PersonaError(f"the validation loss is {val_loss}: nothing was saved; lower the learning_rate")
+            raise PersonaError(f"the validation loss is {val_loss}; stopped before a save: lower the learning_rate")
         is_best = val_loss < state.best_val_loss - self.schedule.early_stopping_threshold
         if is_best:
             state.best_val_loss, state.best_epoch, state.bad_epochs = val_loss, state.epoch + 1, 0
+            self.folder.check_room(self.engine)
             export_model(self.engine, self.tokenizer, self.folder.best(state.best_epoch))
         else:
             state.bad_epochs += 1
         if self.log is not None:
             record = {"epoch": state.epoch + 1, "step": state.global_step, "val_loss": val_loss, "is_best": is_best}
             self.log.validation(record)
+
+
+def accumulate(engine: Any, table: TokenTable, targets: np.ndarray, max_tokens: int) -> tuple[float, int]:
+    """Forward and backward of one optimizer step: its loss in nats a completion token, and its micro-steps.
+
+    DeepSpeed averages gradients over ranks, so the sum of NLL is scaled by ranks / completion tokens of the whole
+    step: the gradient is that of the mean over the step's completion tokens.
+    """
+    n_tokens = int(table.completion_lengths[targets].sum())
+    rows = list(rank_rows(table, targets, max_tokens))
+    total = torch.zeros((), device=engine.device)
+    engine.train()
+    for n, (members, weight) in enumerate(rows):
+        nll = engine(pack_row(table, members).to(engine.device)).sum() * weight
+        total += nll.detach()
+        engine.set_gradient_accumulation_boundary(n == len(rows) - 1)
+        engine.backward(nll * (dist.get_world_size() / n_tokens))
+    return _sum_over_ranks(total) / n_tokens, len(rows)
+
+
+@contextmanager
+def explained(where: str, max_tokens: int) -> Iterator[None]:
+    """Say where training stopped and what to change."""
+    try:
+        yield
+    except PersonaError as error:
+        raise PersonaError(f"{where}: {error}") from error
+    except (torch.OutOfMemoryError, dist.DistError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            advice = f"out of memory with rows of {max_tokens} tokens: lower max_tokens_per_gpu (not below max_length)"
+            raise PersonaError(f"{where}: {advice}, or set gradient_checkpointing: true") from error
+        if isinstance(error, dist.DistError) or "Timed out" in text or "Connection closed" in text:
+            raise PersonaError(
+                f"{where}: another process ended or did not answer; its own error, if it left one, is in the log"
+            ) from error
+        raise
 
 
 def step_targets(n_targets: int, schedule: Schedule, epoch: int) -> list[np.ndarray]:

@@ -16,11 +16,13 @@ from persona import artefacts
 from persona.modeling.packing import TokenTable
 from persona.tokenization import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
-from persona.training.engine import Optimization, build_engine, start_distributed
+from persona.training.engine import Optimization, build_engine
+from persona.training.export import merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Schedule, Training
+from persona.training.processes import end_with_the_launcher, start_distributed
 
-PACKAGES = ["torch", "transformers", "deepspeed", "numpy", "polars", "pyarrow"]
+PACKAGES = ["torch", "transformers", "deepspeed", "peft", "numpy", "polars", "pyarrow"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,19 @@ class Files:
     manifest: Path
 
 
-def train(files: Files, optimization: Optimization, schedule: Schedule, factors: dict[str, str]) -> None:
+@dataclass(frozen=True)
+class HandOver:
+    """What becomes of a finished training."""
+
+    merge_adapter: bool
+    keep_training_state: bool
+
+
+def train(
+    files: Files, optimization: Optimization, schedule: Schedule, hand_over: HandOver, factors: dict[str, str]
+) -> None:
     """Train, or go on, or hand over what is already trained. Every rank calls it."""
+    end_with_the_launcher()
     start_distributed()
     folder = RunFolder(files.run_folder)
     fingerprint: dict[str, Any] = {}
@@ -49,7 +62,7 @@ def train(files: Files, optimization: Optimization, schedule: Schedule, factors:
     if not folder.finished:
         _train(files, optimization, schedule, folder, factors, digest(fingerprint))
     if dist.get_rank() == 0:
-        _hand_over(files, folder, fingerprint)
+        _hand_over(files, folder, fingerprint, hand_over)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -112,7 +125,7 @@ def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -
     }
 
 
-def _hand_over(files: Files, folder: RunFolder, fingerprint: dict[str, Any]) -> None:
+def _hand_over(files: Files, folder: RunFolder, fingerprint: dict[str, Any], settings: HandOver) -> None:
     """Write the outputs, the model last."""
     summary = folder.summary()
     files.train_log.parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +140,13 @@ def _hand_over(files: Files, folder: RunFolder, fingerprint: dict[str, Any]) -> 
         },
         files.manifest,
     )
-    link_tree(folder.best(summary["best_epoch"]), files.model)
-    folder.discard_state()
+    best = folder.best(summary["best_epoch"])
+    if settings.merge_adapter:
+        merge_adapter(files.base_model, best, files.model)
+    else:
+        link_tree(best, files.model)
+    if not settings.keep_training_state:
+        folder.discard_state()
 
 
 def _hardware() -> str:

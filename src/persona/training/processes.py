@@ -1,0 +1,65 @@
+"""The processes of a training: how they find each other, and when they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import torch
+
+from persona.modeling.loading import default_device
+
+PATIENCE = timedelta(hours=2)
+
+
+def start_distributed() -> None:
+    """Join the process group that torchrun made: gloo on the CPU, NCCL on GPUs."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        # The shared-memory op would be compiled for 40 s; gloo does the same work.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Ranks wait while rank 0 hashes the base model or writes an export of 61 GB.
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=PATIENCE
+    )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(default_device())
+
+
+def end_with_the_launcher() -> None:
+    """End this process when torchrun, or the Snakemake that started it, is gone.
+
+    Killed without a chance to say so they would leave ranks that hold the GPUs and the run folder.
+    """
+    parents = psutil.Process().parents()
+    names = [{Path(word).name for word in process.cmdline()[:3]} for process in parents]
+    if not {"torchrun", "torch.distributed.run"} & names[0]:
+        _end()  # it was gone before this process could look
+    # Without Snakemake it is torchrun alone: whoever started that may go.
+    depth = next((n for n, words in enumerate(names, 1) if "snakemake" in words), 1)
+
+    def watch() -> None:
+        while all(map(_lives, parents[:depth])):
+            time.sleep(0.5)
+        _end()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end() -> None:
+    print("error: the launcher of this training is gone; start it again to go on", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _lives(process: psutil.Process) -> bool:
+    lives: bool = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return lives

@@ -1,0 +1,45 @@
+"""Started by torchrun: write loss and full gradients of one step, at several row lengths, as the engine has them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from persona import artefacts
+from persona.modeling.packing import TokenTable
+from persona.training.engine import Optimization, build_engine
+from persona.training.loop import accumulate, step_targets
+from persona.training.processes import start_distributed
+from tests.workflow.training import schedule
+
+
+def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths: list[int], out: Path) -> None:
+    start_distributed()
+    from deepspeed.utils import safe_get_full_grad
+
+    table = TokenTable.from_frame(artefacts.read_table(folder / "tokens.parquet", artefacts.TOKENS))
+    # At a learning rate of 0 a step only clears the gradients.
+    engine = build_engine(str(folder / "base"), deepspeed, optimization, 1, 1)
+    targets = step_targets(len(table), schedule(1), epoch=0)[0]
+    found = {}
+    for length in row_lengths:
+        loss, micro_steps = accumulate(engine, table, targets, length)
+        named = engine.module.model.named_parameters()
+        gradients = {name: safe_get_full_grad(p).clone() for name, p in named}
+        found[length] = {"loss": loss, "micro_steps": micro_steps, "gradients": gradients}
+        engine.step()
+    if dist.get_rank() == 0:
+        torch.save(found, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    folder, deepspeed, optimization, lengths, out = sys.argv[1:]
+    main(
+        Path(folder), Path(deepspeed), Optimization.from_json(json.loads(optimization)), json.loads(lengths), Path(out)
+    )
