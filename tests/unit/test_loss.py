@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from persona.modeling import loss
-from persona.modeling.loss import CompletionLoss
+from persona.modeling.loss import CHUNK, CompletionLoss, chunked_nll
 from persona.modeling.packing import TokenTable, fill_rows, pack_row, plan_rows
 
 
@@ -82,3 +87,45 @@ def test_every_target_is_in_exactly_one_row_and_ranks_run_as_many(table: TokenTa
         assert len({len(rows) for rows in planned}) == 1
         assert sorted(i for rows in planned for row in rows for i in row) == list(range(len(table)))
         assert all(sum(table.lengths[row]) <= 60 for rows in planned for row in rows if len(row) > 1)
+
+
+class LiveLogits(TorchDispatchMode):
+    """Counts the bytes of tensors as wide as the vocabulary that are alive at once."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.now, self.most = vocabulary, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and tensor.shape[1] == self.vocabulary:
+                self.now += tensor.nbytes
+                self.most = max(self.most, self.now)
+                weakref.finalize(tensor, self._forget, tensor.nbytes)
+        return result
+
+    def _forget(self, n_bytes: int) -> None:
+        self.now -= n_bytes
+
+
+def test_the_memory_of_the_logits_is_that_of_one_chunk() -> None:
+    vocabulary, width = 3000, 16
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+
+    def most_bytes(n_tokens: int) -> int:
+        hidden = torch.randn(n_tokens, width, requires_grad=True)
+        with LiveLogits(vocabulary) as logits:
+            chunked_nll(weight, hidden, torch.zeros(n_tokens, dtype=torch.int64)).sum().backward()
+        return logits.most
+
+    one = most_bytes(CHUNK)
+    assert CHUNK * vocabulary * 4 <= one <= 5 * CHUNK * vocabulary * 4  # views are counted too
+    assert most_bytes(8 * CHUNK) == one
+
+
+def test_a_step_of_the_eight_gpu_recipe_is_one_row_a_gpu() -> None:
+    lengths = np.full(64, 400, dtype=np.int64)
+    assert [len(rows) for rows in plan_rows(lengths, 8, 8192)] == [1] * 8
+    # One sample at a time takes eight.
+    assert [len(rows) for rows in plan_rows(lengths, 8, 400)] == [8] * 8

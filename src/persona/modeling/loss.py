@@ -25,7 +25,7 @@ class CompletionLoss(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        model.lm_head.forward = lambda hidden, labels: _chunked_nll(model.lm_head.weight, hidden, labels)
+        model.lm_head.forward = lambda hidden, labels: chunked_nll(model.lm_head.weight, hidden, labels)
 
     def forward(self, row: Row) -> torch.Tensor:
         """Negative log-likelihood in nats of each of the row's labels, `[N]` float32."""
@@ -34,7 +34,8 @@ class CompletionLoss(nn.Module):
         return nll
 
 
-def _chunked_nll(weight: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def chunked_nll(weight: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """NLL `[N]` of labels `[N]` under hidden states `[N, width]` and a head `[vocabulary, width]`."""
     chunks = zip(torch.split(hidden, CHUNK), torch.split(labels, CHUNK), strict=True)
     return torch.cat([checkpoint(_nll, weight, h, l, use_reentrant=False) for h, l in chunks])
 
