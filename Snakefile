@@ -13,10 +13,17 @@ include: "workflow/rules/model.smk"
 rule train_all:
     default_target: True
     input:
-        [
-            stage_path("models", stage, "manifest.json")
-            for stage in CONFIG.stages.values()
-        ],
+        [trained(stage) for stage in CONFIG.stages.values()],
+
+
+# One stage by its name: train_quick, train_history, ...
+for name, stage in CONFIG.stages.items():
+
+    rule:
+        name:
+            f"train_{name}"
+        input:
+            trained(stage),
 
 
 rule prepare_all:
@@ -32,6 +39,7 @@ rule prepare_all:
 rule evaluate_all:
     input:
         [
-            stage_path("evaluation", stage, "metrics.json")
+            stage_path("evaluation", stage, file)
             for stage in CONFIG.stages.values()
+            for file in ["metrics.json", "scores.parquet", "generations.parquet"]
         ],

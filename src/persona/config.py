@@ -191,8 +191,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     sections: dict[str, type[Model]] = {"split": Split, "cohorts": Cohorts, "generation": Generation, "wandb": Wandb}
     if not location:
         return list(Config.model_fields)
-    if len(location) == 3 and location[-1] in ("synthetic", "tiny"):
-        nested: dict[str, type[Model]] = {"synthetic": Synthetic, "tiny": Tiny}
+    if len(location) == 3 and location[-1] in ("synthetic", "tiny", "lora"):
+        nested: dict[str, type[Model]] = {"synthetic": Synthetic, "tiny": Tiny, "lora": Lora}
         return list(nested[location[-1]].model_fields)
     model: type[Model] = (tables | sections)[location[0]]
     return list(model.model_fields)
@@ -211,6 +211,8 @@ def _problems(config: Config, root: Path) -> list[str]:
         problems += _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
         problems += _reference(f"stages.{name}.recipe", stage.recipe, config.recipes)
     problems += _run_name_problems(config)
+    if "all" in config.stages:
+        problems.append("stages.all: this name is reserved, train_all trains every stage; allowed is any other")
     for name in RESERVED_SAMPLES & set(config.samples):
         problems.append(f"samples.{name}: this name is reserved; allowed is any other")
     if config.split.val_ratio + config.split.test_ratio >= 1:
@@ -218,6 +220,8 @@ def _problems(config: Config, root: Path) -> list[str]:
     for name, model in config.models.items():
         if (model.path is None) == (model.tiny is None):
             problems.append(f"models.{name}: give either path or tiny")
+        if model.path and model.path[0] in "/.~" and not Path(model.path).is_dir():
+            problems.append(f"models.{name}.path: got {model.path!r}, and there is no such folder")
         if model.tiny:
             problems += _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
             problems += _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)

@@ -66,8 +66,8 @@ def load_style(path: Path) -> list[Section]:
     if not isinstance(data, dict) or set(data) != {"sections"} or not isinstance(data["sections"], list):
         raise PersonaError(f"{path}: a prompt style is one key `sections` with a list")
     sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data["sections"])]
-    if not sections or sections[-1].part != "always":
-        raise PersonaError(f"{path}: the last section must be one without `part`: it asks for the review")
+    if not sections or sections[-1].part != "always" or not sections[-1].entry[-1].endswith("{cue}"):
+        raise PersonaError(f"{path}: the last section must be one without `part` that ends with {{cue}}")
     if sum(section.part == "history" for section in sections) > 1:
         raise PersonaError(f"{path}: there is more than one history section")
     return sections

@@ -33,6 +33,21 @@ def test_a_finished_training_is_set_aside_and_found_again(tmp_path: Path) -> Non
     assert again.finished and again.summary() == {"best_epoch": 1}
 
 
+def test_a_change_that_is_undone_before_its_training_is_finished_finds_the_finished_one(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "v1")
+    first.claim({"seed": 1})
+    first.finish({"best_epoch": 1})
+    del first
+    RunFolder(tmp_path / "v1").claim({"seed": 2})
+    again = RunFolder(tmp_path / "v1")
+    again.claim({"seed": 1})
+    assert again.summary() == {"best_epoch": 1}
+    del again
+    unfinished = RunFolder(tmp_path / "v1")
+    unfinished.claim({"seed": 2})
+    assert not unfinished.finished
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     first = RunFolder(tmp_path / "v1")
     first.claim({"seed": 1})

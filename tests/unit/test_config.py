@@ -43,6 +43,16 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ),
         ("stages.quick.sample", "two_per_usr", r"stages\.quick\.sample: got 'two_per_usr' \(did you mean two_per_user"),
         ("stages.quick.ablation", "nothing", r"stages\.quick\.ablation: got 'nothing'.*allowed are none, profile"),
+        (
+            "recipes.tiny.lora",
+            {"target_modules": ["q_proj"], "rank": 8},
+            r"lora\.rank: unknown key; allowed are r, alpha",
+        ),
+        (
+            "models.tiny_qwen3_moe",
+            {"path": "/nowhere", "max_length": 256},
+            "got '/nowhere', and there is no such folder",
+        ),
         ("stages.quick.recipe", "huge", r"stages\.quick\.recipe: got 'huge'; allowed are tiny"),
         ("split.val_ratio", 1.5, r"split\.val_ratio: got 1\.5: Input should be less than 1"),
         ("split", {"val_ratio": 0.5, "test_ratio": 0.5}, r"split: val_ratio \+ test_ratio must be under 1"),

@@ -95,6 +95,7 @@ def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
         ("sections: [{part: profile, entry: []}]", r"allowed is text with a \{placeholder\}"),
         ('sections: [{entry: "{task:>9}"}]', "formats a value; allowed is"),
         ('sections: [{entry: "{cue}"}, {part: history, entry: "{title}"}]', "the last section must be one without"),
+        ('sections: [{entry: "{cue}"}, {entry: "{task}"}]', r"without `part` that ends with \{cue\}"),
         ("sections: [", "not YAML in UTF-8"),
         ("other: 1", "one key `sections`"),
     ],
@@ -104,16 +105,6 @@ def test_a_wrong_style_is_one_line(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(PersonaError, match=message) as error:
         load_style(tmp_path / "x.yaml")
     assert "\n" not in str(error.value)
-
-
-def test_history_before_an_empty_last_section_is_tokenized(tables: Ingested, tokenizer: Any, tmp_path: Path) -> None:
-    style = 'sections: [{entry: "{task}"}, {part: history, entry: "{number}. {text}"}, {entry: "{genres}"}]'
-    (tmp_path / "x.yaml").write_text(style, encoding="utf-8")
-    targets, parts = tables.interactions, Parts(profile=True, history=True, context=True)
-    prompts = render(targets, targets, tables.users, tables.items, load_style(tmp_path / "x.yaml"), parts, TASK, CUE)
-    tokens = tokenize(prompts, tokenizer, 100)
-    assert (tokens["n_history_dropped"] > 0).any()
-    check_assembly(prompts, tokens, tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -216,3 +216,9 @@ def test_a_loss_that_is_not_finite_stops_before_a_save(folder: Path, tmp_path: P
     assert re.search(message, finished.stderr)
     assert not list((folder / "nan" / "run").glob("best_epoch_*"))
     assert not (folder / "nan" / "run" / "latest.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() >= 64, reason="this machine has 64 GPUs")
+def test_gpus_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> None:
+    finished = run(command(folder, "gpus", 1, schedule(800), deepspeed_file(tmp_path, 3), gpus=64))
+    assert "error: the recipe asks for gpus: 64 and torch finds" in finished.stderr

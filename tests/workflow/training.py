@@ -58,6 +58,7 @@ def command(
     optimization: Optimization = OPTIMIZATION,
     base: str = "base",
     hand_over: dict[str, bool] | None = None,
+    gpus: int = 0,
 ) -> list[str]:
     """The command that trains on the tokens of `folder`; its outputs are in `folder / name`."""
     out = folder / name
@@ -70,6 +71,7 @@ def command(
         "train-log": out / "log.jsonl",
         "manifest": out / "manifest.json",
         "base-model": folder / base,
+        "gpus": gpus,
         "optimization": json.dumps(asdict(optimization)),
         "schedule": json.dumps(asdict(plan)),
         "hand-over": json.dumps({"merge_adapter": False, "keep_training_state": False} | (hand_over or {})),

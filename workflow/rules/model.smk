@@ -1,5 +1,49 @@
 """Tokens -> trained models -> scores."""
 
+OPTIMIZATION = {
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+}
+SCHEDULE = {
+    "max_tokens_per_gpu",
+    "max_epochs",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "checkpoint_every_steps",
+    "seed",
+}
+
+
+def optimization(recipe):
+    settings = recipe.model_dump(include=OPTIMIZATION)
+    if recipe.lora:
+        settings["lora"] = recipe.lora.model_dump(exclude={"merge"})
+    return as_json(settings)
+
+
+def hand_over(recipe):
+    return as_json(
+        {
+            "merge_adapter": bool(recipe.lora and recipe.lora.merge),
+            "keep_training_state": recipe.keep_training_state,
+        }
+    )
+
+
+def schedule(recipe):
+    samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
+    return as_json({"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)})
+
+
+def run_folder(wildcards):
+    """A training of a higher recipe version starts in a folder of its own."""
+    factors = f"{wildcards.sample}/{wildcards.ablation}/{wildcards.recipe}"
+    return f"{RESULTS}/runs/{factors}/v{recipe_of(wildcards).version}"
+
 
 rule make_tiny_model:
     input:
@@ -59,7 +103,7 @@ rule train:
         "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
         ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/train.py"'
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
-        " --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
+        " --gpus {resources.gpu} --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
         " --schedule {params.schedule:q} --hand-over {params.hand_over:q} --factors {params.factors:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
@@ -157,8 +201,13 @@ rule report:
         ENVIRONMENT
     params:
         stages=json.dumps(report_stages()),
+        caution=(
+            "The reviews are synthetic: the figures show that the workflow works, and say nothing about real users."
+            if DATASET.synthetic
+            else ""
+        ),
         code=digest("report"),
     shell:
         'python "$SCRIPTS/report.py"'
-        " {output.html:q} {output.table:q} --stages {params.stages:q}"
+        " {output.html:q} {output.table:q} --stages {params.stages:q} --caution {params.caution:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -14,10 +14,11 @@ def main() -> None:
     parser.add_argument("html", type=Path)
     parser.add_argument("table", type=Path)
     parser.add_argument("--stages", type=json.loads, required=True)
+    parser.add_argument("--caution", required=True, help="what a reader must know before the figures, or nothing")
     args = parser.parse_args()
     table = stage_table(args.stages)
     artefacts.write_text(table.write_csv(separator="\t", float_precision=4), args.table)
-    artefacts.write_text(page(args.stages, table), args.html)
+    artefacts.write_text(page(args.stages, table, args.caution), args.html)
     print(short_table(table))
 
 

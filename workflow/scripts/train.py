@@ -7,6 +7,7 @@ from pathlib import Path
 from persona.errors import run_command
 from persona.training.engine import Optimization
 from persona.training.loop import Schedule
+from persona.training.processes import require_gpus
 from persona.training.train import Files, HandOver, train
 
 
@@ -15,11 +16,13 @@ def main() -> None:
     for name in ("train-tokens", "val-tokens", "deepspeed", "run-folder", "model", "train-log", "manifest"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--base-model", required=True)
+    parser.add_argument("--gpus", type=int, required=True, help="GPUs of this machine; 0 for CPU processes")
     parser.add_argument("--optimization", type=json.loads, required=True, help="JSON of training.engine.Optimization")
     parser.add_argument("--schedule", type=json.loads, required=True, help="JSON of training.loop.Schedule")
     parser.add_argument("--hand-over", type=json.loads, required=True, help="JSON of training.train.HandOver")
     parser.add_argument("--factors", type=json.loads, required=True, help="JSON of sample, ablation and recipe")
     args = vars(parser.parse_args())
+    require_gpus(args.pop("gpus"))
     optimization = Optimization.from_json(args.pop("optimization"))
     schedule = Schedule(**args.pop("schedule"))
     hand_over = HandOver(**args.pop("hand_over"))

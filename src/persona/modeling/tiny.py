@@ -53,26 +53,12 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Any:
     return fast
 
 
-def write_tiny_model(
-    texts: list[str],
-    folder: Path,
-    vocab_size: int,
-    hidden_size: int,
-    num_hidden_layers: int,
-    num_experts: int,
-    seed: int,
-) -> int:
-    """Write tokenizer and model into `folder`; return the number of parameters.
+def moe_config(tokenizer: Any, hidden_size: int, num_hidden_layers: int, num_experts: int) -> Any:
+    """A Qwen3-MoE for a tokenizer, as wide, deep and many-experted as told."""
+    from transformers import Qwen3MoeConfig
 
-    Raises:
-        PersonaError: the sizes give more than `MAX_PARAMETERS`; that model would not be tiny.
-    """
-    import torch
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    tokenizer = train_tokenizer(texts, vocab_size)
     head_dim = 32
-    config = Qwen3MoeConfig(
+    return Qwen3MoeConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
@@ -90,6 +76,27 @@ def write_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def write_tiny_model(
+    texts: list[str],
+    folder: Path,
+    vocab_size: int,
+    hidden_size: int,
+    num_hidden_layers: int,
+    num_experts: int,
+    seed: int,
+) -> int:
+    """Write tokenizer and model into `folder`; return the number of parameters.
+
+    Raises:
+        PersonaError: the sizes give more than `MAX_PARAMETERS`; that model would not be tiny.
+    """
+    import torch
+    from transformers import Qwen3MoeForCausalLM
+
+    tokenizer = train_tokenizer(texts, vocab_size)
+    config = moe_config(tokenizer, hidden_size, num_hidden_layers, num_experts)
     torch.manual_seed(seed)
     model = Qwen3MoeForCausalLM(config)
     n_parameters: int = sum(parameter.numel() for parameter in model.parameters())

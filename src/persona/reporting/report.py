@@ -80,13 +80,13 @@ def short_table(table: pl.DataFrame) -> str:
     return "\n".join([*lines, f"untrained model: {table['untrained_test_nll'][0]:.3f}"])
 
 
-def page(stages: Stages, table: pl.DataFrame) -> str:
-    """A self-contained HTML page."""
+def page(stages: Stages, table: pl.DataFrame, caution: str) -> str:
+    """A self-contained HTML page; `caution` is what a reader must know before the figures."""
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>What each stage learned</title><style>{STYLE}</style><h1>What each stage learned</h1>"
-        f"<p>{_answer(table)}</p>{_html_table(table)}"
+        f"{f'<p><b>{html.escape(caution)}</b></p>' if caution else ''}<p>{_answer(table)}</p>{_html_table(table)}"
         "<p>Negative log-likelihood (NLL) of reviews of users that no stage was trained on, in nats per character: "
         "lower is better. All stages are scored on the same targets. Brackets are 95 % intervals from 10,000 resamples "
         "of users; the difference to the first stage is paired by target. Seconds are those of optimizer steps.</p>"

@@ -63,7 +63,7 @@ class RunFolder:
         """Make the folder this training's own, for as long as this object lives.
 
         A finished training of other data or parameters is set aside under a name with its digest, and found again
-        when the change is undone.
+        when the change is undone; so is an unfinished one, when what is asked for was set aside before.
 
         Raises:
             PersonaError: another process trains here, or an unfinished training of other data, parameters or number
@@ -71,20 +71,20 @@ class RunFolder:
         """
         self._take_lock()
         file = self.path / "fingerprint.json"
+        earlier = self._aside(fingerprint)
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
             # A key that an older version did not write says nothing.
             differing = [key for key in sorted({*found} & {*fingerprint}) if found[key] != fingerprint[key]]
             if not differing:
                 return
-            if not self.finished:
+            if not self.finished and not earlier.exists():
                 changes = "; ".join(f"{key}: was {found[key]}, is {fingerprint[key]}" for key in differing)
                 raise PersonaError(
                     f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to go on "
                     "with it, raise the recipe's version to train beside it, or delete that folder"
                 )
             self.path.rename(self._aside(found))
-        earlier = self._aside(fingerprint)
         if earlier.exists():
             shutil.rmtree(self.path, ignore_errors=True)
             earlier.rename(self.path)

@@ -13,9 +13,23 @@ from pathlib import Path
 import psutil
 import torch
 
+from persona.errors import PersonaError
 from persona.modeling.loading import default_device
 
 PATIENCE = timedelta(hours=2)
+
+
+def require_gpus(n_gpus: int) -> None:
+    """Make sure that this machine has the GPUs that a recipe asks for.
+
+    Raises:
+        PersonaError: it has fewer; on the CPU the training would run, slowly and in another precision.
+    """
+    if torch.cuda.device_count() < n_gpus:
+        raise PersonaError(
+            f"the recipe asks for gpus: {n_gpus} and torch finds {torch.cuda.device_count()} here; lower it, set "
+            "cpu_processes instead, or install torch's CUDA build"
+        )
 
 
 def start_distributed() -> None:
