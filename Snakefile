@@ -6,6 +6,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/recipes.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/model.smk"
 
