@@ -127,6 +127,16 @@ class Wandb(Model):
     run_name: str = "{sample}-{ablation}-{recipe}"
 
 
+class Hardware(Model):
+    """Of one GPU, or of one CPU process. The defaults are an H100's data sheet and a guess at its use."""
+
+    memory_gib: Annotated[float, Field(gt=0)] = 79.0
+    peak_tflops: Annotated[float, Field(gt=0)] = 989.0
+    utilisation: Annotated[float, Field(gt=0, le=1)] = 0.2
+    interconnect_gb_s: Annotated[float, Field(gt=0)] = 450.0
+    micro_step_overhead_s: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Stage(Model):
     sample: Name
     ablation: Name
@@ -144,6 +154,7 @@ class Config(Model):
     models: dict[Name, LanguageModel]
     recipes: dict[Name, Recipe]
     generation: Generation = Generation()
+    hardware: Hardware = Hardware()
     wandb: Wandb | None = None
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
 
@@ -188,7 +199,13 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         "recipes": Recipe,
         "stages": Stage,
     }
-    sections: dict[str, type[Model]] = {"split": Split, "cohorts": Cohorts, "generation": Generation, "wandb": Wandb}
+    sections: dict[str, type[Model]] = {
+        "split": Split,
+        "cohorts": Cohorts,
+        "generation": Generation,
+        "hardware": Hardware,
+        "wandb": Wandb,
+    }
     if not location:
         return list(Config.model_fields)
     if len(location) == 3 and location[-1] in ("synthetic", "tiny", "lora"):

@@ -79,6 +79,22 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     assert manifest["parameters"]["processes"] == 2
 
 
+def test_the_plan_counts_what_the_training_then_did(finished: Path, small_config: dict[str, Any]) -> None:
+    run = snakemake(finished, small_config, "plan")
+    assert run.returncode == 0, run.stderr
+    assert "| all_data " in run.stdout and "Assumed, not measured" in run.stdout
+    plan = json.loads((finished / "results/dmsc/plan/plan.json").read_text(encoding="utf-8"))
+    for name, stage in small_config["stages"].items():
+        folder = finished / "results/dmsc/models" / stage["sample"] / stage["ablation"] / stage["recipe"]
+        log = [json.loads(line) for line in (folder / "train_log.jsonl").open()]
+        steps = [record for record in log if record["type"] == "step"]
+        assert plan[name]["steps_per_epoch"] == len(steps)
+        assert plan[name]["samples"] == sum(step["samples"] for step in steps)
+        assert plan[name]["tokens_per_epoch"] == sum(step["tokens"] for step in steps)
+        assert plan[name]["loss_tokens_per_epoch"] == sum(step["loss_tokens"] for step in steps)
+        assert plan[name]["micro_steps_per_step"] * len(steps) == pytest.approx(sum(s["micro_steps"] for s in steps))
+
+
 def test_a_second_run_does_nothing(finished: Path, small_config: dict[str, Any]) -> None:
     assert scheduled(snakemake(finished, small_config, "-n", "train_all", "evaluate_all")) == {}
 

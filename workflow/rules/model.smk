@@ -25,14 +25,37 @@ rule make_tiny_model:
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
+rule plan:
+    input:
+        [stage["tokens"] for stage in stages_to_plan().values()],
+        [stage["val_tokens"] for stage in stages_to_plan().values()],
+        [stage["deepspeed"] for stage in stages_to_plan().values()],
+        [model_input(CONFIG.recipes[s.recipe].model) for s in CONFIG.stages.values()],
+    output:
+        table=f"{RESULTS}/plan/plan.md",
+        figures=f"{RESULTS}/plan/plan.json",
+    log:
+        f"{RESULTS}/logs/plan.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        stages=json.dumps(stages_to_plan()),
+        hardware=as_json(CONFIG.hardware.model_dump()),
+        code=digest("plan"),
+    shell:
+        'python "$SCRIPTS/plan.py"'
+        " {output.table:q} {output.figures:q} --stages {params.stages:q} --hardware {params.hardware:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}; cat {output.table:q}'
+
+
 rule train:
     input:
         train=recipe_tokens(),
         val=recipe_tokens("val"),
         model=lambda wildcards: model_input(recipe_of(wildcards).model),
-        deepspeed=lambda wildcards: str(
-            ROOT / "config" / "deepspeed" / f"{recipe_of(wildcards).deepspeed}.json"
-        ),
+        deepspeed=lambda wildcards: deepspeed_path(recipe_of(wildcards)),
     output:
         model=directory(f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model"),
         log=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/train_log.jsonl",
@@ -51,8 +74,8 @@ rule train:
         run=run_folder,
         base=lambda wildcards: model_path(recipe_of(wildcards).model),
         processes=lambda wildcards: recipe_of(wildcards).processes,
-        optimization=lambda wildcards: optimization(recipe_of(wildcards)),
-        schedule=lambda wildcards: schedule(recipe_of(wildcards)),
+        optimization=lambda wildcards: as_json(optimization(recipe_of(wildcards))),
+        schedule=lambda wildcards: as_json(schedule(recipe_of(wildcards))),
         hand_over=lambda wildcards: hand_over(recipe_of(wildcards)),
         factors=lambda wildcards: as_json(dict(wildcards)),
     shell:

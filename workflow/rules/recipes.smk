@@ -22,7 +22,7 @@ def optimization(recipe):
     settings = recipe.model_dump(include=OPTIMIZATION)
     if recipe.lora:
         settings["lora"] = recipe.lora.model_dump(exclude={"merge"})
-    return as_json(settings)
+    return settings
 
 
 def hand_over(recipe):
@@ -36,7 +36,29 @@ def hand_over(recipe):
 
 def schedule(recipe):
     samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
-    return as_json({"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)})
+    return {"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)}
+
+
+def deepspeed_path(recipe):
+    return str(ROOT / "config" / "deepspeed" / f"{recipe.deepspeed}.json")
+
+
+def stages_to_plan():
+    """For each stage what its training will be started with."""
+    plans = {}
+    for name, stage in CONFIG.stages.items():
+        recipe = CONFIG.recipes[stage.recipe]
+        plans[name] = {
+            "tokens": tokens_path(stage.sample, stage),
+            "val_tokens": tokens_path("val", stage),
+            "model": model_path(recipe.model),
+            "deepspeed": deepspeed_path(recipe),
+            "optimization": optimization(recipe),
+            "schedule": schedule(recipe),
+            "processes": recipe.processes,
+            "bytes_per_weight": 2 if recipe.gpus else 4,
+        }
+    return plans
 
 
 def run_folder(wildcards):

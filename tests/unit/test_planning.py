@@ -1,0 +1,121 @@
+"""The plan's arithmetic against values counted in other ways."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig
+
+from persona.planning import GIB, Hardware, Launch, ModelSize, flops, memory, model_size, step_seconds
+from persona.planning import _advice as advice
+from persona.training.engine import Lora
+from persona.training.loop import Schedule
+
+DEEPSPEED = Path(__file__).parents[2] / "config" / "deepspeed"
+H100 = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_gb_s=450, micro_step_overhead_s=0)
+
+
+@pytest.fixture(scope="module")
+def qwen3_30b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published config of Qwen3-30B-A3B-Instruct-2507, without weights."""
+    folder = tmp_path_factory.mktemp("qwen3_30b")
+    Qwen3MoeConfig(
+        vocab_size=151936,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=48,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        head_dim=128,
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=768,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def size(qwen3_30b: Path) -> ModelSize:
+    return model_size(str(qwen3_30b), None)
+
+
+def test_parameters_are_the_published_ones(size: ModelSize) -> None:
+    assert size.parameters == 30_532_122_624  # 61,064,216,576 bytes of bfloat16 in its files, headers included
+    embedding = 151_936 * 2048
+    assert size.head_parameters == embedding
+    assert (size.active_parameters + size.head_parameters + embedding) / 1e9 == pytest.approx(3.3, abs=0.06)
+
+
+def test_adapters_are_counted_as_peft_makes_them(qwen3_30b: Path) -> None:
+    lora = Lora(r=8, alpha=16, dropout=0.0, target_modules=["q_proj", "v_proj"])
+    by_hand = 48 * 8 * ((2048 + 32 * 128) + (2048 + 4 * 128))
+    assert model_size(str(qwen3_30b), lora).trained_parameters == by_hand
+
+
+def test_memory_is_divided_as_zero_divides_it(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    needed = memory(size, launch, 8192, recompute=True)
+    assert needed.weights + needed.gradients + needed.optimizer == pytest.approx(30.532e9 * 16 / 8 / GIB, rel=1e-3)
+    offloaded = Launch.from_deepspeed(DEEPSPEED / "zero3_offload.json", processes=8, bytes_per_weight=2)
+    assert memory(size, offloaded, 8192, recompute=True).optimizer == 0
+    whole = memory(size, replace(launch, zero_stage=0), 8192, recompute=True)
+    assert whole.weights + whole.gradients + whole.optimizer == pytest.approx(30.532e9 * 16 / GIB, rel=1e-3)
+    assert memory(size, replace(launch, zero_stage=2), 8192, recompute=True).weights == whole.weights
+
+
+def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    lengths = np.full(64, 400)
+    assert flops(size, lengths, 64 * 400, recompute=True) / lengths.sum() == pytest.approx(25e9, rel=0.02)
+    work = flops(size, lengths, 64 * 35, recompute=True)
+    compute, traffic = step_seconds(size, launch, H100, work, micro_steps=1)
+    assert compute == pytest.approx(0.26, abs=0.01)
+    # Weights twice and gradients once, 7 of 8 parts of each.
+    assert traffic == pytest.approx(3 * 61.06e9 * 7 / 8 / 450e9, rel=1e-3)
+    assert step_seconds(size, launch, H100, work, micro_steps=8)[1] == pytest.approx(8 * traffic)
+
+
+def test_the_work_is_what_torch_counts(tmp_path: Path) -> None:
+    config = Qwen3Config(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=False,
+    )
+    model = Qwen3ForCausalLM._from_config(config, attn_implementation="eager")  # torch does not count sdpa on a CPU
+    config.save_pretrained(tmp_path)
+    counter = FlopCounterMode(display=False)
+    ids = torch.randint(0, 512, (1, 200))
+    with counter:
+        model(input_ids=ids, use_cache=False).logits.sum().backward()
+    planned = flops(model_size(str(tmp_path), None), np.array([200]), 200, recompute=False)
+    # Torch counts the whole square of attention, the plan the causal half; the plan recomputes the head once.
+    head, square = 2 * 200 * 64 * 512, 3 * 2 * 3 * 4 * 32 * 200**2
+    assert planned == pytest.approx(counter.get_total_flops() - square + head, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("processes", "recompute", "max_tokens", "expected"),
+    [
+        (8, True, 8192, ""),
+        (8, False, 8192, "set gradient_checkpointing: true"),
+        (8, True, 65_536, "set gradient_checkpointing: true and max_tokens_per_gpu: 32768"),
+        (4, True, 2048, "take a DeepSpeed file with optimizer offload and set gradient_checkpointing: true"),
+    ],
+)
+def test_what_does_not_fit_gets_the_nearest_setting_that_does(
+    size: ModelSize, processes: int, recompute: bool, max_tokens: int, expected: str
+) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=processes, bytes_per_weight=2)
+    schedule = Schedule(64, max_tokens, 50, 3, 0.0, None, 42)
+    assert advice(size, launch, H100, schedule, recompute, longest=2048) == expected
