@@ -221,7 +221,7 @@ def plan_stage(
         "trained_parameters": size.trained_parameters,
         "memory_gib": {**needed.__dict__, "total": needed.total, "available": hardware.memory_gib},
         "fits": needed.total <= hardware.memory_gib,
-        "advice": _advice(size, launch, hardware, schedule, recompute, int(table.lengths.max())),
+        "advice": nearest_that_fits(size, launch, hardware, schedule, recompute, int(table.lengths.max())),
         "compute_seconds_per_step": compute,
         "traffic_seconds_per_step": traffic,
         "seconds_per_step": max(compute, traffic),
@@ -233,7 +233,7 @@ def plan_stage(
     }
 
 
-def _advice(
+def nearest_that_fits(
     size: ModelSize, launch: Launch, hardware: Hardware, schedule: Schedule, recompute: bool, longest: int
 ) -> str:
     """The nearest setting that fits; empty if this one does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -55,7 +56,8 @@ def chat_frame(tokenizer: Any) -> ChatFrame:
     """Take the chat template apart around one prompt and its completion.
 
     Raises:
-        PersonaError: the template changes the texts, or the turn does not end with one special token.
+        PersonaError: the template changes the texts, the turn does not end with one special token, or the
+            template's markers are not tokens.
     """
     user, assistant = {"role": "user", "content": _PROMPT}, {"role": "assistant", "content": _COMPLETION}
     try:
@@ -70,6 +72,9 @@ def chat_frame(tokenizer: Any) -> ChatFrame:
     end = next((token for token in tokenizer.all_special_tokens if after.startswith(token)), None)
     if end is None:
         raise PersonaError(f"after the assistant's turn the chat template writes {after!r}, not a special token")
+    for marker in re.findall(r"<\|[^|<>]+\|>", before + between):
+        if len(encode(tokenizer, [marker], special=True)[0]) != 1:
+            raise PersonaError(f"the chat template writes {marker}, which is not a token of this tokenizer")
     return ChatFrame(before, between, end)
 
 

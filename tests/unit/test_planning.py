@@ -11,8 +11,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig
 
-from persona.planning import GIB, Hardware, Launch, ModelSize, flops, memory, model_size, step_seconds
-from persona.planning import _advice as advice
+from persona.planning import (
+    GIB,
+    Hardware,
+    Launch,
+    ModelSize,
+    flops,
+    memory,
+    model_size,
+    nearest_that_fits,
+    step_seconds,
+)
 from persona.training.engine import Lora
 from persona.training.loop import Schedule
 
@@ -118,4 +127,4 @@ def test_what_does_not_fit_gets_the_nearest_setting_that_does(
 ) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=processes, bytes_per_weight=2)
     schedule = Schedule(64, max_tokens, 50, 3, 0.0, None, 42)
-    assert advice(size, launch, H100, schedule, recompute, longest=2048) == expected
+    assert nearest_that_fits(size, launch, H100, schedule, recompute, longest=2048) == expected

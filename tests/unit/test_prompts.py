@@ -191,3 +191,20 @@ def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(
     assert trimmed.height > 0
     expected = f"history trimmed: {trimmed.height:,} samples, {trimmed['n_history_dropped'].sum():,} entries"
     assert expected in preview(prompts, tokens, tokenizer, n_samples=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("<|im_start|>", "<|turn|>"), r"the chat template writes <\|turn\|>, which is not a token"),
+        (("<|im_end|>", "<|end|>"), r"after the assistant's turn the chat template writes '<\|end\|>.*, not a special"),
+        (("message['content']", "message['content'] | upper"), "does not keep the texts as they are"),
+    ],
+)
+def test_a_chat_template_that_does_not_fit_the_tokenizer_is_refused(
+    tables: Ingested, change: tuple[str, str], message: str
+) -> None:
+    other = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=600)
+    other.chat_template = other.chat_template.replace(*change)
+    with pytest.raises(PersonaError, match=message):
+        chat_frame(other)

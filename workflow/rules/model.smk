@@ -188,5 +188,5 @@ rule report:
         code=digest("report"),
     shell:
         'python "$SCRIPTS/report.py"'
-        " {output.html:q} {output.table:q} --stages {params.stages:q} --caution {params.caution:q}"
+        " {output.html:q} {output.table:q} --stages {params.stages:q} --caution={params.caution:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
