@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--experts", type=int, default=16)
-    parser.add_argument("--row-tokens", type=int, default=600, help="tokens of a packed row")
+    parser.add_argument("--row-tokens", type=int, default=2400, help="tokens of a packed row")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each way")
-    parser.add_argument("--trl-rounds", type=int, default=2)
+    parser.add_argument("--trl-rounds", type=int, default=2, help="0 leaves TRL out")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of one GPU in bfloat16, for MFU")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -66,8 +66,9 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     write_model(folder / "small", train_tokenizer(texts, 2048), prompts, args)
     figures = run_workers(folder / "small", args)
     qwen = qwen_tokenizer()
-    write_model(folder / "qwen", qwen, prompts, args)
-    figures |= compare_with_trl(folder / "qwen", args)
+    if args.trl_rounds:
+        write_model(folder / "qwen", qwen, prompts, args)
+        figures |= compare_with_trl(folder / "qwen", args)
     targets = tables.interactions.group_by("user_id").first().sort("interaction_id")
     figures |= count_for_eight_gpus(tokenize(prompts_with_history(tables, "simple", targets), qwen, 2048))
     return figures

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from persona.modeling import loss
+from persona.modeling.attention import BY_DOCUMENT
 from persona.modeling.loss import CHUNK, CompletionLoss, chunked_nll
 from persona.modeling.packing import TokenTable, fill_rows, pack_row, plan_rows
 
@@ -34,9 +35,9 @@ def table() -> TokenTable:
     )
 
 
-def new_model() -> Qwen3MoeForCausalLM:
+def new_model(attention: str = "sdpa") -> Qwen3MoeForCausalLM:
     torch.manual_seed(0)
-    return Qwen3MoeForCausalLM(
+    return Qwen3MoeForCausalLM._from_config(
         Qwen3MoeConfig(
             vocab_size=97,
             hidden_size=32,
@@ -48,7 +49,8 @@ def new_model() -> Qwen3MoeForCausalLM:
             head_dim=8,
             num_experts=4,
             num_experts_per_tok=2,
-        )
+        ),
+        attn_implementation=attention,
     )
 
 
@@ -56,9 +58,9 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("chunk", [7, 1024])
+@pytest.mark.parametrize(("chunk", "attention"), [(7, BY_DOCUMENT), (1024, BY_DOCUMENT), (1024, "sdpa")])
 def test_packed_equals_one_at_a_time_in_plain_torch(
-    table: TokenTable, chunk: int, monkeypatch: pytest.MonkeyPatch
+    table: TokenTable, chunk: int, attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK", chunk)
     plain = new_model()
@@ -70,7 +72,7 @@ def test_packed_equals_one_at_a_time_in_plain_torch(
         total = total + functional.cross_entropy(logits, ids[prompt:], reduction="sum")
     total.backward()
 
-    packed = CompletionLoss(new_model())
+    packed = CompletionLoss(new_model(attention))
     sums = [packed(pack_row(table, row)).sum() for row in fill_rows(table.lengths, list(range(len(table))), 100)]
     packed_total = torch.stack(sums).sum()
     packed_total.backward()

@@ -14,6 +14,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from safetensors import safe_open
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +75,12 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     run = finished / "results/dmsc/models/two_per_user/profile_and_context/tiny"
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert sum(p.numel() for p in model.parameters()) < 3_000_000
+    # The names that transformers 4 and vLLM read: experts one by one, and the config's older keys.
+    with safe_open(run / "model" / "model.safetensors", "pt") as weights:
+        assert "model.layers.0.mlp.experts.7.down_proj.weight" in list(weights.keys())
+    written = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
+    assert written["architectures"] == ["Qwen3MoeForCausalLM"]
+    assert written["num_experts"] == 8 and written["rope_theta"] > 0 and written["torch_dtype"] == "float32"
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["train_samples"] > 0
     assert manifest["parameters"]["processes"] == 2

@@ -24,10 +24,12 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def default_attention(device: torch.device) -> str:
-    """FlashAttention 2 on a GPU where the package is installed, torch's own attention else."""
+    """FlashAttention 2 on a GPU where the package is installed, torch's own attention by document else."""
     from transformers.utils import is_flash_attn_2_available
 
-    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+    from persona.modeling.attention import BY_DOCUMENT
+
+    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else BY_DOCUMENT
 
 
 def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:

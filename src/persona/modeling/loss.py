@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from persona.modeling.attention import BY_DOCUMENT
 from persona.modeling.packing import Row
 
 CHUNK = 1024
@@ -29,7 +30,16 @@ class CompletionLoss(nn.Module):
 
     def forward(self, row: Row) -> torch.Tensor:
         """Negative log-likelihood in nats of each of the row's labels, `[N]` float32."""
-        output = self.model.model(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False)
+        by_document = self.model.config._attn_implementation == BY_DOCUMENT
+        output = self.model.model(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            use_cache=False,
+            # Other implementations find the documents by their positions, as long as they get no mask. This one needs
+            # none; given a mask of four dimensions, transformers does not build one.
+            attention_mask=row.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool) if by_document else None,
+            document_lengths=row.document_lengths if by_document else None,
+        )
         nll: torch.Tensor = self.model.lm_head(output.last_hidden_state[0, row.positions], row.labels)
         return nll
 

@@ -1,12 +1,12 @@
 """Rows of tokens: several targets one after the other, each attending to itself alone.
 
-Position ids start at 0 at every target. From them the model builds its block-diagonal mask by itself, as
-long as it gets no attention mask and no cache.
+Position ids start at 0 at every target, and the row knows the length of each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +60,13 @@ class Row:
     positions: torch.Tensor  # [N] int64
     labels: torch.Tensor  # [N] int64
     targets: torch.Tensor  # [N] int64
+    document_lengths: list[int]  # sum to T
 
     def to(self, device: torch.device) -> Row:
-        return Row(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def pack_row(table: TokenTable, targets: list[int]) -> Row:
@@ -79,7 +83,7 @@ def pack_row(table: TokenTable, targets: list[int]) -> Row:
         owner.append(np.full(len(tokens) - prompt, target))
         offset += len(tokens) - 1
     flat = [torch.from_numpy(np.concatenate(part).astype(np.int64)) for part in (ids, place, positions, labels, owner)]
-    return Row(flat[0][None], flat[1][None], flat[2], flat[3], flat[4])
+    return Row(flat[0][None], flat[1][None], flat[2], flat[3], flat[4], [len(part) for part in ids])
 
 
 def balance(lengths: npt.NDArray[np.int64], n_ranks: int) -> list[list[int]]:
