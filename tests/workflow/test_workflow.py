@@ -81,6 +81,8 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     written = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
     assert written["architectures"] == ["Qwen3MoeForCausalLM"]
     assert written["num_experts"] == 8 and written["rope_theta"] > 0 and written["torch_dtype"] == "float32"
+    tokenizer = json.loads((run / "model" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["train_samples"] > 0
     assert manifest["parameters"]["processes"] == 2

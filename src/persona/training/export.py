@@ -30,7 +30,7 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         engine.module.model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)
-        _complete_config(temporary / "config.json")
+        make_readable_by_older_programs(temporary)
         temporary.rename(folder)
     dist.barrier()
 
@@ -46,19 +46,24 @@ def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     merged.save_pretrained(temporary)
     load_tokenizer(str(adapter)).save_pretrained(temporary)
-    _complete_config(temporary / "config.json")
+    make_readable_by_older_programs(temporary)
     temporary.rename(folder)
 
 
-def _complete_config(path: Path) -> None:
-    """Add the names under which transformers 4 and vLLM read what version 5 renamed. An adapter has no config."""
-    if not path.exists():
-        return
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if "num_local_experts" in config:
-        config.setdefault("num_experts", config["num_local_experts"])
-    if "rope_theta" in (config.get("rope_parameters") or {}):
-        config.setdefault("rope_theta", config["rope_parameters"]["rope_theta"])
-    if "dtype" in config:
-        config.setdefault("torch_dtype", config["dtype"])
-    artefacts.write_json(config, path)
+def make_readable_by_older_programs(folder: Path) -> None:
+    """Add the names under which transformers 4 and vLLM read what transformers 5 renamed."""
+    file = folder / "config.json"
+    if file.exists():  # an adapter has none
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if "num_local_experts" in config:
+            config.setdefault("num_experts", config["num_local_experts"])
+        if "rope_theta" in (config.get("rope_parameters") or {}):
+            config.setdefault("rope_theta", config["rope_parameters"]["rope_theta"])
+        if "dtype" in config:
+            config.setdefault("torch_dtype", config["dtype"])
+        artefacts.write_json(config, file)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        artefacts.write_json(settings, file)
