@@ -12,7 +12,7 @@ ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 install: .venv/installed  ## make .venv with the pinned dependencies
 
 demo: install  ## train and compare the four stages on synthetic data
-	$(ACTIVE) snakemake --cores all train_all report
+	$(ACTIVE) snakemake --cores all plan train_all report
 	@cat results/dmsc/logs/report.log
 	@echo "report: results/dmsc/report/index.html"
 

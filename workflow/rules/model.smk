@@ -38,6 +38,7 @@ rule plan:
         f"{RESULTS}/logs/plan.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan.tsv"
+    priority: 1  # before any training that could start as well
     conda:
         ENVIRONMENT
     params:

@@ -54,19 +54,33 @@ def end_with_the_launcher() -> None:
 
     Killed without a chance to say so they would leave ranks that hold the GPUs and the run folder.
     """
-    parents = psutil.Process().parents()
-    names = [{Path(word).name for word in process.cmdline()[:3]} for process in parents]
-    if not {"torchrun", "torch.distributed.run"} & names[0]:
-        _end()  # it was gone before this process could look
-    # Without Snakemake it is torchrun alone: whoever started that may go.
-    depth = next((n for n, words in enumerate(names, 1) if "snakemake" in words), 1)
+    launchers = _launchers()
+    if not launchers:
+        _end()  # torchrun was gone before this process could look
 
     def watch() -> None:
-        while all(map(_lives, parents[:depth])):
+        while all(map(_lives, launchers)):
             time.sleep(0.5)
         _end()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _launchers() -> list[psutil.Process]:
+    """This process's parents from torchrun to Snakemake; without Snakemake torchrun alone: its own parent may go."""
+    parents: list[psutil.Process] = psutil.Process().parents()
+    if not parents or not {"torchrun", "torch.distributed.run"} & _words(parents[0]):
+        return []
+    depth = next((n for n, process in enumerate(parents, 1) if "snakemake" in _words(process)), 1)
+    return parents[:depth]
+
+
+def _words(process: psutil.Process) -> set[str]:
+    """The first words of a command line, without folders; none of a process that cannot be looked at."""
+    try:
+        return {Path(word).name for word in process.cmdline()[:4]}
+    except psutil.Error:
+        return set()
 
 
 def _end() -> None:
@@ -75,5 +89,8 @@ def _end() -> None:
 
 
 def _lives(process: psutil.Process) -> bool:
-    lives: bool = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        lives: bool = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
     return lives
