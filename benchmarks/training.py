@@ -29,6 +29,7 @@ from benchmarks.corpus import ROOT, prompts_with_history, qwen_tokenizer, synthe
 from persona import artefacts
 from persona.modeling.packing import Row, TokenTable, pack_row, plan_rows
 from persona.modeling.tiny import moe_config, train_tokenizer
+from persona.planning import model_size
 from persona.tokenization import tokenize
 
 SAMPLES = 64
@@ -110,7 +111,7 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
     file = "zero3" if torch.cuda.is_available() else "zero3_cpu"
     optimization = Optimization(1e-4, "constant_with_warmup", 0.0, 0.01, 1.0, gradient_checkpointing=False)
     engine = build_engine(str(folder), ROOT / "config" / "deepspeed" / f"{file}.json", optimization, 100, 1)
-    table = read_tokens(folder)
+    table = TokenTable.read(folder / "tokens.parquet")
     ways: dict[str, Callable[[], int]] = {
         "single": lambda: packed_step(engine, table, 1),
         "padded": lambda: padded_step(engine, table),
@@ -139,7 +140,7 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
             "peak_memory_gib": memory[name],
         }
         if torch.cuda.is_available():
-            flops = 6 * active_parameters(engine.module.model) * int(table.lengths.sum())
+            flops = 6 * model_size(str(folder), None).active_parameters * int(table.lengths.sum())
             peak = args.peak_tflops * 1e12 * args.processes
             figures[name]["mfu"] = flops / statistics.median(seconds[name]) / peak
     if dist.get_rank() == 0:
@@ -155,10 +156,6 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
         artefacts.write_json(result, folder / "figures.json")
     dist.barrier()
     dist.destroy_process_group()
-
-
-def read_tokens(folder: Path) -> TokenTable:
-    return TokenTable.from_frame(artefacts.read_table(folder / "tokens.parquet", artefacts.TOKENS))
 
 
 def packed_step(engine: Any, table: TokenTable, max_tokens: int) -> int:
@@ -214,19 +211,6 @@ def count_gathered_bytes(comm: Any, step: Callable[[], int]) -> tuple[int, int]:
     return micro_steps, sum(size * found[0] for counts in sizes for size, found in counts.items())
 
 
-def active_parameters(model: Any) -> int:
-    """Parameters that a token goes through, embeddings left out: experts count by the share that is chosen."""
-    config = model.config
-    share = config.num_experts_per_tok / config.num_experts
-    return int(
-        sum(
-            getattr(p, "ds_numel", p.numel()) * (share if ".experts." in name else 1)
-            for name, p in model.named_parameters()
-            if "embed_tokens" not in name and "lm_head" not in name
-        )
-    )
-
-
 def forget_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -251,7 +235,7 @@ def compare_with_trl(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         import trl  # noqa: F401
     except ImportError:
         return {"packed_over_trl_samples_per_s": None, "trl": "not installed"}
-    table = read_tokens(folder)
+    table = TokenTable.read(folder / "tokens.parquet")
     ways: dict[str, Callable[[], float]] = {
         "packed": lambda: plain_step_seconds(folder, table, args.row_tokens),
         "trl_single": lambda: trl_seconds(folder, table, None),

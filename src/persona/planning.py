@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from persona import artefacts
 from persona.modeling.loss import CHUNK
 from persona.modeling.packing import TokenTable, plan_rows
 from persona.training.engine import Lora, Optimization
@@ -192,7 +191,7 @@ def plan_stage(
     hardware: Hardware,
 ) -> dict[str, Any]:
     """All figures of one stage."""
-    table, val = (TokenTable.from_frame(artefacts.read_table(file, artefacts.TOKENS)) for file in (tokens, val_tokens))
+    table, val = TokenTable.read(tokens), TokenTable.read(val_tokens)
     size = model_size(model, optimization.lora)
     launch = Launch.from_deepspeed(deepspeed, processes, bytes_per_weight)
     recompute = optimization.gradient_checkpointing

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from persona import artefacts
 from persona.modeling.packing import TokenTable
 from persona.training.engine import Optimization, build_engine
 from persona.training.loop import accumulate, step_targets
@@ -21,7 +20,7 @@ def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths:
     start_distributed()
     from deepspeed.utils import safe_get_full_grad
 
-    table = TokenTable.from_frame(artefacts.read_table(folder / "tokens.parquet", artefacts.TOKENS))
+    table = TokenTable.read(folder / "tokens.parquet")
     # At a learning rate of 0 a step only clears the gradients.
     engine = build_engine(str(folder / "base"), deepspeed, optimization, 1, 1)
     targets = step_targets(len(table), schedule(1), epoch=0)[0]

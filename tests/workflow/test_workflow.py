@@ -16,6 +16,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from persona.training.logs import read_log
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -95,8 +97,7 @@ def test_the_plan_counts_what_the_training_then_did(finished: Path, small_config
     plan = json.loads((finished / "results/dmsc/plan/plan.json").read_text(encoding="utf-8"))
     for name, stage in small_config["stages"].items():
         folder = finished / "results/dmsc/models" / stage["sample"] / stage["ablation"] / stage["recipe"]
-        log = [json.loads(line) for line in (folder / "train_log.jsonl").open()]
-        steps = [record for record in log if record["type"] == "step"]
+        steps = [record for record in read_log(folder / "train_log.jsonl") if record["type"] == "step"]
         assert plan[name]["steps_per_epoch"] == len(steps)
         assert plan[name]["samples"] == sum(step["samples"] for step in steps)
         assert plan[name]["tokens_per_epoch"] == sum(step["tokens"] for step in steps)
@@ -174,7 +175,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(tmp_path: Path, small_conf
     losses = [
         [
             (record["step"], record.get("loss"), record.get("val_loss"))
-            for record in map(json.loads, (tmp_path / results.format("models", recipe, "train_log.jsonl")).open())
+            for record in read_log(tmp_path / results.format("models", recipe, "train_log.jsonl"))
         ]
         for recipe in ("tiny", "again")
     ]

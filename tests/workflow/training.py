@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from persona.training.engine import Optimization
+from persona.training.logs import read_log
 from persona.training.loop import Schedule
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +40,10 @@ def schedule(max_tokens: int) -> Schedule:
     )
 
 
-def deepspeed_file(folder: Path, stage: int, **zero: Any) -> Path:
+def deepspeed_file(folder: Path, stage: int) -> Path:
     """A DeepSpeed configuration under which even a tiny model is partitioned."""
     file = folder / f"zero{stage}.json"
-    options = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True, **zero}
+    options: dict[str, Any] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
     if stage == 3:
         options["stage3_param_persistence_threshold"] = 0
     file.write_text(json.dumps({"zero_optimization": options}))
@@ -86,7 +87,7 @@ def torchrun(ranks: int) -> list[str]:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def train(command: list[str]) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ def train(command: list[str]) -> list[dict[str, Any]]:
     finished = run(command)
     assert finished.returncode == 0, finished.stderr
     log = Path(command[command.index("--train-log") + 1])
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return read_log(log)
 
 
 def steps(records: list[dict[str, Any]], key: str) -> list[float]:

@@ -27,9 +27,9 @@ rule make_tiny_model:
 
 rule plan:
     input:
-        [stage["tokens"] for stage in stages_to_plan().values()],
-        [stage["val_tokens"] for stage in stages_to_plan().values()],
-        [stage["deepspeed"] for stage in stages_to_plan().values()],
+        [stage["tokens"] for stage in STAGES_TO_PLAN.values()],
+        [stage["val_tokens"] for stage in STAGES_TO_PLAN.values()],
+        [stage["deepspeed"] for stage in STAGES_TO_PLAN.values()],
         [model_input(CONFIG.recipes[s.recipe].model) for s in CONFIG.stages.values()],
     output:
         table=f"{RESULTS}/plan/plan.md",
@@ -42,7 +42,7 @@ rule plan:
     conda:
         ENVIRONMENT
     params:
-        stages=json.dumps(stages_to_plan()),
+        stages=json.dumps(STAGES_TO_PLAN),
         hardware=as_json(CONFIG.hardware.model_dump()),
         code=digest("plan"),
     shell:
@@ -77,7 +77,7 @@ rule train:
         processes=lambda wildcards: recipe_of(wildcards).processes,
         optimization=lambda wildcards: as_json(optimization(recipe_of(wildcards))),
         schedule=lambda wildcards: as_json(schedule(recipe_of(wildcards))),
-        hand_over=lambda wildcards: hand_over(recipe_of(wildcards)),
+        hand_over=lambda wildcards: as_json(hand_over(recipe_of(wildcards))),
         factors=lambda wildcards: as_json(dict(wildcards)),
     shell:
         "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"

@@ -26,12 +26,10 @@ def optimization(recipe):
 
 
 def hand_over(recipe):
-    return as_json(
-        {
-            "merge_adapter": bool(recipe.lora and recipe.lora.merge),
-            "keep_training_state": recipe.keep_training_state,
-        }
-    )
+    return {
+        "merge_adapter": bool(recipe.lora and recipe.lora.merge),
+        "keep_training_state": recipe.keep_training_state,
+    }
 
 
 def schedule(recipe):
@@ -59,6 +57,9 @@ def stages_to_plan():
             "bytes_per_weight": 2 if recipe.gpus else 4,
         }
     return plans
+
+
+STAGES_TO_PLAN = stages_to_plan()
 
 
 def run_folder(wildcards):

@@ -6,12 +6,15 @@ Position ids start at 0 at every target, and the row knows the length of each.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+
+from persona import artefacts
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -32,6 +35,11 @@ class TokenTable:
             starts=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             prompt_lengths=tokens["prompt_length"].to_numpy(),
         )
+
+    @classmethod
+    def read(cls, path: Path) -> TokenTable:
+        """The targets of a tokens file."""
+        return cls.from_frame(artefacts.read_table(path, artefacts.TOKENS))
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)

@@ -29,7 +29,6 @@ MAX_PARAMETERS = 3_000_000
 def train_tokenizer(texts: list[str], vocab_size: int) -> Any:
     """Train a byte-level BPE tokenizer with Qwen's pre-tokenizer, special tokens and chat template."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -48,6 +47,13 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return as_chat_tokenizer(tokenizer)
+
+
+def as_chat_tokenizer(tokenizer: Any) -> Any:
+    """A `tokenizers` tokenizer that knows Qwen's special tokens, as a Hugging Face one with a chat template."""
+    from transformers import PreTrainedTokenizerFast
+
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token=END_OF_TEXT)
     fast.chat_template = CHAT_TEMPLATE
     return fast

@@ -25,13 +25,7 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
         gathered = engine.module.state_dict()
     if dist.get_rank() == 0:
         weights: dict[str, torch.Tensor] = {name.removeprefix(_PREFIX): value for name, value in gathered.items()}
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        for path in (temporary, folder):
-            shutil.rmtree(path, ignore_errors=True)
-        engine.module.model.save_pretrained(temporary, state_dict=weights)
-        tokenizer.save_pretrained(temporary)
-        make_readable_by_older_programs(temporary)
-        temporary.rename(folder)
+        _write(engine.module.model, tokenizer, folder, state_dict=weights)
     dist.barrier()
 
 
@@ -41,16 +35,21 @@ def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
 
     model = load_model(base_model, default_dtype(default_device()), torch.device("cpu"))
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    _write(merged, load_tokenizer(str(adapter)), folder)
+
+
+def _write(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
+    """Write a model and its tokenizer in one step at the end."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     for path in (temporary, folder):
         shutil.rmtree(path, ignore_errors=True)
-    merged.save_pretrained(temporary)
-    load_tokenizer(str(adapter)).save_pretrained(temporary)
-    make_readable_by_older_programs(temporary)
+    model.save_pretrained(temporary, **options)
+    tokenizer.save_pretrained(temporary)
+    _make_readable_by_older_programs(temporary)
     temporary.rename(folder)
 
 
-def make_readable_by_older_programs(folder: Path) -> None:
+def _make_readable_by_older_programs(folder: Path) -> None:
     """Add the names under which transformers 4 and vLLM read what transformers 5 renamed."""
     file = folder / "config.json"
     if file.exists():  # an adapter has none

@@ -146,7 +146,7 @@ def explained(where: str, max_tokens: int) -> Iterator[None]:
         yield
     except PersonaError as error:
         raise PersonaError(f"{where}: {error}") from error
-    except (torch.OutOfMemoryError, dist.DistError, RuntimeError) as error:
+    except RuntimeError as error:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
             advice = f"out of memory with rows of {max_tokens} tokens: lower max_tokens_per_gpu (not below max_length)"

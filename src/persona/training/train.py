@@ -75,10 +75,7 @@ def _train(
     factors: dict[str, str],
     run: str,
 ) -> None:
-    tables = [
-        TokenTable.from_frame(artefacts.read_table(path, artefacts.TOKENS))
-        for path in (files.train_tokens, files.val_tokens)
-    ]
+    tables = [TokenTable.read(path) for path in (files.train_tokens, files.val_tokens)]
     epoch_steps = schedule.steps_per_epoch(len(tables[0]))
     engine = build_engine(files.base_model, files.deepspeed, optimization, epoch_steps, schedule.max_epochs)
     state = folder.load(engine)
