@@ -103,8 +103,8 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
     import deepspeed
     import torch.distributed as dist
 
+    from persona.modeling.processes import start_distributed
     from persona.training.engine import Optimization, build_engine
-    from persona.training.processes import start_distributed
 
     torch.set_num_threads(1)
     start_distributed()

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from persona.modeling.packing import TokenTable
+from persona.modeling.processes import start_distributed
 from persona.training.engine import Optimization, build_engine
 from persona.training.loop import accumulate, step_targets
-from persona.training.processes import start_distributed
 from tests.workflow.training import schedule
 
 

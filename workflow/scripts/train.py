@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from persona.errors import run_command
+from persona.modeling.processes import require_gpus
 from persona.training.engine import Optimization
 from persona.training.loop import Schedule
-from persona.training.processes import require_gpus
 from persona.training.train import Files, HandOver, train
 
 

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-from tqdm import tqdm
-
 from persona import artefacts
+from persona.progress import progress_bar
 
 JSON_LOG = "train_log.jsonl"
 TEXT_LOG = Path("training_logs") / "detailed_training_log.txt"
@@ -29,7 +27,7 @@ class TrainingLog:
         self._json = (folder / JSON_LOG).open("a", encoding="utf-8")
         self._text = (folder / TEXT_LOG).open("a", encoding="utf-8")
         self._total = total_steps
-        self._bar = _progress_bar(total_steps, steps_done)
+        self._bar = progress_bar(total_steps, steps_done, "training", "step")
         self._recent: deque[float] = deque(maxlen=50)
         self._wandb = _start_wandb(folder, factors, run)
 
@@ -87,18 +85,6 @@ def _drop_records_after(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     artefacts.write_text("".join(kept), path)
-
-
-def _progress_bar(total: int, done: int) -> Any:
-    """A bar on the terminal of the person, whatever the output is redirected to; None without a terminal.
-
-    torchrun gives its processes a session of their own, so the terminal is that of the parent.
-    """
-    name = psutil.Process(os.getppid()).terminal()
-    if name is None:
-        return None
-    terminal = open(name, "w")  # noqa: SIM115 - open as long as the bar
-    return tqdm(total=total, initial=done, desc="training", unit="step", file=terminal, dynamic_ncols=True)
 
 
 def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:

@@ -14,13 +14,13 @@ import torch.distributed as dist
 
 from persona import artefacts
 from persona.modeling.packing import TokenTable
+from persona.modeling.processes import end_with_the_launcher, start_distributed
 from persona.tokenization import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
 from persona.training.engine import Optimization, build_engine
 from persona.training.export import merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Schedule, Training
-from persona.training.processes import end_with_the_launcher, start_distributed
 
 PACKAGES = ["torch", "transformers", "deepspeed", "peft", "numpy", "polars", "pyarrow"]
 

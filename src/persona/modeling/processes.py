@@ -1,4 +1,4 @@
-"""The processes of a training: how they find each other, and when they end."""
+"""The processes of a training or an evaluation: how they find each other, and when they end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from persona.errors import PersonaError
 from persona.modeling.loading import default_device
@@ -32,8 +33,15 @@ def require_gpus(n_gpus: int) -> None:
         )
 
 
-def start_distributed() -> None:
+def start_processes() -> None:
     """Join the process group that torchrun made: gloo on the CPU, NCCL on GPUs."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(default_device())
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def start_distributed() -> None:
+    """Join it in DeepSpeed's way."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
@@ -84,7 +92,7 @@ def _words(process: psutil.Process) -> set[str]:
 
 
 def _end() -> None:
-    print("error: the launcher of this training is gone; start it again to go on", file=sys.stderr, flush=True)
+    print("error: the launcher of this process is gone; start it again to go on", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
