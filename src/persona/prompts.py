@@ -17,6 +17,7 @@ import polars as pl
 import yaml
 
 from persona.errors import PersonaError
+from persona.history import earlier_reviews
 
 Part = Literal["always", "profile", "history", "context"]
 
@@ -41,14 +42,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Parts:
-    """Which parts of the prompt an ablation switches on."""
+    """Which parts of the prompt are switched on; without `user` it does not even say who the user is."""
 
     profile: bool
     history: bool
     context: bool
+    user: bool = True
 
-    def includes(self, part: Part) -> bool:
-        return part == "always" or bool(getattr(self, part))
+    def includes(self, section: Section) -> bool:
+        if section.part == "always":
+            return self.user or not any("{user_id}" in fragment for fragment in section.entry)
+        return bool(getattr(self, section.part))
 
 
 def load_style(path: Path) -> list[Section]:
@@ -68,6 +72,10 @@ def load_style(path: Path) -> list[Section]:
     sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data["sections"])]
     if not sections or sections[-1].part != "always" or not sections[-1].entry[-1].endswith("{cue}"):
         raise PersonaError(f"{path}: the last section must be one without `part` that ends with {{cue}}")
+    if "{genres}" in sections[-1].entry[-1]:
+        raise PersonaError(f"{path}: {{cue}} and {{genres}}, which may be unknown, must be fragments of their own")
+    if any("{user_id}" in fragment for fragment in sections[-1].entry):
+        raise PersonaError(f"{path}: the last section must not hold {{user_id}}: the evaluation leaves the user out")
     if sum(section.part == "history" for section in sections) > 1:
         raise PersonaError(f"{path}: there is more than one history section")
     return sections
@@ -132,21 +140,14 @@ def render(
     has_section = any(section.part == "history" for section in style)
     history = _history(rows, reviews, style) if parts.history and has_section else _no_history(rows)
     rows = rows.join(history, on="interaction_id", how="left")
-    return _assemble(rows, [section for section in style if parts.includes(section.part)], parts)
+    return _assemble(rows, [section for section in style if parts.includes(section)], parts)
 
 
 def _history(rows: pl.DataFrame, reviews: pl.DataFrame, style: list[Section]) -> pl.DataFrame:
     """`history_ids` and rendered `history_entries` of every target, oldest first."""
     entry = next(section.entry for section in style if section.part == "history")
-    target = rows.select("interaction_id", "user_id", target_item="item_id", target_day="day")
-    past = reviews.select(
-        "user_id", "item_id", "day", "position", "title", "genres", "rating", "text", history_ids="interaction_id"
-    )
-    pairs = (
-        target.join(past, on="user_id")
-        .filter((pl.col("day") < pl.col("target_day")) & (pl.col("item_id") != pl.col("target_item")))
-        .sort("interaction_id", "position")
-        .with_columns(number=pl.int_range(1, pl.len() + 1).over("interaction_id"))
+    pairs = earlier_reviews(rows, reviews).with_columns(
+        number=pl.int_range(1, pl.len() + 1).over("interaction_id"), history_ids="history_id"
     )
     return pairs.group_by("interaction_id", maintain_order=True).agg(
         "history_ids", history_entries=_entry(entry, pl.col)
@@ -236,9 +237,6 @@ def _offsets(before: list[str], section: Section) -> pl.Expr:
     # The last entry is followed by a section separator, which is one character longer than a line's end.
     ends = pl.concat_list(ends.list.slice(0, ends.list.len() - 1), ends.list.last() + len(SECTION_SEPARATOR) - 1)
     offsets = pl.concat_list(start.cast(pl.Int64), first.cast(pl.Int64), ends.cast(pl.List(pl.Int64)) + first)
-    # Nothing follows where the last section is empty.
-    rest = pl.min_horizontal(offsets.list.last(), pl.col("prompt").str.len_chars().cast(pl.Int64))
-    offsets = pl.concat_list(offsets.list.slice(0, offsets.list.len() - 1), rest)
     return (
         pl.when(pl.col("history_entries").list.len() > 0).then(offsets).otherwise(pl.lit([], dtype=pl.List(pl.Int64)))
     )

@@ -96,6 +96,8 @@ def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
         ('sections: [{entry: "{task:>9}"}]', "formats a value; allowed is"),
         ('sections: [{entry: "{cue}"}, {part: history, entry: "{title}"}]', "the last section must be one without"),
         ('sections: [{entry: "{cue}"}, {entry: "{task}"}]', r"without `part` that ends with \{cue\}"),
+        ('sections: [{entry: "{genres}{cue}"}]', r"\{genres\}, which may be unknown, must be fragments of their own"),
+        ('sections: [{entry: ["{user_id}", "{cue}"]}]', r"the last section must not hold \{user_id\}"),
         ("sections: [", "not YAML in UTF-8"),
         ("other: 1", "one key `sections`"),
     ],
