@@ -14,10 +14,11 @@ if DATASET.synthetic:
         params:
             users=DATASET.synthetic.users,
             seed=DATASET.synthetic.seed,
+            habits=DATASET.synthetic.habits,
             code=digest("generate_data"),
         shell:
             'python "$SCRIPTS/generate_data.py"'
-            " {output:q} --users {params.users} --seed {params.seed}"
+            " {output:q} --users {params.users} --seed {params.seed} --habits {params.habits}"
             ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 elif not Path(DATASET.path).exists():
@@ -121,12 +122,7 @@ rule render:
     conda:
         ENVIRONMENT
     params:
-        parts=lambda wildcards: as_json(
-            {
-                part: getattr(CONFIG.ablations[wildcards.ablation], f"use_{part}")
-                for part in ("profile", "history", "context")
-            }
-        ),
+        parts=lambda wildcards: as_json(parts_of(wildcards)),
         task=DATASET.task,
         cue=DATASET.cue,
         code=digest("render"),

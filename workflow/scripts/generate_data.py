@@ -12,8 +12,9 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--users", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--habits", choices=["own", "independent"], required=True)
     args = parser.parse_args()
-    write_dmsc_csv(args.output, args.users, args.seed)
+    write_dmsc_csv(args.output, args.users, args.seed, args.habits)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -136,15 +136,21 @@ class Users:
     traditional: npt.NDArray[np.bool_]
 
 
-def write_dmsc_csv(path: Path, n_users: int, seed: int) -> None:
-    """Write a synthetic release of `n_users` users; the same arguments give the same bytes."""
+def write_dmsc_csv(path: Path, n_users: int, seed: int, habits: Literal["own", "independent"] = "own") -> None:
+    """Write a synthetic release of `n_users` users; the same arguments give the same bytes.
+
+    Args:
+        habits: with `independent` every review has the habits of a user drawn anew, so that nothing of it can be
+            told from its user's profile or other reviews: an evaluation must then find nothing.
+    """
     rng = np.random.default_rng(seed)
     users = _make_users(rng, n_users)
     user, film = _choose_films(rng, n_users)
-    star = _rate(rng, users.generosity[user], film)
+    writer = user if habits == "own" else rng.integers(0, n_users, user.size)
+    star = _rate(rng, users.generosity[writer], film)
     day = _choose_days(rng, film)
     likes = np.where(rng.random(user.size) < 0.9, 0, np.ceil(rng.pareto(1.0, user.size)).clip(max=15_499)).astype(int)
-    comments = [_write_comment(rng, users, u, f, s) for u, f, s in zip(user, film, star, strict=True)]
+    comments = [_write_comment(rng, users, u, f, s) for u, f, s in zip(writer, film, star, strict=True)]
     rows = _with_quirks(rng, list(zip(film, users.names[user], day, star, comments, likes, strict=True)))
     _write(path, rows)
 
