@@ -81,20 +81,60 @@ TOKENS = Artefact(
     },
     key=("user_id", "interaction_id"),
 )
-SCORES = Artefact(
-    {**_TARGET, "cohort": pl.String, "n_characters": pl.Int32, "n_tokens": pl.Int32, "nll": pl.Float64},
-    key=("user_id", "interaction_id"),
-)
-GENERATIONS = Artefact(
+TARGETS = Artefact(
     {
         **_TARGET,
-        "text": pl.String,
-        "stop_reason": pl.String,
+        "cohort": pl.String,
         "rating": pl.Float32,
-        "rating_probabilities": pl.List(pl.Float64),
+        "text": pl.String,
+        # The text says how many stars it gives.
+        "names_star": pl.Boolean,
+        "n_history": pl.Int32,
+        # Mean rating of the history.
+        "history_mean": pl.Float64,
+        # Test targets of one block stand in for each other's users.
+        "block": pl.Int32,
+        # Another user's review of the film, with the same star if there is one; another review of the same user.
+        "floor_text": pl.String,
+        "ceiling_text": pl.String,
     },
     key=("user_id", "interaction_id"),
-    nullable=frozenset({"rating", "rating_probabilities"}),
+    nullable=frozenset({"rating", "history_mean", "block", "floor_text", "ceiling_text"}),
+)
+SCORES = Artefact(
+    {
+        **_TARGET,
+        "cohort": pl.String,
+        "n_characters": pl.Int32,
+        "n_tokens": pl.Int32,
+        # In nats, summed over the completion: under the target's own prompt,
+        "nll": pl.Float64,
+        # under the prompts of other users' targets, and under the prompt that tells nothing of a user.
+        "impostor_ids": pl.List(pl.Int64),
+        "nll_impostors": pl.List(pl.Float64),
+        "nll_empty": pl.Float64,
+        # Probabilities of 1 to 5, asked for before the text; what they leave of 1 leaked to other answers.
+        "stars": pl.List(pl.Float64),
+    },
+    key=("user_id", "interaction_id"),
+    nullable=frozenset({"impostor_ids", "nll_impostors", "nll_empty", "stars"}),
+)
+GENERATIONS = Artefact(
+    {**_TARGET, "method": pl.String, "draw": pl.Int32, "text": pl.String, "stop_reason": pl.String},
+    key=("user_id", "interaction_id", "method", "draw"),
+    nullable=frozenset({"stop_reason"}),
+)
+RATINGS = Artefact({**_TARGET, "method": pl.String, "rating": pl.Float64}, key=("user_id", "interaction_id", "method"))
+# How alike a review and each candidate's earlier reviews are, negated and named like likelihoods, to be ranked alike.
+AUTHORS = Artefact(
+    {
+        "interaction_id": pl.Int64,
+        "user_id": pl.String,
+        "impostor_ids": pl.List(pl.Int64),
+        "nll": pl.Float64,
+        "nll_impostors": pl.List(pl.Float64),
+    },
+    key=("user_id", "interaction_id"),
 )
 
 

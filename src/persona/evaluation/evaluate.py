@@ -1,38 +1,57 @@
-"""One model on the frozen cohorts: likelihoods, sampled reviews, stars."""
+"""One model on the frozen cohorts: likelihoods, stars, reviews."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import polars as pl
+import torch.distributed as dist
 
 from persona import artefacts
-from persona.evaluation.generation import GenerationSettings, generations, rating_metrics
-from persona.evaluation.scoring import score_cohorts
+from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
+from persona.evaluation.scoring import CohortFiles, score_cohort
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
+from persona.modeling.processes import end_with_the_launcher, start_processes
 from persona.tokenization import load_tokenizer
 
 
 def evaluate(
     model_path: str,
-    files: list[tuple[str, Path, Path]],
+    cohorts: dict[str, CohortFiles],
+    targets: pl.DataFrame,
     max_tokens: int,
-    cue: str,
-    rating_cue: str,
+    cues: tuple[str, str],
     settings: GenerationSettings,
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, float | int]]:
-    """Score all cohorts (name, tokens file, prompts file each), and write reviews for some targets of the last.
+) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+    """Score all cohorts and write reviews for some targets of `test`. Every process of torchrun calls it.
+
+    Every process holds the whole model and does its share of the texts.
 
     Returns:
-        The tables `artefacts.SCORES` and `artefacts.GENERATIONS`, and the error of the star predictions.
+        The tables `artefacts.SCORES` and `artefacts.GENERATIONS`, on rank 0 alone.
     """
+    end_with_the_launcher()
+    start_processes()
     device = default_device()
     model = load_model(model_path, default_dtype(device), device).eval()
-    _, tokens_file, prompts_file = files[-1]
-    tokens = artefacts.read_table(tokens_file, artefacts.TOKENS)
-    prompts = artefacts.read_table(prompts_file, artefacts.PROMPTS)
-    generated = generations(model, load_tokenizer(model_path), tokens, prompts, cue, rating_cue, settings)
-    # Last, because it makes the lm_head return likelihoods instead of logits.
-    scores = score_cohorts(CompletionLoss(model), files, max_tokens)
-    return scores, generated, rating_metrics(generated, prompts)
+    tokenizer = load_tokenizer(model_path)
+    generated = _generations(model, tokenizer, cohorts["test"], targets, settings)
+    # After that, because it makes the lm_head return likelihoods instead of logits.
+    loss = CompletionLoss(model)
+    scores = pl.concat(
+        [score_cohort(loss, tokenizer, name, files, targets, max_tokens, cues) for name, files in cohorts.items()]
+    )
+    rank = dist.get_rank()
+    dist.destroy_process_group()
+    return (scores, generated) if rank == 0 else None
+
+
+def _generations(
+    model: Any, tokenizer: Any, files: CohortFiles, targets: pl.DataFrame, settings: GenerationSettings
+) -> pl.DataFrame:
+    tokens = artefacts.read_table(files.tokens, artefacts.TOKENS)
+    chosen = choose_targets(tokens, settings.n_targets, settings.seed)
+    written = generate_reviews(model, tokenizer, chosen, settings)
+    keys = targets.select("interaction_id", "user_id", "item_id")
+    return written.join(keys, on="interaction_id").select(list(artefacts.GENERATIONS.columns))

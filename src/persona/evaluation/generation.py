@@ -1,27 +1,32 @@
-"""What the model writes for some targets, and how many stars it expects the user to give."""
+"""What the model writes for some targets: its likeliest review, and sampled ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
+import torch.distributed as dist
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from persona import artefacts
-from persona.errors import PersonaError
-from persona.hashing import hash64_series, mix64
-from persona.tokenization import chat_frame, encode
+from persona.hashing import hash64_series, mix64, uniform
+from persona.progress import progress_bar
+from persona.tokenization import chat_frame
 
-STARS = ["1", "2", "3", "4", "5"]
-BATCH = 16
+BATCH = 32
+GREEDY, SAMPLE = "greedy", "sample"
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How many targets, and how their reviews are sampled."""
+    """For how many targets, how many sampled reviews each besides the greedy one, and how they are drawn."""
 
     n_targets: int
+    n_samples: int
     max_new_tokens: int
     temperature: float
     seed: int
@@ -35,110 +40,85 @@ def choose_targets(tokens: pl.DataFrame, n_targets: int, seed: int) -> pl.DataFr
     return tokens.with_columns(priority=pl.Series(priority)).sort("priority").head(n_targets).drop("priority")
 
 
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+    """Sampling by given random numbers, so that a review does not depend on its batch or process.
+
+    Leaves one token a row: that at which the cumulative probability passes the row's number of this step. A row
+    of NaN numbers is left as it is, for greedy decoding.
+    """
+
+    def __init__(self, numbers: npt.NDArray[np.float64], temperature: float, prompt_width: int) -> None:
+        """`numbers` `[rows, steps]` in [0, 1)."""
+        self.numbers, self.temperature, self.prompt_width = torch.from_numpy(numbers), temperature, prompt_width
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        drawn = self.numbers[:, input_ids.shape[1] - self.prompt_width].to(scores.device)
+        cumulative = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(-1)
+        # Scaled, because the last one is 1 only up to rounding.
+        chosen = torch.searchsorted(cumulative, (drawn.nan_to_num() * cumulative[:, -1])[:, None], right=True)
+        chosen = chosen.clamp(max=scores.shape[-1] - 1)
+        only = torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+        return torch.where(drawn.isnan()[:, None], scores, only)
+
+
 def generate_reviews(model: Any, tokenizer: Any, tokens: pl.DataFrame, settings: GenerationSettings) -> pl.DataFrame:
-    """Sample one review a target; return `interaction_id`, `text` and `stop_reason` (`end` or `length`)."""
-    torch.manual_seed(settings.seed)
+    """Write the greedy review and the sampled ones of every target, shared out over the processes.
+
+    Returns:
+        `interaction_id`, `method` (`greedy` or `sample`), `draw`, `text` and `stop_reason` (`end` or `length`), on
+        every process.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    prompts = {row["interaction_id"]: row["input_ids"][: row["prompt_length"]] for row in tokens.iter_rows(named=True)}
+    work = [(target, GREEDY, 0) for target in prompts]
+    work += [(target, SAMPLE, draw) for target in prompts for draw in range(settings.n_samples)]
+    # Alike in length, so that little is padded.
+    work.sort(key=lambda task: (len(prompts[task[0]]), task))
+    batches = [work[start : start + BATCH] for start in range(0, len(work), BATCH)][rank::world]
     end = int(tokenizer.convert_tokens_to_ids(chat_frame(tokenizer).end))
-    prompts = [row["input_ids"][: row["prompt_length"]] for row in tokens.iter_rows(named=True)]
-    written: list[list[int]] = []
-    for start in range(0, len(prompts), BATCH):
-        written += _sample(model, prompts[start : start + BATCH], end, settings)
-    ended = [end in ids for ids in written]
-    texts = [ids[: ids.index(end)] if stop else ids for ids, stop in zip(written, ended, strict=True)]
-    return pl.DataFrame(
-        {
-            "interaction_id": tokens["interaction_id"],
-            "text": [tokenizer.decode(ids, skip_special_tokens=True) for ids in texts],
-            "stop_reason": ["end" if stop else "length" for stop in ended],
-        },
-        schema_overrides={"text": pl.String, "stop_reason": pl.String},
-    )
+    bar = progress_bar(len(batches), 0, "writing reviews", "batch") if rank == 0 else None
+    rows: list[tuple[int, str, int, str, str]] = []
+    for batch in batches:
+        written = _write(model, [prompts[task[0]] for task in batch], _numbers(batch, settings), end, settings)
+        for task, ids in zip(batch, written, strict=True):
+            ended = end in ids
+            text = tokenizer.decode(ids[: ids.index(end)] if ended else ids, skip_special_tokens=True)
+            rows.append((*task, text, "end" if ended else "length"))
+        if bar is not None:
+            bar.update()
+    if bar is not None:
+        bar.close()
+    gathered: list[Any] = [None] * world
+    dist.all_gather_object(gathered, rows)
+    names = ["interaction_id", "method", "draw", "text", "stop_reason"]
+    schema = {name: artefacts.GENERATIONS.columns[name] for name in names}
+    return pl.DataFrame([row for part in gathered for row in part], schema=schema, orient="row")
 
 
-def _sample(model: Any, prompts: list[list[int]], end: int, settings: GenerationSettings) -> list[list[int]]:
+def _numbers(batch: list[tuple[int, str, int]], settings: GenerationSettings) -> npt.NDArray[np.float64]:
+    """Random numbers `[rows, steps]` from target, draw and step; NaN for greedy rows."""
+    keys = hash64_series(pl.Series([f"{target} {draw}" for target, _, draw in batch]))
+    steps = np.arange(settings.max_new_tokens, dtype=np.uint64)
+    numbers = uniform(mix64(keys, settings.seed)[:, None] + steps, settings.seed)
+    numbers[[method == GREEDY for _, method, _ in batch]] = np.nan
+    return numbers
+
+
+def _write(
+    model: Any, prompts: list[list[int]], numbers: npt.NDArray[np.float64], end: int, settings: GenerationSettings
+) -> list[list[int]]:
     width = max(map(len, prompts))
     # Padded on the left, so that every prompt ends where its review begins.
     ids = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    # Not the model's own configuration, which may ask for other ways of sampling.
+    plain = GenerationConfig(
+        do_sample=False, max_new_tokens=settings.max_new_tokens, eos_token_id=end, pad_token_id=end
+    )
+    processors = LogitsProcessorList([SeededSampling(numbers, settings.temperature, width)])
     with torch.inference_mode():
         output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=settings.temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_id=end,
-            pad_token_id=end,
+            input_ids=ids, attention_mask=mask, generation_config=plain, logits_processor=processors
         )
     reviews: list[list[int]] = output[:, width:].tolist()
     return reviews
-
-
-def rating_probabilities(model: Any, tokenizer: Any, tokens: pl.DataFrame, cue: str, rating_cue: str) -> pl.DataFrame:
-    """Probabilities of the five stars as the answer to the same prompt with another last line.
-
-    The model was not trained on that question, so this is a zero-shot probe. What the five leave of 1 is
-    probability that leaked to other answers.
-
-    Returns:
-        `interaction_id`, `rating_probabilities` `[5]` (as the model gives them) and `rating`, the mean star under
-        them once they are made to add up to 1.
-    """
-    stars = [ids[0] for ids in encode(tokenizer, STARS, special=False)]
-    probabilities, means = [], []
-    for row in tokens.iter_rows(named=True):
-        ids = _ask_rating(tokenizer, row["input_ids"][: row["prompt_length"]], cue, rating_cue)
-        with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
-        p = torch.softmax(logits.double(), dim=0)[stars].tolist()
-        mean = sum(star * value for star, value in enumerate(p, start=1)) / sum(p)
-        probabilities.append(p)
-        means.append(mean)
-    return tokens.select("interaction_id").with_columns(
-        rating_probabilities=pl.Series(probabilities, dtype=pl.List(pl.Float64)),
-        rating=pl.Series(means, dtype=pl.Float64),
-    )
-
-
-def _ask_rating(tokenizer: Any, prompt: list[int], cue: str, rating_cue: str) -> list[int]:
-    """A tokenized prompt with its last line replaced."""
-    between = encode(tokenizer, [chat_frame(tokenizer).between], special=True)[0]
-    old, new = encode(tokenizer, [cue, rating_cue], special=False)
-    if prompt[-len(between) - len(old) :] != old + between:
-        raise PersonaError(f"the prompts do not end with the cue {cue!r}; end the prompt style with a {{cue}} line")
-    return prompt[: -len(between) - len(old)] + new + between
-
-
-def generations(
-    model: Any,
-    tokenizer: Any,
-    tokens: pl.DataFrame,
-    prompts: pl.DataFrame,
-    cue: str,
-    rating_cue: str,
-    settings: GenerationSettings,
-) -> pl.DataFrame:
-    """The columns of `artefacts.GENERATIONS` for some targets of a cohort."""
-    chosen = choose_targets(tokens, settings.n_targets, settings.seed)
-    written = generate_reviews(model, tokenizer, chosen, settings)
-    stars = rating_probabilities(model, tokenizer, chosen, cue, rating_cue)
-    return (
-        written.join(stars, on="interaction_id")
-        .join(prompts.select("interaction_id", "user_id", "item_id"), on="interaction_id")
-        .select(list(artefacts.GENERATIONS.columns))
-    )
-
-
-def rating_metrics(generated: pl.DataFrame, prompts: pl.DataFrame) -> dict[str, float | int]:
-    """Error of the expected star, beside that of always saying the mean star of the same targets."""
-    both = generated.join(prompts.select("interaction_id", truth="rating"), on="interaction_id").drop_nulls("truth")
-    truth, guess = both["truth"].to_numpy(), both["rating"].to_numpy()
-    leaked = 1 - both["rating_probabilities"].list.sum().to_numpy()
-    return {
-        "targets": both.height,
-        "rmse": float(((guess - truth) ** 2).mean() ** 0.5),
-        "rmse_of_the_mean": float(truth.std()),
-        "leaked_probability": float(leaked.mean()),
-    }

@@ -1,58 +1,126 @@
-"""Intervals that respect that the reviews of one user are alike."""
+"""Intervals that respect that the reviews of one user are alike, and so are those of one film."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from math import factorial
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+# From sums over targets `[..., features]` to the value of a metric `[...]`.
+Statistic = Callable[[Floats], Floats]
+
 RESAMPLES = 10_000
 CHUNK = 500
+SEED = 0
 
 
-def bootstrap_ratio(
-    numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64], seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of sum(numerator) / sum(denominator), resampling users.
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its 95 % interval, and a two-sided p-value of its being 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def as_json(self) -> dict[str, float | None]:
+        """JSON has no NaN; what could not be computed is null."""
+        return {name: number if np.isfinite(number) else None for name, number in asdict(self).items()}
+
+
+def ratio(sums: Floats) -> Floats:
+    """Sum of the first feature over that of the second."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def codes(names: pl.Series) -> Ints:
+    """A number from 0 for each distinct name, in their order."""
+    return np.asarray(names.rank("dense").cast(pl.Int64).to_numpy() - 1)
+
+
+def estimate(
+    features: Floats, users: Ints, statistic: Statistic = ratio, items: Ints | None = None, n: int = RESAMPLES
+) -> Estimate:
+    """A metric of sums over targets with its percentile bootstrap interval.
+
+    Users are drawn with replacement, each with all of its targets. With `items`, films are drawn as well and a
+    target counts (times its user was drawn) x (times its film was drawn): the pigeonhole bootstrap (Owen, Annals
+    of Applied Statistics 2007), which errs on the wide side. The same users give the same resamples, so a
+    metric of differences between two models on the same targets is a paired comparison.
 
     Args:
-        numerator, denominator: one sum a user, `[users]`.
+        features: `[targets, features]`, what is summed.
+        users, items: a number for each target's user and film, from 0.
     """
-    rng = np.random.default_rng(seed)
-    n = len(numerator)
-    ratios = []
-    for start in range(0, RESAMPLES, CHUNK):
-        chosen = rng.integers(0, n, (min(CHUNK, RESAMPLES - start), n))
-        ratios.append(numerator[chosen].sum(1) / denominator[chosen].sum(1))
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return float(low), float(high)
+    if not len(features):
+        return Estimate(np.nan, np.nan, np.nan, np.nan)
+    value = float(statistic(features.sum(0)))
+    resampled = np.concatenate([statistic(sums) for sums in _resampled_sums(features, users, items, n)])
+    resampled = resampled[np.isfinite(resampled)]
+    if not resampled.size:
+        return Estimate(value, np.nan, np.nan, np.nan)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    # Counting the estimate itself, so that p is never 0 (Davison and Hinkley 1997, section 4.2).
+    tails = [(np.sum(resampled <= 0) + 1), (np.sum(resampled >= 0) + 1)]
+    return Estimate(value, float(low), float(high), float(min(1.0, 2 * min(tails) / (resampled.size + 1))))
 
 
-def nll_metrics(scores: pl.DataFrame, cohort: str) -> dict[str, float | int | list[float]]:
-    """NLL per character and per token of a cohort, the first with its interval."""
-    rows = scores.filter(pl.col("cohort") == cohort)
-    users = rows.group_by("user_id", maintain_order=True).agg(pl.col("nll", "n_characters").sum())
-    low, high = bootstrap_ratio(users["nll"].to_numpy(), users["n_characters"].cast(pl.Float64).to_numpy())
-    nll = float(users["nll"].to_numpy().sum())
-    return {
-        "targets": rows.height,
-        "users": users.height,
-        "nll_per_character": nll / int(rows["n_characters"].sum()),
-        "nll_per_character_95": [low, high],
-        "nll_per_token": nll / int(rows["n_tokens"].sum()),
-    }
+def _resampled_sums(features: Floats, users: Ints, items: Ints | None, n: int) -> list[Floats]:
+    rng = np.random.default_rng(SEED)
+    n_users = int(users.max()) + 1
+    by_user = np.zeros((n_users, features.shape[1]))
+    np.add.at(by_user, users, features)
+    sums = []
+    for start in range(0, n, CHUNK):
+        size = min(CHUNK, n - start)
+        user_counts = draw(rng, n_users, size)
+        if items is None:
+            sums.append(user_counts @ by_user)
+        else:
+            item_counts = draw(rng, int(items.max()) + 1, size)
+            sums.append((user_counts[:, users] * item_counts[:, items]) @ features)
+    return sums
 
 
-def paired_difference(scores: pl.DataFrame, reference: pl.DataFrame, cohort: str) -> tuple[float, float, float]:
-    """NLL per character of `scores` less that of `reference` on the same targets, with its 95 % interval.
+def draw(rng: np.random.Generator, n: int, size: int) -> Floats:
+    """How often each of `n` was drawn, in `size` resamples of `n`: `[size, n]`."""
+    drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
-    Both are resampled together, by user.
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values adjusted for their number (Holm, Scandinavian Journal of Statistics 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.zeros(len(p_values))
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, (len(p_values) - rank) * p_values[place])
+        adjusted[place] = min(1.0, largest)
+    return [float(p) for p in adjusted]
+
+
+def shapley_weights(parts: list[str]) -> dict[str, dict[frozenset[str], float]]:
+    """For each part the weight of every combination's value in its Shapley value.
+
+    phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! x (v(S + i) - v(S)) (Shapley 1953). It is linear in
+    the values, so it can be computed target by target and resampled like any sum.
     """
-    both = scores.filter(pl.col("cohort") == cohort).join(
-        reference.select("interaction_id", reference="nll"), on="interaction_id", validate="1:1"
-    )
-    users = both.group_by("user_id", maintain_order=True).agg(
-        difference=(pl.col("nll") - pl.col("reference")).sum(), characters=pl.col("n_characters").sum()
-    )
-    difference, characters = users["difference"].to_numpy(), users["characters"].cast(pl.Float64).to_numpy()
-    return float(difference.sum() / characters.sum()), *bootstrap_ratio(difference, characters)
+    weights: dict[str, dict[frozenset[str], float]] = {}
+    n = len(parts)
+    for part in parts:
+        others = [other for other in parts if other != part]
+        weights[part] = {}
+        for size in range(n):
+            weight = factorial(size) * factorial(n - size - 1) / factorial(n)
+            for chosen in combinations(others, size):
+                weights[part][frozenset(chosen) | {part}] = weight
+                weights[part][frozenset(chosen)] = -weight
+    return weights

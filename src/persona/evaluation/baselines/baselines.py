@@ -1,0 +1,58 @@
+"""All baselines of a data set, on the targets that the models are scored on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from persona import artefacts
+from persona.evaluation.baselines.ngram import ngram_scores
+from persona.evaluation.baselines.ratings import rating_baselines
+from persona.evaluation.baselines.texts import author_similarities, text_baselines
+from persona.hashing import mix64
+from persona.history import earlier_reviews
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Tables in the form of a model's: `RATINGS`, `GENERATIONS`, `AUTHORS`, `SCORES`."""
+
+    ratings: pl.DataFrame
+    texts: pl.DataFrame
+    authors: pl.DataFrame
+    ngram: pl.DataFrame
+
+
+def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame, seed: int) -> Baselines:
+    """Fit every baseline on the training users, tune it on val, and apply it to the targets."""
+    reviews = interactions.drop("likes", "context")
+    train = reviews.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
+    chance = pl.Series(mix64(train["interaction_id"].cast(pl.UInt64).to_numpy(), seed))
+    train = train.with_columns(chance=chance).sort("chance", "interaction_id")
+    texts = train["text"].to_list()
+    histories = _histories(targets, reviews)
+    test = targets.filter(pl.col("cohort") == "test")
+    keys = targets.select("interaction_id", "user_id", "item_id")
+    written = text_baselines(train, test, histories).join(keys, on="interaction_id")
+    return Baselines(
+        ratings=rating_baselines(reviews, split, targets) if reviews["rating"].count() else _nothing(),
+        texts=written.with_columns(draw=pl.lit(0), stop_reason=pl.lit(None, dtype=pl.String)),
+        authors=author_similarities(texts, test, histories),
+        # Its tokens are characters and the end.
+        ngram=ngram_scores(texts, targets, histories).with_columns(
+            n_tokens=pl.col("n_characters") + 1, stars=pl.lit(None, dtype=pl.List(pl.Float64))
+        ),
+    )
+
+
+def _nothing() -> pl.DataFrame:
+    return pl.DataFrame(schema=artefacts.RATINGS.columns)
+
+
+def _histories(targets: pl.DataFrame, reviews: pl.DataFrame) -> dict[int, list[str]]:
+    """Texts of the earlier reviews of every target that has some, oldest first."""
+    days = reviews.select("interaction_id", "day")
+    known = targets.select("interaction_id", "user_id", "item_id").join(days, on="interaction_id")
+    past = earlier_reviews(known, reviews).group_by("interaction_id", maintain_order=True).agg("text")
+    return dict(past.iter_rows())

@@ -1,0 +1,89 @@
+"""Reviews that no model wrote, and authors told by characters alone."""
+
+from __future__ import annotations
+
+import bm25s
+import numpy as np
+import polars as pl
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+AUTHOR_TEXTS = 100_000
+
+
+def text_baselines(train: pl.DataFrame, targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
+    """For every target a review by each method: `interaction_id`, `method`, `text`; none where a method has none.
+
+    - `commonest`: the most frequent comment of the training users.
+    - `same_film_and_star`: a training user's review of the film with the target's star. It is told the star.
+    - `last_review`: the user's own last review, of another film.
+    - `bm25_neighbour`: the training review of the film that is most like the user's earlier reviews.
+
+    Args:
+        train: the training users' reviews in a random order.
+    """
+    commonest = str(train["text"].value_counts().sort("count", "text", descending=[True, False])["text"][0])
+    same = train.unique(["item_id", "rating"], keep="first", maintain_order=True)
+    rows: list[tuple[int, str, str | None]] = []
+    for target in targets["interaction_id"]:
+        rows.append((target, "commonest", commonest))
+        rows.append((target, "last_review", histories[target][-1] if histories.get(target) else None))
+    found = targets.join(same.select("item_id", "rating", other="text"), on=["item_id", "rating"], how="inner")
+    rows += [
+        (target, "same_film_and_star", text) for target, text in found.select("interaction_id", "other").iter_rows()
+    ]
+    for (film,), wanted in targets.group_by(["item_id"], maintain_order=True):
+        documents = train.filter(pl.col("item_id") == film)["text"].to_list()
+        asked = [target for target in wanted["interaction_id"] if histories.get(target)]
+        if documents and asked:
+            best = _nearest(documents, ["".join(histories[target]) for target in asked])
+            rows += [(target, "bm25_neighbour", documents[n]) for target, n in zip(asked, best, strict=True)]
+    schema = {"interaction_id": pl.Int64, "method": pl.String, "text": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row").drop_nulls("text")
+
+
+def _nearest(documents: list[str], queries: list[str]) -> list[int]:
+    """The document of the highest BM25 score over characters and pairs of characters, for each query."""
+    retriever = bm25s.BM25()
+    retriever.index([_grams(document) for document in documents], show_progress=False)
+    return [int(np.argmax(retriever.get_scores(_grams(query)))) for query in queries]
+
+
+def _grams(text: str) -> list[str]:
+    return [*text, *(text[n : n + 2] for n in range(len(text) - 1))]
+
+
+def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
+    """Authors by cosine of character 1-3-gram TF-IDF between a review and each candidate's earlier reviews.
+
+    A candidate without earlier reviews gets the mean similarity of those who have some, which is all that is known.
+
+    In the form of likelihoods, so that the same functions rank them: `interaction_id`, `user_id`,
+    `impostor_ids`, `nll` and `nll_impostors` are less the similarities.
+    """
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, max_features=100_000, sublinear_tf=True)
+    vectorizer.fit(train_texts[:AUTHOR_TEXTS])
+    blocked = targets.drop_nulls("block").sort("interaction_id")
+    ids = blocked["interaction_id"].to_list()
+    reviews = vectorizer.transform(blocked["text"].to_list())
+    pasts = vectorizer.transform(["\n".join(histories.get(target, [])) for target in ids])
+    place = {target: n for n, target in enumerate(ids)}
+    rows = []
+    for (_,), block in blocked.group_by(["block"], maintain_order=True):
+        members = block["interaction_id"].to_list()
+        numbers = [place[member] for member in members]
+        similarity = (reviews[numbers] @ pasts[numbers].T).toarray()
+        known = np.array([bool(histories.get(member)) for member in members])
+        if known.any():
+            similarity[:, ~known] = similarity[:, known].mean(1, keepdims=True)
+        for n, (target, user) in enumerate(block.select("interaction_id", "user_id").iter_rows()):
+            others = [m for m in range(len(members)) if m != n]
+            rows.append(
+                {
+                    "interaction_id": target,
+                    "user_id": user,
+                    "impostor_ids": [members[m] for m in others],
+                    "nll": -float(similarity[n, n]),
+                    "nll_impostors": [-float(similarity[n, m]) for m in others],
+                }
+            )
+    return pl.DataFrame(rows, infer_schema_length=None)

@@ -1,0 +1,129 @@
+"""The frozen targets of the evaluation, and who stands in for whom: computed once, the same for all models.
+
+Test targets are put into blocks: reviews of one film by different users, alike in star, length of history
+and day. Within a block every review is scored under every prompt, so the users of a block are each other's
+impostors, and the scores form a full matrix that can be centred by review and by prompt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from persona.hashing import hash64_series, mix64
+from persona.history import earlier_reviews
+
+# A number of stars or points that is said to be given; "十分" alone means "very".
+NAMES_STAR = (
+    r"[一二两三四五12345１２３４５]\s*[颗个]?\s*半?\s*(?:[⭐★☆]|星(?:[^期球际级空]|$))|[⭐★☆]|满分"
+    r"|(?:打|给|评|值)[^，。！？,.!?]{0,4}?(?:\d+(?:\.\d+)?|[一二三四五六七八九十]+)\s*分(?:[^钟之]|$)"
+    r"|(?:^|[，。！？,.!?；\s])\d+(?:\.\d+)?\s*分(?:[^钟之]|$)|\d\s*/\s*(?:5|10)(?:\D|$)"
+)
+
+
+def evaluation_targets(
+    cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame, candidates: int, seed: int
+) -> pl.DataFrame:
+    """The targets of the cohorts `val` and `test` with all that is known of them.
+
+    Args:
+        cohorts: sampled targets by cohort.
+        candidates: users among whom an author is to be identified; a block has at least so many targets where
+            the film has them.
+
+    Returns:
+        The columns of `artefacts.TARGETS`.
+    """
+    sampled = pl.concat([c.with_columns(cohort=pl.lit(name)) for name, c in cohorts.items()])
+    reviews = interactions.drop("likes", "context")
+    known = sampled.select("interaction_id", "cohort").join(reviews, on="interaction_id").sort("interaction_id")
+    past = (
+        earlier_reviews(known, reviews)
+        .group_by("interaction_id")
+        .agg(n_history=pl.len().cast(pl.Int32), history_mean=pl.col("rating").cast(pl.Float64).mean())
+    )
+    known = known.join(past, on="interaction_id", how="left").with_columns(
+        pl.col("n_history").fill_null(0), names_star=pl.col("text").str.contains(NAMES_STAR)
+    )
+    blocks = _blocks(known.filter(pl.col("cohort") == "test"), candidates, seed)
+    known = known.join(blocks, on="interaction_id", how="left")
+    return known.join(_floors(known, reviews, seed), on="interaction_id", how="left").join(
+        _ceilings(known, reviews, seed), on="interaction_id", how="left"
+    )
+
+
+def _blocks(test: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
+    """`interaction_id` and `block`: per film, in the order of star, length of history and day, as even as can be."""
+    # One target a user and film; accounts that share a display name may have more.
+    once = test.sort("interaction_id").unique(["item_id", "user_id"], keep="first", maintain_order=True)
+    ordered = once.with_columns(
+        # 0, 1, 2-3, 4-7, ...
+        size=(pl.col("n_history") + 1).log(2).floor(),
+        tie=_priority(once, "block", seed),
+    ).sort("item_id", "rating", "size", "day", "tie")
+    blocks, number = [], 0
+    for film in ordered.partition_by("item_id", maintain_order=True):
+        parts = np.array_split(np.arange(film.height), max(1, film.height // candidates))
+        blocks.append(np.concatenate([np.full(len(part), number + n) for n, part in enumerate(parts)]))
+        number += len(parts)
+    return ordered.select("interaction_id").with_columns(
+        block=pl.Series(np.concatenate(blocks) if blocks else [], dtype=pl.Int32)
+    )
+
+
+def _floors(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """A review of the same film by another user, of the same star if there is one; which one is a matter of chance."""
+    ordered = reviews.with_columns(tie=_priority(reviews, "floor", seed)).sort("item_id", "rating", "tie")
+    # The next in the order of (star, chance); at the end of the film the one before.
+    neighbours = ordered.select(
+        "interaction_id",
+        "item_id",
+        "user_id",
+        *[
+            pl.col(column).shift(by).over("item_id").alias(f"{column}_{by}")
+            for column in ("text", "user_id", "rating")
+            for by in (-1, 1)
+        ],
+        own="rating",
+    )
+
+    def usable(by: int) -> pl.Expr:
+        return pl.col(f"user_id_{by}").is_not_null() & (pl.col(f"user_id_{by}") != pl.col("user_id"))
+
+    def same(by: int) -> pl.Expr:
+        return usable(by) & (pl.col(f"rating_{by}") == pl.col("own"))
+
+    chosen = (
+        pl.when(same(-1))
+        .then("text_-1")
+        .when(same(1))
+        .then("text_1")
+        .when(usable(-1))
+        .then("text_-1")
+        .when(usable(1))
+        .then("text_1")
+    )
+    return known.select("interaction_id").join(
+        neighbours.select("interaction_id", floor_text=chosen), on="interaction_id", how="left"
+    )
+
+
+def _ceilings(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Another review of the same user, past or not: it only says how alike one user's reviews are."""
+    other = reviews.select("user_id", other_id="interaction_id", ceiling_text="text").with_columns(
+        tie=_priority(reviews, "ceiling", seed)
+    )
+    return (
+        known.select("interaction_id", "user_id")
+        .join(other, on="user_id")
+        .filter(pl.col("other_id") != pl.col("interaction_id"))
+        .sort("interaction_id", "tie")
+        .unique("interaction_id", keep="first", maintain_order=True)
+        .select("interaction_id", "ceiling_text")
+    )
+
+
+def _priority(table: pl.DataFrame, purpose: str, seed: int) -> pl.Series:
+    """A pseudo-random number a row that depends on the interaction, the purpose and the seed alone."""
+    purpose_seed = seed + int(hash64_series(pl.Series([purpose]))[0] % 2**20)
+    return pl.Series(mix64(table["interaction_id"].cast(pl.UInt64).to_numpy(), purpose_seed))
