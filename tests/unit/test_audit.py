@@ -1,0 +1,150 @@
+"""Each leak is planted and found; clean data has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from persona import audit
+from persona.errors import PersonaError
+from persona.ingest import Ingested
+from persona.prompts import Parts, Section, load_style, render
+from persona.sampling import sample_targets
+from persona.splitting import split_users
+
+ROOT = Path(__file__).parents[2]
+PARTS = Parts(profile=True, history=True, context=False)
+SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None, "sample_seed": 42}
+
+
+@pytest.fixture(scope="module")
+def style() -> list[Section]:
+    return load_style(ROOT / "config" / "prompts" / "detailed.yaml")
+
+
+@pytest.fixture(scope="module")
+def split(tables: Ingested) -> pl.DataFrame:
+    return split_users(tables.users, 0.2, 0.2, 42)
+
+
+@pytest.fixture(scope="module")
+def samples(tables: Ingested, split: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    return {name: sample_targets(tables.interactions, split, name, 2, None, 42) for name in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="module")
+def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: list[Section]) -> pl.DataFrame:
+    t = tables
+    return render(samples["train"], t.interactions, t.users, t.items, style, PARTS, "任务", "影评：")
+
+
+def cohorts(samples: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    return {name: samples[name] for name in ("val", "test")}
+
+
+def with_entry(prompts: pl.DataFrame, history_id: pl.Expr) -> pl.DataFrame:
+    """The first prompt with a history, one more entry in it."""
+    first = prompts.filter(pl.col("history_ids").list.len() > 0).head(1)
+    return first.with_columns(history_ids=pl.concat_list("history_ids", history_id))
+
+
+def test_clean_prompts_have_no_findings(
+    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: list[Section]
+) -> None:
+    t = tables
+    assert prompts["history_ids"].list.len().sum() > 50
+    assert not audit.audit_prompts(prompts, t.interactions).height
+    assert not audit.audit_rendering(prompts, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：").height
+    assert not audit.audit_sample(samples["train"], t.interactions, split, SETTINGS).height
+    assert not audit.audit_splits(samples["train"], cohorts(samples), split).height
+
+
+def test_a_future_and_a_same_day_entry_are_found(tables: Ingested, prompts: pl.DataFrame) -> None:
+    """The target itself is of its own day."""
+    planted = with_entry(prompts, pl.col("interaction_id"))
+    found = audit.audit_prompts(planted, tables.interactions)
+    assert set(found["check"]) == {"history_not_earlier", "history_of_target_film"}
+    assert found["interaction_id"].unique().to_list() == planted["interaction_id"].to_list()
+
+
+def test_another_users_entry_is_found(tables: Ingested, prompts: pl.DataFrame) -> None:
+    first = with_entry(prompts, pl.col("interaction_id"))
+    foreign = tables.interactions.filter(pl.col("user_id") != first["user_id"][0]).sort("day")["interaction_id"][0]
+    found = audit.audit_prompts(with_entry(prompts, pl.lit(foreign)), tables.interactions)
+    assert "history_of_another_user" in found["check"].to_list()
+
+
+def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: list[Section]) -> None:
+    likes = tables.interactions.select("interaction_id", "likes")
+    leaky = prompts.join(likes, on="interaction_id").with_columns(
+        prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")
+    )
+    t = tables
+    found = audit.audit_rendering(leaky, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：")
+    assert set(found["interaction_id"]) == set(leaky.filter(pl.col("likes") > 0)["interaction_id"])
+    assert found.height
+
+
+def test_a_sample_of_the_most_liked_reviews_is_found(
+    tables: Ingested, samples: dict[str, pl.DataFrame], split: pl.DataFrame
+) -> None:
+    members = split.filter(pl.col("split") == "train")
+    liked = tables.interactions.join(members, on="user_id", how="semi").sort("likes", descending=True)
+    most = liked.group_by("user_id", maintain_order=True).head(2).select(samples["train"].columns)
+    found = audit.audit_sample(most, tables.interactions, split, SETTINGS)
+    assert set(found["check"]) == {"likes_in_sampling"}
+
+
+def test_a_user_in_two_splits_is_found(samples: dict[str, pl.DataFrame], split: pl.DataFrame) -> None:
+    stray = samples["test"].head(1)
+    found = audit.audit_splits(pl.concat([samples["train"], stray]), cohorts(samples), split)
+    assert set(found["check"]) == {"user_in_two_splits", "user_of_another_split"}
+    assert set(found["user_id"]) == set(stray["user_id"])
+
+
+def test_near_duplicates_across_splits_are_found() -> None:
+    long = "这部电影从头到尾都让我觉得非常无聊，演员的表演也很尴尬，不推荐大家去看"
+    texts = pl.DataFrame(
+        {
+            "interaction_id": [1, 2, 3, 4, 5],
+            "text": [
+                long,
+                f"{long}！",
+                "太好看了",
+                "太好看了",
+                "完全不同的一条影评，讲的是音乐和画面如何动人",
+            ],
+        }
+    )
+    keys = texts.select("interaction_id", user_id=pl.format("u{}", "interaction_id"), item_id=pl.lit("film"))
+    found = audit.near_duplicates(
+        keys.filter(pl.col("interaction_id").is_in([1, 3])),
+        {
+            "val": keys.filter(pl.col("interaction_id") == 5),
+            "test": keys.filter(pl.col("interaction_id").is_in([2, 4])),
+        },
+        texts,
+    )
+    assert found.select("interaction_id", "user_id", "detail").rows() == [(2, "u2", "like training target 1")]
+
+
+def test_named_stars_are_found(samples: dict[str, pl.DataFrame], tables: Ingested) -> None:
+    target = samples["test"]["interaction_id"][0]
+    texts = tables.interactions.select(
+        "interaction_id",
+        text=pl.when(pl.col("interaction_id") == target).then(pl.lit("给三星")).otherwise("text"),
+    )
+    found = audit.stars_named(cohorts(samples), texts)
+    assert found.filter(pl.col("interaction_id") == target)["detail"].to_list() == ["三星"]
+
+
+def test_a_finding_over_its_allowance_names_its_rows() -> None:
+    rows = [("star_named", 7, "a", "三星"), ("star_named", 8, "b", "四星")]
+    findings = pl.DataFrame(rows, schema=audit.FINDING, orient="row")
+    assert audit.judge(findings, 20, {"star_named": 0.1}, "f.csv") == {"star_named": 2}
+    with pytest.raises(PersonaError, match=r"star_named: 2 of 19 .* interaction 7 of user a \(三星\).*f\.csv"):
+        audit.judge(findings, 19, {"star_named": 0.1}, "f.csv")
+    with pytest.raises(PersonaError, match="history_not_earlier: 2 of 20"):
+        audit.judge(findings.with_columns(check=pl.lit("history_not_earlier")), 20, {"star_named": 0.1}, "f.csv")

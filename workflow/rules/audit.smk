@@ -1,0 +1,59 @@
+"""Leaks, looked for before anything is trained or scored on what they would be in."""
+
+
+rule audit_sample:
+    input:
+        sample=f"{RESULTS}/samples/{{sample}}.parquet",
+        val=f"{RESULTS}/samples/val.parquet",
+        test=f"{RESULTS}/samples/test.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
+    output:
+        f"{RESULTS}/audit/{{sample}}.json",
+    log:
+        f"{RESULTS}/logs/audit_sample/{{sample}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/audit_sample/{{sample}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        # Not an output, so that it is there after a failure as well.
+        findings=f"{RESULTS}/audit/{{sample}}.findings.csv",
+        settings=lambda wildcards: as_json(sample_settings(wildcards)),
+        allowed=as_json(CONFIG.audit.model_dump()),
+        code=digest("audit_sample"),
+    shell:
+        'python "$SCRIPTS/audit_sample.py"'
+        " {output:q} --findings {params.findings:q} --sample {input.sample:q} --val {input.val:q} --test {input.test:q}"
+        " --interactions {input.interactions:q} --split {input.split:q} --settings {params.settings:q}"
+        " --allowed {params.allowed:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+rule audit_prompts:
+    input:
+        prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
+        users=f"{RESULTS}/users.parquet",
+        films=f"{RESULTS}/items.parquet",
+        style=style_path,
+    output:
+        f"{RESULTS}/audit/{{sample}}/{{ablation}}.json",
+    log:
+        f"{RESULTS}/logs/audit_prompts/{{sample}}/{{ablation}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/audit_prompts/{{sample}}/{{ablation}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        findings=f"{RESULTS}/audit/{{sample}}/{{ablation}}.findings.csv",
+        parts=lambda wildcards: as_json(parts_of(wildcards)),
+        task=DATASET.task,
+        cue=DATASET.cue,
+        code=digest("audit_prompts"),
+    shell:
+        'python "$SCRIPTS/audit_prompts.py"'
+        " {output:q} --findings {params.findings:q} --prompts {input.prompts:q} --interactions {input.interactions:q}"
+        " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
+        " --task {params.task:q} --cue {params.cue:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
