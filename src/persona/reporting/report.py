@@ -1,172 +1,288 @@
-"""The stages side by side: one table, one page that needs no network."""
+"""The stages side by side: one page that needs no network, in English and Chinese, and the same tables as files."""
 
 from __future__ import annotations
 
 import html
-import io
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from persona import artefacts
-from persona.evaluation.statistics import nll_metrics, paired_difference
-from persona.training.logs import read_log
+from persona.reporting import plots
+from persona.reporting.stages import Stage, baseline_table, shapley_values, stage_table
 
-matplotlib.rcParams["svg.hashsalt"] = "persona"  # the same bytes every time
-
-Stages = dict[str, dict[str, Any]]
-
-STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "td,th{padding:.4rem .8rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}"
-    "td:first-child,th:first-child{text-align:left}td small{color:#555}svg{max-width:100%;height:auto}"
-)
-MARKERS = "osD^vPX*"
+EXAMPLES = 6
 
 
-def stage_table(stages: Stages) -> pl.DataFrame:
-    """One row a stage. NLL is in nats per character; intervals are 95 %, from resampling users."""
-    rows = []
-    first = next(iter(stages.values()))
-    reference = _scores(first["evaluation"])
-    for name, stage in stages.items():
-        counts = json.loads((Path(stage["training"]) / "manifest.json").read_text(encoding="utf-8"))["counts"]
-        scores = _scores(stage["evaluation"])
-        val, test = nll_metrics(scores, "val"), nll_metrics(scores, "test")
-        untrained = nll_metrics(_scores(stage["untrained"]), "test")
-        difference, low, high = paired_difference(scores, reference, "test")
-        rows.append(
-            {
-                "stage": name,
-                "sample": stage["sample"],
-                "ablation": stage["ablation"],
-                "samples": counts["train_samples"],
-                "tokens_seen": counts["tokens"],
-                "epochs": counts["epoch"],
-                "seconds": counts["seconds"],
-                "val_nll": val["nll_per_character"],
-                "val_95": _interval(val),
-                "test_nll": test["nll_per_character"],
-                "test_95": _interval(test),
-                "untrained_test_nll": untrained["nll_per_character"],
-                "test_minus_first_stage": difference,
-                "difference_95": f"{low:+.4f} to {high:+.4f}",
-            }
+@dataclass(frozen=True)
+class Evidence:
+    """All that the report is made of."""
+
+    stages: list[Stage]
+    baselines: dict[str, Any]
+    targets: pl.DataFrame
+    authors: pl.DataFrame
+    guesses: pl.DataFrame
+    contrasts: list[dict[str, Any]]
+    candidates: int
+    caution: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot in both languages with its title and what to see in it."""
+
+    name: str
+    title: tuple[str, str]
+    caption: tuple[str, str]
+    english: str
+    chinese: str
+
+
+def pictures(evidence: Evidence) -> list[Picture]:
+    """All plots that the data allows."""
+    stages, baselines, targets = evidence.stages, evidence.baselines, evidence.targets
+    makers: dict[str, Any] = {
+        "swap_gap": lambda say: plots.swap_gap(stages, baselines, say),
+        "nll_by_stage": lambda say: plots.nll_by_stage(stages, baselines, say),
+        "author_by_history": lambda say: plots.author_by_history(
+            stages, targets, evidence.authors, evidence.candidates, say
+        ),
+        "dose_response": lambda say: plots.dose_response(stages, say),
+        "shapley": lambda say: plots.shapley_bars(shapley_values(stages), say),
+        "reliability": lambda say: plots.reliability(stages, targets, say),
+        "error_by_star": lambda say: plots.error_by_star(stages, targets, evidence.guesses, say),
+        "lengths": lambda say: plots.lengths(stages, targets, say),
+        "copying": lambda say: plots.copying(stages, say),
+        "loss_curves": lambda say: plots.loss_curves(stages, say),
+        "cost": lambda say: plots.cost(stages, say),
+    }
+    made = []
+    for name, make in makers.items():
+        both: list[Figure | None] = [make(plots.english), make(plots.chinese)]
+        if both[0] is not None and both[1] is not None:
+            title, caption = WORDS[name]
+            made.append(Picture(name, title, caption, plots.svg(both[0], name), plots.svg(both[1], f"{name}-zh")))
+    return made
+
+
+def page(evidence: Evidence, made: list[Picture]) -> str:
+    """The whole page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["svg"] = Markup
+    template = environment.get_template("page.html.j2")
+    table = stage_table(evidence.stages)
+    return template.render(
+        stages=table.to_dicts(),
+        claims={stage.name: stage.claim for stage in evidence.stages},
+        answer=answer(evidence),
+        caution=evidence.caution,
+        pictures=made,
+        contrasts=evidence.contrasts,
+        methods=baseline_table(evidence.stages, evidence.baselines).to_dicts(),
+        examples=examples(evidence),
+        candidates=evidence.candidates,
+        untrained=table["untrained_test_nll"].to_list(),
+        counts=evidence.stages[0].metrics["counts"],
+        conditions=CONDITIONS,
+    )
+
+
+def answer(evidence: Evidence) -> tuple[str, str]:
+    """Two sentences: whether personalisation may be claimed, and what the primary contrast or best stage says."""
+    allowed = [stage.name for stage in evidence.stages if stage.claim.allowed]
+    total = len(evidence.stages)
+    if allowed:
+        first = (
+            f"{len(allowed)} of {total} stages may be said to write as a particular user does: {', '.join(allowed)}.",
+            f"{total} 个阶段中有 {len(allowed)} 个可以说学会了像特定用户那样写：{'、'.join(allowed)}。",
         )
-    return pl.DataFrame(rows)
+    else:
+        first = (
+            f"None of the {total} stages may be said to write as a particular user does; the table says which of the "
+            "three conditions each one misses.",
+            f"{total} 个阶段都不能说学会了像特定用户那样写；下表列出各自没有满足三个条件中的哪些。",
+        )
+    second = _primary(evidence.contrasts[0]) if evidence.contrasts else _best(evidence.stages)
+    return f"{first[0]} {second[0]}", f"{first[1]}{second[1]}"
 
 
-def _scores(folder: str) -> pl.DataFrame:
-    return artefacts.read_table(Path(folder) / "scores.parquet", artefacts.SCORES)
+def _primary(contrast: dict[str, Any]) -> tuple[str, str]:
+    """The primary contrast in a sentence. A smaller NLL and a larger swap gap are better."""
+    if contrast["low"] is None:
+        return (
+            f"The primary comparison, {contrast['stage']} with {contrast['against']}, could not be computed.",
+            f"主要对比（{contrast['stage']} 与 {contrast['against']}）无法计算。",
+        )
+    sign = -1 if contrast["metric"] == "nll" else 1
+    bounds = sorted((sign * contrast["low"], sign * contrast["high"]))
+    verdict = (
+        ("is better than", "优于")
+        if bounds[0] > 0
+        else ("is worse than", "差于")
+        if bounds[1] < 0
+        else ("is not distinguishable from", "与之无法区分的是")
+    )
+    name = {"nll": ("test NLL", "测试集负对数似然"), "swap_gap": ("swap gap", "换人差")}[contrast["metric"]]
+    figures = f"{contrast['value']:+.4f} [{contrast['low']:+.4f}, {contrast['high']:+.4f}]"
+    return (
+        f"In the primary comparison {contrast['stage']} {verdict[0]} {contrast['against']} ({name[0]} {figures} nats "
+        "per character).",
+        f"主要对比中，{contrast['stage']} {verdict[1]} {contrast['against']}（{name[1]}之差 {figures} 奈特/字）。",
+    )
 
 
-def _interval(metrics: dict[str, Any]) -> str:
-    low, high = metrics["nll_per_character_95"]
-    return f"{low:.4f} to {high:.4f}"
+def _best(stages: list[Stage]) -> tuple[str, str]:
+    best = min(stages, key=lambda stage: float(stage.metrics["likelihood"]["nll"]["value"]))
+    value = best.metrics["likelihood"]["nll"]["value"]
+    return (
+        f"The stage of the smallest test NLL is {best.name}, {value:.3f} nats per character.",
+        f"测试集负对数似然最小的阶段是 {best.name}，{value:.3f} 奈特/字。",
+    )
+
+
+def examples(evidence: Evidence) -> list[dict[str, Any]]:
+    """A few targets: the prompt of the last stage, the real review, and what each stage's greedy decoding wrote."""
+    ids = evidence.stages[0].generations["interaction_id"].unique(maintain_order=True)
+    known = evidence.targets.filter(pl.col("interaction_id").is_in(ids.implode()))
+    # Half of them with much history, where there is most to be seen.
+    most = known.sort("n_history", "interaction_id", descending=[True, False]).head(EXAMPLES // 2)
+    chosen = pl.concat([most, known.sort("interaction_id")]).unique("interaction_id", maintain_order=True)
+    rows = []
+    for target in chosen.head(EXAMPLES).iter_rows(named=True):
+        mine = pl.col("interaction_id") == target["interaction_id"]
+        written = {
+            stage.name: stage.generations.filter(mine & (pl.col("method") == "greedy"))["text"][0]
+            for stage in evidence.stages
+        }
+        prompt = evidence.stages[-1].prompts.filter(mine)["prompt"][0]
+        rows.append({"prompt": prompt, "real": target["text"], "rating": target["rating"], "written": written})
+    return rows
 
 
 def short_table(table: pl.DataFrame) -> str:
     """The stages for a terminal."""
-    lines = [f"{'stage':<16}{'samples':>9}{'seconds':>9}  {'test NLL per character':<26}less {table['stage'][0]}"]
+    first = table["stage"][0]
+    width = max(14, 2 + max(map(len, table["stage"])))
+    lines = [
+        f"{'stage':<{width}}{'samples':>8}{'seconds':>8}  {'test NLL per character':<22}  {f'less {first}':<24}"
+        f"{'swap gap':<24}{'author':>7}"
+    ]
     for row in table.iter_rows(named=True):
-        test = f"{row['test_nll']:.3f} [{_short(row['test_95'])}]"
-        difference = f"{row['test_minus_first_stage']:+.3f} [{_short(row['difference_95'], '+')}]"
-        lines.append(f"{row['stage']:<16}{row['samples']:>9,}{row['seconds']:>9.0f}  {test:<26}{difference}")
+        less = _interval(row, "test_nll_less_first", "+.3f") if row["stage"] != first else ""
+        author = f"{row['acc']:.1%}" if row["acc"] is not None else "-"
+        lines.append(
+            f"{row['stage']:<{width}}{row['samples']:>8,}{row['seconds']:>8.0f}  "
+            f"{_interval(row, 'test_nll', '.3f'):<22}  {less:<24}{_interval(row, 'swap_gap', '+.3f'):<24}"
+            f"{author:>7}"
+        )
     return "\n".join([*lines, f"untrained model: {table['untrained_test_nll'][0]:.3f}"])
 
 
-def page(stages: Stages, table: pl.DataFrame, caution: str) -> str:
-    """A self-contained HTML page; `caution` is what a reader must know before the figures."""
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>What each stage learned</title><style>{STYLE}</style><h1>What each stage learned</h1>"
-        f"{f'<p><b>{html.escape(caution)}</b></p>' if caution else ''}<p>{_answer(table)}</p>{_html_table(table)}"
-        "<p>Negative log-likelihood (NLL) of reviews of users that no stage was trained on, in nats per character: "
-        "lower is better. All stages are scored on the same targets. Brackets are 95 % intervals from 10,000 resamples "
-        "of users; the difference to the first stage is paired by target. Seconds are those of optimizer steps.</p>"
-        f"<h2>Unseen users</h2>{_test_plot(table)}<h2>Validation while training</h2>{_loss_curves(stages)}</html>\n"
-    )
+def _interval(row: dict[str, Any], name: str, how: str) -> str:
+    if row[name] is None:
+        return "-"
+    return f"{row[name]:{how}} [{row[f'{name}_low']:{how}}, {row[f'{name}_high']:{how}}]"
 
 
-def _answer(table: pl.DataFrame) -> str:
-    """The best stage, and every stage's difference to the first, certain or not."""
-    best = table.sort("test_nll").row(0, named=True)
-    first = table.row(0, named=True)
-    verdicts = []
-    for row in table.rows(named=True)[1:]:
-        low, high = (float(bound) for bound in row["difference_95"].split(" to "))
-        verdict = "better than" if high < 0 else "worse than" if low > 0 else "not distinguishable from"
-        verdicts.append(f"<b>{html.escape(row['stage'])}</b> is {verdict} {html.escape(first['stage'])}")
-    return (
-        f"The best stage on the test users is <b>{html.escape(best['stage'])}</b>, {best['test_nll']:.3f} nats per "
-        f"character (untrained model: {best['untrained_test_nll']:.3f}). {'; '.join(verdicts)}{'.' if verdicts else ''}"
-    )
+def as_markdown(table: pl.DataFrame) -> str:
+    """A table as Markdown; numbers with four digits after the point."""
+
+    def cell(value: Any) -> str:
+        text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+        return html.escape(text, quote=False).replace("|", "\\|")
+
+    lines = [f"| {' | '.join(table.columns)} |", f"|{'---|' * table.width}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(cell, row))} |" for row in table.iter_rows())]) + "\n"
 
 
-def _html_table(table: pl.DataFrame) -> str:
-    header = ["stage", "samples", "tokens trained on", "epochs", "seconds", "val NLL", "test NLL", "untrained"]
-    rows = "".join(_html_row(row, is_first=place == 0) for place, row in enumerate(table.iter_rows(named=True)))
-    first = html.escape(table["stage"][0])
-    cells = "".join(f"<th>{name}</th>" for name in [*header, f"test, less {first}"])
-    return f"<table><tr>{cells}</tr>{rows}</table>"
-
-
-def _html_row(row: dict[str, Any], is_first: bool) -> str:
-    factors = html.escape(f"{row['sample']}, {row['ablation']}")
-    cells = [
-        f"{html.escape(row['stage'])}<br><small>{factors}</small>",
-        f"{row['samples']:,}",
-        f"{row['tokens_seen']:,}",
-        f"{row['epochs']}",
-        f"{row['seconds']:,.0f}",
-        f"{row['val_nll']:.3f}<br><small>[{_short(row['val_95'])}]</small>",
-        f"{row['test_nll']:.3f}<br><small>[{_short(row['test_95'])}]</small>",
-        f"{row['untrained_test_nll']:.3f}",
-        ""
-        if is_first
-        else f"{row['test_minus_first_stage']:+.3f}<br><small>[{_short(row['difference_95'], '+')}]</small>",
-    ]
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _short(interval: str, sign: str = "") -> str:
-    return ", ".join(f"{float(bound):{sign}.3f}" for bound in interval.split(" to "))
-
-
-def _test_plot(table: pl.DataFrame) -> str:
-    figure = Figure(figsize=(8, 0.6 * table.height + 1))
-    axes = figure.subplots()
-    for place, row in enumerate(table.iter_rows(named=True)):
-        low, high = (float(bound) for bound in row["test_95"].split(" to "))
-        axes.plot([low, high], [place, place], color="black")
-        axes.plot(row["test_nll"], place, marker=MARKERS[place % len(MARKERS)], color="black")
-    axes.set_yticks(range(table.height), table["stage"].to_list())
-    axes.invert_yaxis()
-    axes.set_xlabel("test NLL (nats per character), with 95 % interval")
-    return _svg(figure)
-
-
-def _loss_curves(stages: Stages) -> str:
-    figure = Figure(figsize=(8, 4.5))
-    axes = figure.subplots()
-    for place, (name, stage) in enumerate(stages.items()):
-        records = [r for r in read_log(Path(stage["training"]) / "train_log.jsonl") if r["type"] == "val"]
-        steps, losses = [r["step"] for r in records], [r["val_loss"] for r in records]
-        axes.plot(steps, losses, marker=MARKERS[place % len(MARKERS)], label=name)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("validation NLL (nats per token)")
-    axes.legend()
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = picture.getvalue()
-    return text[text.index("<svg") :]
+CONDITIONS = {
+    "swap_gap": ("swap gap", "换人差"),
+    "author": ("author", "作者"),
+    "rating": ("stars", "星级"),
+}
+WORDS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
+    "swap_gap": (
+        ("What the prompt is worth: the user, and the form", "提示词的价值：用户本身与形式"),
+        (
+            "Left: how much less likely a review becomes under the prompts of other users of the same film (swap gap). "
+            "Above 0, the model uses what is this user's own. Right: how much those foreign prompts still help against "
+            "a prompt that tells nothing of a user.",
+            "左：换成同一部电影其他用户的提示词后，影评变得多不可能（换人差）；大于 0 说明模型用到了该用户独有的信息。"
+            "右：这些别人的提示词相比不含任何用户信息的提示词还有多大帮助。",
+        ),
+    ),
+    "nll_by_stage": (
+        ("Likelihood of unseen users' reviews", "未见用户影评的似然"),
+        (
+            "Lower is better. All stages are scored on the same targets. Hollow points are not stages.",
+            "越低越好。所有阶段在同一批目标上评分。空心点不是训练阶段。",
+        ),
+    ),
+    "author_by_history": (
+        ("Telling the author, by length of history", "按历史长度认作者"),
+        (
+            "How often a review is likeliest under its own user's prompt, among users of the same film. Bins of under "
+            "10 targets are left out.",
+            "影评在自己用户的提示词下最可能的比例（候选为同一部电影的用户）。少于 10 个目标的组不画。",
+        ),
+    ),
+    "dose_response": (
+        ("How much data it takes", "需要多少数据"),
+        (
+            "Stages that differ in nothing but the number of training targets a user.",
+            "仅每用户训练条数不同的阶段。",
+        ),
+    ),
+    "shapley": (
+        ("What each part of the prompt contributes", "提示词各部分的贡献"),
+        (
+            "Shapley values over all eight combinations of profile, history and context.",
+            "对画像、历史、上下文全部八种组合计算的 Shapley 值。",
+        ),
+    ),
+    "reliability": (
+        ("Are the star probabilities honest?", "星级概率可靠吗？"),
+        (
+            "A zero-shot probe: the model was asked for the stars before the text and was not trained to answer. Bins "
+            "of under 20 cases are left out.",
+            "零样本探测：在写影评之前询问星级，模型没有为此训练过。少于 20 例的组不画。",
+        ),
+    ),
+    "error_by_star": (
+        ("Rating error by star", "各星级的评分误差"),
+        (
+            "Damped bias knows only the film's mean and the user's earlier stars.",
+            "阻尼偏置只知道电影均分和用户以前的星级。",
+        ),
+    ),
+    "lengths": (
+        ("Lengths of sampled and real reviews", "采样影评与真实影评的长度"),
+        ("On the same targets.", "在同一批目标上。"),
+    ),
+    "copying": (
+        ("Copying from the training texts", "对训练文本的照抄"),
+        (
+            "The share of sampled reviews that have so many characters in a row from the stage's training texts. Real "
+            "reviews of users never trained on, against the last stage's texts, show what is normal.",
+            "采样影评中与该阶段训练文本连续相同若干字的比例。未参与训练用户的真实影评（对照最后阶段的训练文本）显示正常水平。",
+        ),
+    ),
+    "loss_curves": (
+        ("Loss while training", "训练过程中的损失"),
+        ("Training loss is averaged over fiftieths of the training.", "训练损失按全程五十分之一取平均。"),
+    ),
+    "cost": (
+        ("Cost planned and spent", "计划成本与实际成本"),
+        (
+            "Planned from token counts and the configured hardware, for as many epochs as were run.",
+            "计划值由词元数和配置的硬件估算，按实际运行的轮数计。",
+        ),
+    ),
+}

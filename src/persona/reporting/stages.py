@@ -1,0 +1,171 @@
+"""What the report knows of each stage, read from its rows, metrics and manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from persona import artefacts
+from persona.evaluation.claims import Claim
+from persona.evaluation.comparison import NLL, PARTS, difference, mean_of_seeds, shapley
+from persona.training.logs import read_log
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its settings, its rows, and what was measured of it."""
+
+    name: str
+    sample: str
+    ablation: str
+    recipe: str
+    parts: frozenset[str]
+    max_samples_per_user: int | None
+    model: str
+    prompt_style: str
+    n_seeds: int
+    metrics: dict[str, Any]
+    untrained: dict[str, Any]
+    scores: pl.DataFrame
+    generations: pl.DataFrame
+    prompts: pl.DataFrame
+    counts: dict[str, Any]
+    hardware: str
+    log: list[dict[str, Any]]
+    plan: dict[str, Any] | None
+    claim: Claim
+
+
+def load_stages(
+    settings: dict[str, Any], plan: dict[str, Any], judge: Callable[[list[pl.DataFrame]], Claim]
+) -> list[Stage]:
+    """Read the stages named in `settings`, in their order; `judge` says of a stage's scores what may be claimed."""
+    return [_load(name, stage, plan.get(name), judge) for name, stage in settings.items()]
+
+
+def _load(
+    name: str, stage: dict[str, Any], plan: dict[str, Any] | None, judge: Callable[[list[pl.DataFrame]], Claim]
+) -> Stage:
+    """Figures of a stage with several seeds: scores are their mean, seconds and epochs those of the first."""
+    training = Path(stage["training"][0])
+    manifest = _json(training / "manifest.json")
+    seeds = [artefacts.read_table(path, artefacts.SCORES) for path in stage["scores"]]
+    return Stage(
+        name=name,
+        sample=stage["sample"],
+        ablation=stage["ablation"],
+        recipe=stage["recipe"],
+        parts=frozenset(part for part in PARTS if stage["parts"][part]),
+        max_samples_per_user=stage["max_samples_per_user"],
+        model=stage["model"],
+        prompt_style=stage["prompt_style"],
+        n_seeds=len(stage["scores"]),
+        metrics=_json(Path(stage["metrics"])),
+        untrained=_json(Path(stage["untrained"])),
+        scores=mean_of_seeds(seeds),
+        generations=artefacts.read_table(stage["generations"], artefacts.GENERATIONS),
+        prompts=artefacts.read_table(stage["prompts"], artefacts.PROMPTS, ["interaction_id", "prompt"]),
+        counts=manifest["counts"],
+        hardware=manifest["hardware"],
+        log=read_log(training / "train_log.jsonl"),
+        plan=plan,
+        claim=judge(seeds),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def stage_table(stages: list[Stage]) -> pl.DataFrame:
+    """One row a stage. Likelihoods in nats per character; `_low` and `_high` are 95 % bounds over users."""
+    rows = []
+    for stage in stages:
+        likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
+        less = difference(stage.scores, stages[0].scores, NLL)
+        rows.append(
+            {
+                "stage": stage.name,
+                "sample": stage.sample,
+                "ablation": stage.ablation,
+                "recipe": stage.recipe,
+                "seeds": stage.n_seeds,
+                "samples": stage.counts["train_samples"],
+                "tokens_seen": stage.counts["tokens"],
+                "epochs": stage.counts["epoch"],
+                "seconds": stage.counts["seconds"],
+                **_bounds("val_nll", likelihood.get("val_nll")),
+                **_bounds("test_nll", likelihood["nll"]),
+                "untrained_test_nll": stage.untrained["likelihood"]["nll"]["value"],
+                "test_nll_less_first": less.value,
+                "test_nll_less_first_low": less.low,
+                "test_nll_less_first_high": less.high,
+                **_bounds("swap_gap", likelihood.get("swap_gap")),
+                **_bounds("format_gap", likelihood.get("format_gap")),
+                **_bounds("acc", likelihood.get("acc")),
+                **_bounds("mrr", likelihood.get("mrr")),
+                **_bounds("acc_centred", likelihood.get("acc_centred")),
+                **_bounds("acc_pooled", likelihood.get("acc_pooled")),
+                **_bounds("rmse", stars.get("rmse")),
+                **_bounds("leaked", stars.get("leaked")),
+                **_bounds("chrf", stage.metrics["texts"]["greedy"]["chrf"]),
+                "claim": stage.claim.allowed,
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _bounds(name: str, estimate: dict[str, float] | None) -> dict[str, float | None]:
+    estimate = estimate or {}
+    return {name: estimate.get("value"), f"{name}_low": estimate.get("low"), f"{name}_high": estimate.get("high")}
+
+
+def shapley_values(stages: list[Stage]) -> dict[str, dict[str, Any]]:
+    """Shapley values of the parts of the prompt, from the first eight stages that differ in nothing else."""
+    groups: dict[tuple[Any, ...], dict[frozenset[str], pl.DataFrame]] = {}
+    for stage in stages:
+        key = (stage.sample, stage.recipe, stage.prompt_style, stage.n_seeds)
+        groups.setdefault(key, {}).setdefault(stage.parts, stage.scores)
+    complete = (scores for scores in groups.values() if len(scores) == 2 ** len(PARTS))
+    return next((shapley(scores) for scores in complete), {})
+
+
+def baseline_table(stages: list[Stage], baselines: dict[str, Any]) -> pl.DataFrame:
+    """Stages, the untrained models and the baselines side by side, one row a method, one column a metric."""
+    rows: list[dict[str, Any]] = []
+    for stage in stages:
+        rows.append({"method": stage.name, "kind": "stage", **_model_row(stage.metrics)})
+    untrained = {(stage.model, stage.ablation): stage.untrained for stage in stages}
+    for (model, ablation), metrics in untrained.items():
+        rows.append({"method": f"untrained {model}, {ablation}", "kind": "untrained", **_model_row(metrics)})
+    rows.append({"method": "n-gram with user cache", "kind": "baseline", **_values(baselines["ngram"], LIKELIHOOD)})
+    rows.append({"method": "TF-IDF author", "kind": "baseline", **_values(baselines["tfidf_authors"], ["acc", "mrr"])})
+    for method, metrics in baselines["ratings"].items():
+        rows.append({"method": method, "kind": "baseline", **_values(metrics, ["rmse", "mae", "qwk", "tau"])})
+    for method, metrics in baselines["texts"].items():
+        rows.append({"method": method, "kind": "baseline", **_values(metrics, TEXT)})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+LIKELIHOOD = ["nll", "swap_gap", "acc", "mrr"]
+STARS = ["rmse", "mae", "qwk", "rps", "ece", "tau"]
+TEXT = ["targets", "chrf", "rouge_l", "bleu_zh", "style_distance", "distinct_2", "self_bleu"]
+
+
+def _model_row(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **_values(metrics["likelihood"], LIKELIHOOD),
+        **_values(metrics["stars"]["all"], STARS),
+        **_values(metrics["texts"]["greedy"], TEXT),
+    }
+
+
+def _values(metrics: dict[str, Any], names: list[str]) -> dict[str, float | None]:
+    found = {name: metrics.get(name) for name in names}
+    return {name: value["value"] if isinstance(value, dict) else value for name, value in found.items()}
