@@ -7,8 +7,11 @@ if not workflow.overwrite_configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/recipes.smk"
+include: "workflow/rules/stages.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/model.smk"
+include: "workflow/rules/evaluation.smk"
 
 
 rule train_all:
@@ -40,7 +43,7 @@ rule prepare_all:
 rule evaluate_all:
     input:
         [
-            stage_path("evaluation", stage, file)
+            path
             for stage in CONFIG.stages.values()
-            for file in ["metrics.json", "scores.parquet", "generations.parquet"]
+            for path in [*evaluated(stage), measured(stage)]
         ],

@@ -17,6 +17,8 @@ Ratio = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+WITHOUT_USER = "without_user_"
+SEED_MARK, MEAN_MARK = "_seed", "_mean"
 RESERVED_SAMPLES = {"val", "test", "untrained"}
 
 
@@ -27,6 +29,7 @@ class Model(BaseModel):
 class Synthetic(Model):
     users: Count
     seed: Seed = 42
+    habits: Literal["own", "independent"] = "own"
 
 
 class Dataset(Model):
@@ -56,7 +59,8 @@ class Cohorts(Model):
 
 
 class Generation(Model):
-    n_targets: Count = 32
+    n_targets: Count = 200
+    n_samples: Count = 1
     max_new_tokens: Count = 128
     temperature: Annotated[float, Field(gt=0)] = 1.0
     seed: Seed = 42
@@ -137,10 +141,28 @@ class Hardware(Model):
     micro_step_overhead_s: Annotated[float, Field(ge=0)] = 0.0
 
 
+class Contrast(Model):
+    stage: Name
+    against: Name
+    metric: Literal["nll", "swap_gap"] = "nll"
+
+
+class Evaluation(Model):
+    candidates: Annotated[int, Field(ge=2, le=100)] = 10
+    seed: Seed = 42
+    contrasts: list[Contrast] = []
+
+
+class Audit(Model):
+    near_duplicate: Annotated[float, Field(ge=0, le=1)] = 0.05
+    star_named: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
 class Stage(Model):
     sample: Name
     ablation: Name
     recipe: Name
+    seeds: list[Seed] = []
 
 
 class Config(Model):
@@ -154,6 +176,8 @@ class Config(Model):
     models: dict[Name, LanguageModel]
     recipes: dict[Name, Recipe]
     generation: Generation = Generation()
+    evaluation: Evaluation = Evaluation()
+    audit: Audit = Audit()
     hardware: Hardware = Hardware()
     wandb: Wandb | None = None
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
@@ -203,11 +227,15 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
         "split": Split,
         "cohorts": Cohorts,
         "generation": Generation,
+        "evaluation": Evaluation,
+        "audit": Audit,
         "hardware": Hardware,
         "wandb": Wandb,
     }
     if not location:
         return list(Config.model_fields)
+    if location[:2] == ("evaluation", "contrasts") and len(location) == 3:
+        return list(Contrast.model_fields)
     if len(location) == 3 and location[-1] in ("synthetic", "tiny", "lora"):
         nested: dict[str, type[Model]] = {"synthetic": Synthetic, "tiny": Tiny, "lora": Lora}
         return list(nested[location[-1]].model_fields)
@@ -227,7 +255,15 @@ def _problems(config: Config, root: Path) -> list[str]:
         problems += _reference(f"stages.{name}.sample", stage.sample, config.samples)
         problems += _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
         problems += _reference(f"stages.{name}.recipe", stage.recipe, config.recipes)
+        own = config.recipes[stage.recipe].seed if stage.recipe in config.recipes else None
+        if len({own, *stage.seeds}) != 1 + len(stage.seeds):
+            problems.append(
+                f"stages.{name}.seeds: got {stage.seeds}, allowed are others than the recipe's {own}, each once"
+            )
     problems += _run_name_problems(config)
+    for n, contrast in enumerate(config.evaluation.contrasts):
+        problems += _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
+        problems += _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
     if "all" in config.stages:
         problems.append("stages.all: this name is reserved, train_all trains every stage; allowed is any other")
     for name in RESERVED_SAMPLES & set(config.samples):
@@ -243,8 +279,14 @@ def _problems(config: Config, root: Path) -> list[str]:
             problems += _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
             problems += _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)
     for name, recipe in config.recipes.items():
+        if SEED_MARK in name or MEAN_MARK in name:
+            problems.append(f"recipes.{name}: names with {SEED_MARK} or {MEAN_MARK} are reserved; allowed is any other")
         problems += _recipe_problems(config, root, name, recipe)
     for name, ablation in config.ablations.items():
+        if name.startswith(WITHOUT_USER):
+            problems.append(
+                f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
+            )
         path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         problems += _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from persona.config import load_config
+from persona.config import MEAN_MARK, SEED_MARK, WITHOUT_USER, Ablation, load_config
 from persona.digests import code_digest
 from persona.errors import PersonaError
 
@@ -54,13 +54,30 @@ def digest(name):
     return code_digest(SCRIPTS / f"{name}.py")
 
 
+def ablation_of(name):
+    """An ablation of the configuration, or the prompt of a style that tells nothing of a user."""
+    if name.startswith(WITHOUT_USER):
+        return Ablation(
+            use_profile=False,
+            use_history=False,
+            use_context=False,
+            prompt_style=name.removeprefix(WITHOUT_USER),
+        )
+    return CONFIG.ablations[name]
+
+
+def parts_of(wildcards):
+    ablation = ablation_of(wildcards.ablation)
+    parts = {
+        part: getattr(ablation, f"use_{part}")
+        for part in ("profile", "history", "context")
+    }
+    return {**parts, "user": not wildcards.ablation.startswith(WITHOUT_USER)}
+
+
 def style_path(wildcards):
-    return str(
-        ROOT
-        / "config"
-        / "prompts"
-        / f"{CONFIG.ablations[wildcards.ablation].prompt_style}.yaml"
-    )
+    style = ablation_of(wildcards.ablation).prompt_style
+    return str(ROOT / "config" / "prompts" / f"{style}.yaml")
 
 
 def model_path(name):
@@ -84,20 +101,26 @@ def tokens_path(sample, stage):
     return f"{RESULTS}/tokens/{sample}/{stage.ablation}/{model}.parquet"
 
 
-def stage_path(kind, stage, file):
-    return f"{RESULTS}/{kind}/{stage.sample}/{stage.ablation}/{stage.recipe}/{file}"
+def run_path(kind, stage, run, file):
+    return f"{RESULTS}/{kind}/{stage.sample}/{stage.ablation}/{run}/{file}"
+
+
+def runs_of(stage):
+    """The trainings of a stage: of its recipe, and of the same with each further seed."""
+    return [stage.recipe, *(f"{stage.recipe}{SEED_MARK}{seed}" for seed in stage.seeds)]
 
 
 def trained(stage):
     return [
-        stage_path("models", stage, file)
+        run_path("models", stage, run, file)
+        for run in runs_of(stage)
         for file in ["model", "manifest.json", "train_log.jsonl"]
     ]
 
 
 def recipe_tokens(sample=None):
     def path(wildcards):
-        model = CONFIG.recipes[wildcards.recipe].model
+        model = recipe_of(wildcards).model
         return f"{RESULTS}/tokens/{sample or wildcards.sample}/{wildcards.ablation}/{model}.parquet"
 
     return path
@@ -118,23 +141,8 @@ def as_json(settings):
     return json.dumps(settings, sort_keys=True, ensure_ascii=False)
 
 
-def recipes_of(model):
-    return [recipe for recipe in CONFIG.recipes.values() if recipe.model == model]
-
-
 def recipe_of(wildcards):
-    return CONFIG.recipes[wildcards.recipe]
-
-
-def report_stages():
-    """For each stage its settings and the folders that its figures come from."""
-    stages = {}
-    for name, stage in CONFIG.stages.items():
-        model = CONFIG.recipes[stage.recipe].model
-        stages[name] = {
-            **stage.model_dump(),
-            "training": stage_path("models", stage, ""),
-            "evaluation": stage_path("evaluation", stage, ""),
-            "untrained": f"{RESULTS}/untrained/{stage.ablation}/{model}/",
-        }
-    return stages
+    """A recipe of the configuration; `full_seed43` is `full` with another seed."""
+    name, _, seed = wildcards.recipe.partition(SEED_MARK)
+    recipe = CONFIG.recipes[name]
+    return recipe.model_copy(update={"seed": int(seed)}) if seed else recipe

@@ -1,4 +1,4 @@
-"""Write the report of all stages, from the per-target rows and the manifests alone."""
+"""Write the report of all stages, from their rows, metrics and manifests alone."""
 
 import argparse
 import json
@@ -6,20 +6,41 @@ from pathlib import Path
 
 from persona import artefacts
 from persona.errors import run_command
-from persona.reporting.report import page, short_table, stage_table
+from persona.evaluation.claims import claim
+from persona.evaluation.comparison import Contrast, compare
+from persona.reporting.report import Evidence, as_markdown, page, pictures, short_table
+from persona.reporting.stages import baseline_table, load_stages, stage_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("html", type=Path)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--stages", type=json.loads, required=True)
-    parser.add_argument("--caution", required=True, help="what a reader must know before the figures, or nothing")
+    parser.add_argument("--targets", type=Path, required=True)
+    parser.add_argument("--baselines", type=Path, required=True, help="folder of their tables and metrics")
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--contrasts", type=json.loads, required=True)
+    parser.add_argument("--candidates", type=int, required=True)
+    parser.add_argument("--caution", type=json.loads, required=True, help="JSON: what a reader must know, or null")
     args = parser.parse_args()
-    table = stage_table(args.stages)
-    artefacts.write_text(table.write_csv(separator="\t", float_precision=4), args.table)
-    artefacts.write_text(page(args.stages, table, args.caution), args.html)
-    print(short_table(table))
+    baselines = json.loads((args.baselines / "metrics.json").read_text(encoding="utf-8"))
+    authors = artefacts.read_table(args.baselines / "authors.parquet", artefacts.AUTHORS)
+    guesses = artefacts.read_table(args.baselines / "ratings.parquet", artefacts.RATINGS)
+    targets = artefacts.read_table(args.targets, artefacts.TARGETS)
+    plan = json.loads(args.plan.read_text(encoding="utf-8"))
+    stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
+    contrasts = compare({s.name: s.scores for s in stages}, [Contrast(**c) for c in args.contrasts])
+    evidence = Evidence(stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution)
+    tables = {"stages": stage_table(stages), "methods": baseline_table(stages, baselines)}
+    for name, table in tables.items():
+        artefacts.write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
+        artefacts.write_text(as_markdown(table), args.folder / f"{name}.md")
+    artefacts.write_json(contrasts, args.folder / "contrasts.json")
+    made = pictures(evidence)
+    for picture in made:
+        artefacts.write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
+    artefacts.write_text(page(evidence, made), args.folder / "index.html")
+    print(short_table(tables["stages"]))
 
 
 if __name__ == "__main__":

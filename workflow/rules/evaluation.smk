@@ -1,0 +1,242 @@
+"""Trained models -> scores and texts, one row a target -> metrics -> report."""
+
+
+rule choose_targets:
+    input:
+        val=f"{RESULTS}/samples/val.parquet",
+        test=f"{RESULTS}/samples/test.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
+    output:
+        f"{RESULTS}/targets.parquet",
+    log:
+        f"{RESULTS}/logs/choose_targets.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/choose_targets.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        candidates=CONFIG.evaluation.candidates,
+        seed=CONFIG.evaluation.seed,
+        code=digest("choose_targets"),
+    shell:
+        'python "$SCRIPTS/choose_targets.py"'
+        " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
+        " --candidates {params.candidates} --seed {params.seed}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+rule baselines:
+    input:
+        interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
+        targets=f"{RESULTS}/targets.parquet",
+    output:
+        [
+            f"{RESULTS}/baselines/{table}.parquet"
+            for table in ["ratings", "texts", "authors", "ngram"]
+        ],
+    log:
+        f"{RESULTS}/logs/baselines.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/baselines.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        folder=lambda wildcards, output: Path(output[0]).parent,
+        seed=CONFIG.evaluation.seed,
+        code=digest("baselines"),
+    shell:
+        'python "$SCRIPTS/baselines.py"'
+        " {params.folder:q} --interactions {input.interactions:q} --split {input.split:q}"
+        " --targets {input.targets:q} --seed {params.seed}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+rule evaluate:
+    input:
+        model=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model",
+        targets=f"{RESULTS}/targets.parquet",
+        audits=f"{RESULTS}/audit/test/{{ablation}}.json",
+        val=recipe_tokens("val"),
+        test=recipe_tokens("test"),
+        empty=lambda wildcards: empty_tokens(
+            wildcards.ablation, recipe_of(wildcards).model
+        ),
+    output:
+        scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
+        generations=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/generations.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate/{{sample}}/{{ablation}}/{{recipe}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: lambda wildcards: recipe_of(wildcards).processes
+    resources:
+        gpu=lambda wildcards: recipe_of(wildcards).gpus,
+    params:
+        model=lambda wildcards, input: input.model,
+        processes=lambda wildcards: recipe_of(wildcards).processes,
+        max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
+        cues=as_json([DATASET.cue, DATASET.rating_cue]),
+        generation=as_json(CONFIG.generation.model_dump()),
+        code=digest("evaluate"),
+    shell:
+        "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
+        ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/evaluate.py"'
+        " --model {params.model:q} --gpus {resources.gpu} --targets {input.targets:q}"
+        " --val-tokens {input.val:q} --test-tokens {input.test:q} --empty-tokens {input.empty:q}"
+        " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
+        " --scores {output.scores:q} --generations {output.generations:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+use rule evaluate as evaluate_untrained with:
+    input:
+        model=lambda wildcards: model_input(wildcards.model),
+        targets=f"{RESULTS}/targets.parquet",
+        audits=f"{RESULTS}/audit/test/{{ablation}}.json",
+        val=f"{RESULTS}/tokens/val/{{ablation}}/{{model}}.parquet",
+        test=f"{RESULTS}/tokens/test/{{ablation}}/{{model}}.parquet",
+        empty=lambda wildcards: empty_tokens(wildcards.ablation, wildcards.model),
+    output:
+        scores=f"{RESULTS}/untrained/{{ablation}}/{{model}}/scores.parquet",
+        generations=f"{RESULTS}/untrained/{{ablation}}/{{model}}/generations.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
+    threads: lambda wildcards: largest_recipe(wildcards.model).processes
+    resources:
+        gpu=lambda wildcards: largest_recipe(wildcards.model).gpus,
+    params:
+        model=lambda wildcards: model_path(wildcards.model),
+        processes=lambda wildcards: largest_recipe(wildcards.model).processes,
+        max_tokens=lambda wildcards: largest_recipe(wildcards.model).max_tokens_per_gpu,
+        cues=as_json([DATASET.cue, DATASET.rating_cue]),
+        generation=as_json(CONFIG.generation.model_dump()),
+        code=digest("evaluate"),
+
+
+rule measure:
+    input:
+        scores=scores_to_measure,
+        generations=lambda wildcards: str(
+            Path(scores_to_measure(wildcards)[0]).with_name("generations.parquet")
+        ),
+        targets=f"{RESULTS}/targets.parquet",
+        prompts=f"{RESULTS}/prompts/test/{{ablation}}.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
+        trained_on=f"{RESULTS}/samples/{{sample}}.parquet",
+    output:
+        f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/metrics.json",
+    log:
+        f"{RESULTS}/logs/measure/{{sample}}/{{ablation}}/{{recipe}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure/{{sample}}/{{ablation}}/{{recipe}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        candidates=CONFIG.evaluation.candidates,
+        code=digest("measure"),
+    shell:
+        'python "$SCRIPTS/measure.py"'
+        " {output:q} --scores {input.scores:q} --generations {input.generations:q} --targets {input.targets:q}"
+        " --prompts {input.prompts:q} --interactions {input.interactions:q} --trained-on {input.trained_on:q}"
+        " --candidates {params.candidates}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+use rule measure as measure_untrained with:
+    input:
+        scores=f"{RESULTS}/untrained/{{ablation}}/{{model}}/scores.parquet",
+        generations=f"{RESULTS}/untrained/{{ablation}}/{{model}}/generations.parquet",
+        targets=f"{RESULTS}/targets.parquet",
+        prompts=f"{RESULTS}/prompts/test/{{ablation}}.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
+        # It was trained on none of this data; what it has in common with texts it never saw is the zero of copying.
+        trained_on=f"{RESULTS}/samples/val.parquet",
+    output:
+        f"{RESULTS}/untrained/{{ablation}}/{{model}}/metrics.json",
+    log:
+        f"{RESULTS}/logs/measure_untrained/{{ablation}}/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_untrained/{{ablation}}/{{model}}.tsv"
+
+
+rule measure_baselines:
+    input:
+        targets=f"{RESULTS}/targets.parquet",
+        tables=rules.baselines.output,
+    output:
+        f"{RESULTS}/baselines/metrics.json",
+    log:
+        f"{RESULTS}/logs/measure_baselines.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_baselines.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        folder=lambda wildcards, input: Path(input.tables[0]).parent,
+        n_targets=CONFIG.generation.n_targets,
+        seed=CONFIG.generation.seed,
+        candidates=CONFIG.evaluation.candidates,
+        code=digest("measure_baselines"),
+    shell:
+        'python "$SCRIPTS/measure_baselines.py"'
+        " {output:q} --targets {input.targets:q} --folder {params.folder:q} --candidates {params.candidates}"
+        " --n-targets {params.n_targets} --seed {params.seed}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+rule report:
+    input:
+        [stage["inputs"] for stage in report_stages().values()],
+        plan=f"{RESULTS}/plan/plan.json",
+        targets=f"{RESULTS}/targets.parquet",
+        baselines=[*rules.baselines.output, rules.measure_baselines.output],
+    output:
+        page=report(
+            f"{RESULTS}/report/index.html",
+            category="Report",
+            caption="../report/index.rst",
+        ),
+        plots=report(
+            directory(f"{RESULTS}/report/plots"),
+            patterns=["{name}.svg"],
+            category="Plots",
+            caption="../report/plot.rst",
+        ),
+        tables=[
+            f"{RESULTS}/report/{table}.{kind}"
+            for table in ["stages", "methods"]
+            for kind in ["csv", "md"]
+        ],
+        contrasts=f"{RESULTS}/report/contrasts.json",
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        folder=lambda wildcards, output: Path(output.page).parent,
+        baselines=lambda wildcards, input: Path(input.baselines[0]).parent,
+        stages=json.dumps(report_stages()),
+        contrasts=as_json([c.model_dump() for c in CONFIG.evaluation.contrasts]),
+        candidates=CONFIG.evaluation.candidates,
+        caution=as_json(
+            [
+                "The reviews are synthetic: the figures show that the workflow works, and say nothing about real users.",
+                "影评是合成数据：这些数字只说明流程可用，与真实用户无关。",
+            ]
+            if DATASET.synthetic
+            else None
+        ),
+        code=digest("report"),
+    shell:
+        'python "$SCRIPTS/report.py"'
+        " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
+        " --plan {input.plan:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
+        " --caution {params.caution:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -1,0 +1,81 @@
+"""What is evaluated of a stage, and what the report reads of it."""
+
+
+def without_user(ablation):
+    return f"{WITHOUT_USER}{CONFIG.ablations[ablation].prompt_style}"
+
+
+def empty_tokens(ablation, model):
+    """The test cohort's prompts without the user."""
+    return f"{RESULTS}/tokens/test/{without_user(ablation)}/{model}.parquet"
+
+
+def evaluated(stage):
+    """The rows of all trainings of a stage."""
+    return [
+        run_path("evaluation", stage, run, f"{table}.parquet")
+        for run in runs_of(stage)
+        for table in ["scores", "generations"]
+    ]
+
+
+def measured(stage):
+    """The metrics of a stage; with several seeds those of the mean scores, `full_mean_43_44`."""
+    run = "_".join([f"{stage.recipe}{MEAN_MARK}", *map(str, stage.seeds)])
+    return run_path(
+        "evaluation", stage, run if stage.seeds else stage.recipe, "metrics.json"
+    )
+
+
+def scores_to_measure(wildcards):
+    """The scores of a training, or those of a recipe and its further seeds."""
+    name, _, seeds = wildcards.recipe.partition(f"{MEAN_MARK}_")
+    runs = (
+        [name, *(f"{name}{SEED_MARK}{seed}" for seed in seeds.split("_"))]
+        if seeds
+        else [wildcards.recipe]
+    )
+    folder = f"{RESULTS}/evaluation/{wildcards.sample}/{wildcards.ablation}"
+    return [f"{folder}/{run}/scores.parquet" for run in runs]
+
+
+def largest_recipe(model):
+    """The untrained model is scored with as many processes as any training of it."""
+    recipes = [recipe for recipe in CONFIG.recipes.values() if recipe.model == model]
+    return max(recipes, key=lambda recipe: recipe.processes)
+
+
+def report_stages():
+    """For each stage its settings and the files that its figures come from."""
+    stages = {}
+    for name, stage in CONFIG.stages.items():
+        model = CONFIG.recipes[stage.recipe].model
+        ablation = CONFIG.ablations[stage.ablation]
+        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}/"
+        prompts = f"{RESULTS}/prompts/test/{stage.ablation}.parquet"
+        stages[name] = {
+            **stage.model_dump(),
+            "parts": {
+                part: getattr(ablation, f"use_{part}")
+                for part in ("profile", "history", "context")
+            },
+            "model": model,
+            "prompt_style": ablation.prompt_style,
+            "max_samples_per_user": CONFIG.samples[stage.sample].max_samples_per_user,
+            "training": [run_path("models", stage, run, "") for run in runs_of(stage)],
+            "scores": [
+                path for path in evaluated(stage) if "scores" in Path(path).name
+            ],
+            "generations": evaluated(stage)[1],
+            "metrics": measured(stage),
+            "untrained": f"{untrained}metrics.json",
+            "prompts": prompts,
+            "inputs": [
+                prompts,
+                f"{untrained}metrics.json",
+                measured(stage),
+                *evaluated(stage),
+                *(path for path in trained(stage) if Path(path).suffix),
+            ],
+        }
+    return stages

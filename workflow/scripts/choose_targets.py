@@ -1,0 +1,27 @@
+"""Gather what is known of the val and test targets, and put test targets into blocks."""
+
+import argparse
+from pathlib import Path
+
+from persona import artefacts
+from persona.errors import run_command
+from persona.evaluation.targets import evaluation_targets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--val", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--interactions", type=Path, required=True)
+    parser.add_argument("--candidates", type=int, required=True, help="users among whom an author is identified")
+    parser.add_argument("--seed", type=int, required=True)
+    args = parser.parse_args()
+    cohorts = {name: artefacts.read_table(getattr(args, name), artefacts.SAMPLES) for name in ("val", "test")}
+    interactions = artefacts.read_table(args.interactions, artefacts.INTERACTIONS)
+    targets = evaluation_targets(cohorts, interactions, args.candidates, args.seed)
+    artefacts.write_table(targets, args.output, artefacts.TARGETS)
+
+
+if __name__ == "__main__":
+    run_command(main)
