@@ -16,7 +16,12 @@ demo: install  ## train and compare the four stages on synthetic data
 	@cat results/dmsc/logs/report.log
 	@echo "report: results/dmsc/report/index.html"
 
-test: install  ## unit and workflow tests
+# The exported model must be read by transformers 4 as well; a test loads it with this copy.
+.venv/transformers4: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --target $@ transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
+	touch $@
+
+test: install .venv/transformers4  ## unit and workflow tests
 	$(BIN)/python -m pytest
 
 lint: install  ## style, types, workflow

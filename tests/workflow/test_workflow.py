@@ -10,13 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
 
+from persona import artefacts
 from persona.training.logs import read_log
+from tests.workflow.training import torchrun
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,6 +94,66 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     assert manifest["parameters"]["processes"] == 2
 
 
+def test_transformers_4_reads_the_trained_model_and_computes_the_same(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    library = Path(sys.prefix) / "transformers4"
+    if not library.exists():
+        pytest.skip("transformers 4 is not beside the environment: `make test` puts it there")
+    folder = finished / "results/dmsc/models/two_per_user/profile_and_context/tiny/model"
+    ids, text = [5, 77, 300, 9, 1000, 42, 7], "太好看了，推荐！😄"
+    program = ROOT / "tests" / "workflow" / "load_with_transformers4.py"
+    run = subprocess.run(
+        [sys.executable, str(program), str(folder), json.dumps(ids), text],
+        env=os.environ | {"PYTHONPATH": str(library)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["version"].startswith("4.") and found["problems"] == {}
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(folder)(input_ids=torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(torch.tensor(found["logits"]), logits, atol=1e-4, rtol=1e-4)
+    assert found["ids"] == AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+
+
+def test_one_process_scores_and_writes_as_two_do(finished: Path, tmp_path: Path) -> None:
+    results = finished / "results/dmsc"
+    tokens = results / "tokens/{}/{}/tiny_qwen3_moe.parquet"
+    options = {
+        "model": results / "models/two_per_user/profile_and_history/tiny/model",
+        "gpus": 0,
+        "targets": results / "targets.parquet",
+        "val-tokens": str(tokens).format("val", "profile_and_history"),
+        "test-tokens": str(tokens).format("test", "profile_and_history"),
+        "empty-tokens": str(tokens).format("test", "without_user_detailed"),
+        "max-tokens": 700,
+        "cues": '["预测用户的影评：", "预测用户的评分："]',
+        "generation": '{"n_targets": 200, "n_samples": 1, "max_new_tokens": 128, "temperature": 1.0, "seed": 42}',
+        "scores": tmp_path / "scores.parquet",
+        "generations": tmp_path / "generations.parquet",
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    run = subprocess.run(
+        [*torchrun(1), str(ROOT / "workflow/scripts/evaluate.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    two = results / "evaluation/two_per_user/profile_and_history/tiny"
+    scores, expected = pl.read_parquet(tmp_path / "scores.parquet"), pl.read_parquet(two / "scores.parquet")
+    assert scores.drop("nll", "nll_impostors", "nll_empty", "stars").equals(
+        expected.drop("nll", "nll_impostors", "nll_empty", "stars")
+    )
+    for column in ("nll", "nll_impostors", "nll_empty", "stars"):
+        one, other = (table[column].explode().drop_nulls().to_numpy() for table in (scores, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert pl.read_parquet(tmp_path / "generations.parquet").equals(pl.read_parquet(two / "generations.parquet"))
+
+
 def test_the_plan_counts_what_the_training_then_did(finished: Path, small_config: dict[str, Any]) -> None:
     run = snakemake(finished, small_config, "plan")
     assert run.returncode == 0, run.stderr
@@ -117,6 +181,7 @@ def test_a_stage_with_another_recipe_schedules_its_training_alone(finished: Path
         "train": 1,
         "train_all": 1,
         "evaluate": 1,
+        "measure": 1,
         "evaluate_all": 1,
     }
 
@@ -188,11 +253,12 @@ def test_a_file_of_the_user_is_trained_on(tmp_path: Path, small_config: dict[str
     config = json.loads(json.dumps(small_config))
     config["datasets"]["dmsc"] = {"format": "dmsc_csv", "path": str(raw_csv)}
     config["stages"] = {"history": config["stages"]["history"]}
+    config["evaluation"]["contrasts"] = []
     before = raw_csv.read_bytes()
     run = snakemake(tmp_path, config, "train_all", "report")
     assert run.returncode == 0, run.stdout + run.stderr
     assert raw_csv.read_bytes() == before
-    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.tsv", separator="\t")
+    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.csv")
     assert table["test_nll"].item() < table["untrained_test_nll"].item()
     page = (tmp_path / "results/dmsc/report/index.html").read_text(encoding="utf-8")
     assert "<svg" in page and 'src="http' not in page and 'href="http' not in page
@@ -209,11 +275,74 @@ def test_a_missing_raw_file_is_named(tmp_path: Path, small_config: dict[str, Any
 def test_the_demo_learns_and_history_helps_on_unseen_users(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["stages"] = {name: config["stages"][name] for name in ("quick", "history")}
+    config["evaluation"]["contrasts"] = config["evaluation"]["contrasts"][:2]
+    config["generation"] = {"n_targets": 32}
     run = snakemake(tmp_path, config, "report")
     assert run.returncode == 0, run.stdout + run.stderr
-    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.tsv", separator="\t")
+    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.csv")
     assert (table["test_nll"] < 0.5 * table["untrained_test_nll"]).all()
-    _, high = table["difference_95"][1].split(" to ")
-    assert float(high) < 0
+    quick, history = table.to_dicts()
+    assert history["test_nll_less_first"] < 0
+    # The prompt of `quick` hardly tells a user from another; that of `history` does.
+    assert history["swap_gap_low"] > max(0, quick["swap_gap_high"])
+    assert history["acc_low"] > 0.15
     page = (tmp_path / "results/dmsc/report/index.html").read_text(encoding="utf-8")
-    assert "<b>history</b> is better than quick" in page
+    assert "In the primary comparison history is better than quick" in page
+    # The stars are asked of a model that never learned to answer: not good enough, and said so.
+    assert "None of the 2 stages may be said to write as a particular user does" in page
+    markdown = (tmp_path / "results/dmsc/report/methods.md").read_text(encoding="utf-8")
+    for method in ("damped_bias", "matrix_factorisation", "bm25_neighbour", "n-gram with user cache"):
+        assert f"| {method} | baseline |" in markdown
+
+
+def test_where_reviews_have_nothing_of_their_users_nothing_is_found(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"]["dmsc"]["synthetic"]["habits"] = "independent"
+    config["stages"] = {"history": config["stages"]["history"]}
+    config["evaluation"]["contrasts"] = []
+    config["generation"] = {"n_targets": 16}
+    metrics = "results/dmsc/evaluation/two_per_user/profile_and_history/tiny/metrics.json"
+    run = snakemake(tmp_path, config, metrics)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads((tmp_path / metrics).read_text(encoding="utf-8"))["likelihood"]
+    assert found["nll"]["value"] < 0.7
+    assert found["swap_gap"]["low"] <= 0 <= found["swap_gap"]["high"]
+    assert found["acc"]["low"] <= 0.1 <= found["acc"]["high"]
+
+
+def test_seeds_of_a_recipe_are_averaged(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    config = json.loads(json.dumps(small_config))
+    config["stages"] = {"quick": config["stages"]["quick"] | {"seeds": [43]}}
+    config["evaluation"]["contrasts"] = []
+    run = snakemake(tmp_path, config, "evaluate_all")
+    assert run.returncode == 0, run.stdout + run.stderr
+    folder = tmp_path / "results/dmsc/evaluation/two_per_user/profile_and_context"
+    both = [
+        pl.read_parquet(folder / name / "scores.parquet").sort("interaction_id") for name in ("tiny", "tiny_seed43")
+    ]
+    nll = sum(table["nll"] for table in both) / 2
+    assert not both[0]["nll"].equals(both[1]["nll"])
+    test = both[0]["cohort"] == "test"
+    metrics = json.loads((folder / "tiny_mean_43" / "metrics.json").read_text(encoding="utf-8"))
+    expected = nll.filter(test).sum() / both[0]["n_characters"].filter(test).sum()
+    assert metrics["likelihood"]["nll"]["value"] == pytest.approx(expected)
+
+
+def test_a_planted_leak_ends_the_workflow_before_training(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    """A prompt file of an earlier step in which a history entry is of the target's own day."""
+    assert snakemake(tmp_path, small_config, "prepare_all").returncode == 0
+    path = tmp_path / "results/dmsc/prompts/two_per_user/profile_and_history.parquet"
+    prompts = pl.read_parquet(path)
+    first = prompts.filter(pl.col("history_ids").list.len() > 0)["interaction_id"][0]
+    leaky = pl.when(pl.col("interaction_id") == first).then(pl.concat_list("history_ids", "interaction_id"))
+    planted = prompts.with_columns(history_ids=leaky.otherwise("history_ids"))
+    artefacts.write_table(planted, path, artefacts.PROMPTS)
+    run = snakemake(tmp_path, small_config, "train_history", "--rerun-triggers", "mtime")
+    assert run.returncode != 0
+    assert (
+        f"leak audit: history_not_earlier: 1 of {prompts.height} targets; the first is interaction {first}"
+        in run.stderr
+    )
+    findings = tmp_path / "results/dmsc/audit/two_per_user/profile_and_history.findings.csv"
+    assert set(pl.read_csv(findings)["interaction_id"]) == {first}
+    assert not (tmp_path / "results/dmsc/models").exists()
