@@ -18,7 +18,7 @@ from datasketch import MinHash, MinHashLSH
 
 from persona.errors import PersonaError
 from persona.evaluation.targets import NAMES_STAR
-from persona.hashing import mix64
+from persona.hashing import id_priority
 from persona.prompts import Parts, Section, render
 from persona.sampling import sample_targets
 
@@ -72,7 +72,7 @@ def audit_rendering(
 
     Of more than `RENDERED_AGAIN` prompts so many are looked at, chosen by a hash.
     """
-    some = prompts.sort(pl.Series(mix64(prompts["interaction_id"].cast(pl.UInt64).to_numpy(), 0))).head(RENDERED_AGAIN)
+    some = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(RENDERED_AGAIN)
     again = render(some.select("interaction_id"), _without_likes(interactions), users, items, style, parts, task, cue)
     both = some.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
     changed = both.filter(pl.col("prompt").ne_missing(pl.col("again")))

@@ -38,6 +38,11 @@ def mix64(values: UInt64Array, seed: int) -> UInt64Array:
         return z ^ (z >> np.uint64(31))
 
 
+def id_priority(ids: pl.Series, seed: int) -> pl.Series:
+    """A pseudo-random number for each integer id, from the id and the seed alone."""
+    return pl.Series("priority", mix64(ids.cast(pl.UInt64).to_numpy(), seed))
+
+
 def uniform(values: UInt64Array, seed: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) from ids and a seed (the upper 53 bits of `mix64`)."""
     return (mix64(values, seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from persona.errors import PersonaError
-from persona.hashing import hash64_series, mix64
+from persona.hashing import hash64_series, id_priority, mix64
 
 
 def sample_targets(
@@ -43,6 +43,6 @@ def sample_targets(
 
 
 def _smallest_priorities(targets: pl.DataFrame, k: int, seed: int) -> pl.DataFrame:
-    ids = targets["interaction_id"].cast(pl.UInt64).to_numpy()
-    ordered = targets.with_columns(priority=pl.Series(mix64(ids, seed))).sort("user_id", "priority", "interaction_id")
+    priority = id_priority(targets["interaction_id"], seed)
+    ordered = targets.with_columns(priority).sort("user_id", "priority", "interaction_id")
     return ordered.filter(pl.int_range(pl.len()).over("user_id") < k).drop("priority")

@@ -10,8 +10,8 @@ import polars as pl
 from persona.evaluation.comparison import mean_of_seeds
 from persona.evaluation.likelihoods import author_ranks, gaps
 from persona.evaluation.metrics import mean_ranks
-from persona.evaluation.ratings import expected_star
-from persona.evaluation.statistics import Estimate, codes, estimate
+from persona.evaluation.ratings import expected_star, star_array
+from persona.evaluation.statistics import Estimate, estimate_columns
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ def _star_advantage(tests: list[pl.DataFrame], guesses: pl.DataFrame, targets: p
         table.drop_nulls("stars").sort("interaction_id").join(known, on="interaction_id", maintain_order="left")
         for table in tests
     ]
-    errors = [
-        (expected_star(np.array(table["stars"].to_list()).reshape(-1, 5)) - table["truth"].to_numpy()) ** 2
-        for table in tables
-    ]
+    errors = [(expected_star(star_array(table)) - table["truth"].to_numpy()) ** 2 for table in tables]
     mine = tables[0].select("interaction_id", "truth").with_columns(mine=pl.Series(np.mean(errors, axis=0)))
     return mine.join(bias, on="interaction_id").select(
         "interaction_id", advantage=(pl.col("bias") - pl.col("truth")) ** 2 - pl.col("mine"), n=pl.lit(1.0)
@@ -91,5 +88,4 @@ def _star_advantage(tests: list[pl.DataFrame], guesses: pl.DataFrame, targets: p
 def _estimate(rows: pl.DataFrame, keys: pl.DataFrame) -> Estimate:
     """Sum of `advantage` over the sum of `n`, users and films resampled."""
     both = rows.drop_nulls("advantage").join(keys, on="interaction_id").sort("user_id", "interaction_id")
-    features = both.select("advantage", "n").to_numpy()
-    return estimate(features, codes(both["user_id"]), items=codes(both["item_id"]))
+    return estimate_columns(both, "advantage", "n", films=True)

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from persona.evaluation.likelihoods import gaps
-from persona.evaluation.statistics import Estimate, codes, estimate, holm, shapley_weights
+from persona.evaluation.statistics import Estimate, codes, estimate, estimate_columns, holm, shapley_weights
 
 PARTS = ["profile", "history", "context"]
-NLL, SWAP_GAP = "nll", "swap_gap"
+NLL = "nll"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ def compare(scores: dict[str, pl.DataFrame], contrasts: list[Contrast]) -> list[
     Args:
         scores: `artefacts.SCORES` by stage.
     """
-    if not contrasts:
-        return []
     found = [difference(scores[c.stage], scores[c.against], c.metric) for c in contrasts]
     # What could not be computed (p is NaN) has no share in the number of comparisons.
     numbers = [n for n, e in enumerate(found) if n and np.isfinite(e.p)]
@@ -50,9 +48,8 @@ def difference(scores: pl.DataFrame, against: pl.DataFrame, metric: str) -> Esti
     Users and films are drawn: there are few films, and they differ.
     """
     both = _per_target(scores, metric).join(_per_target(against, metric), on="interaction_id", validate="1:1")
-    both = both.sort("user_id", "interaction_id")
-    features = both.select(pl.col(metric) - pl.col(f"{metric}_right"), pl.col("n_characters").cast(pl.Float64))
-    return estimate(features.to_numpy(), codes(both["user_id"]), items=codes(both["item_id"]))
+    both = both.sort("user_id", "interaction_id").with_columns(pl.col(metric) - pl.col(f"{metric}_right"))
+    return estimate_columns(both, metric, "n_characters", films=True)
 
 
 def _per_target(scores: pl.DataFrame, metric: str) -> pl.DataFrame:

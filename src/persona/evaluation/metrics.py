@@ -11,7 +11,7 @@ import polars as pl
 from persona.evaluation import likelihoods, ratings, texts
 from persona.evaluation.comparison import mean_of_seeds
 from persona.evaluation.generation import GREEDY, SAMPLE
-from persona.evaluation.statistics import Estimate, codes, estimate
+from persona.evaluation.statistics import Estimate, codes, estimate, estimate_columns
 
 Metrics = dict[str, Any]
 
@@ -194,10 +194,8 @@ def baseline_metrics(
 
 
 def _per_character(rows: pl.DataFrame, column: str, films: bool = False) -> Metrics:
-    """Sum of a column over the sum of characters, in nats a character."""
-    features = rows.select(column, pl.col("n_characters").cast(pl.Float64)).to_numpy()
-    items = codes(rows["item_id"]) if films else None
-    return estimate(features, codes(rows["user_id"]), items=items).as_json()
+    """In nats a character."""
+    return estimate_columns(rows, column, "n_characters", films).as_json()
 
 
 def _mean(values: pl.Series, users: pl.Series) -> Metrics:

@@ -8,13 +8,18 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from persona.evaluation.statistics import SEED, Estimate, Floats, Ints, codes, draw, estimate
+from persona.evaluation.statistics import SEED, Estimate, Floats, Ints, codes, draw, estimate, interval
 
 N_STARS = 5
 BINS = 10
 TAU_RESAMPLES = 1000
 
 _SQUARES = (np.arange(N_STARS)[:, None] - np.arange(N_STARS)) ** 2 / (N_STARS - 1) ** 2
+
+
+def star_array(scores: pl.DataFrame) -> Floats:
+    """The column `stars` as `[N, 5]`."""
+    return np.array(scores["stars"].to_list(), dtype=float).reshape(-1, N_STARS)
 
 
 def normalised(stars: Floats) -> Floats:
@@ -106,9 +111,7 @@ def within_film_tau(guesses: Floats, truth: Floats, user_mean: Floats, films: In
     sums = [np.asarray((matrix.T @ weights.T).T * weights).sum(1) for matrix in matrices]
     with np.errstate(invalid="ignore", divide="ignore"):
         tau = sums[0] / np.sqrt(sums[1] * sums[2])
-    drawn = tau[1:][np.isfinite(tau[1:])]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn.size else (np.nan, np.nan)
-    return Estimate(float(tau[0]), float(low), float(high), np.nan)
+    return Estimate(float(tau[0]), *interval(tau[1:][np.isfinite(tau[1:])]), np.nan)
 
 
 def _signs(values: Floats, pairs: tuple[Ints, Ints]) -> Floats:
@@ -137,7 +140,7 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
     rows = tables[0]
     if not rows.height:
         return {}
-    stars = [np.array(table["stars"].to_list()) for table in tables]
+    stars = [star_array(table) for table in tables]
     truth, users = rows["rating"].to_numpy().round().astype(int), codes(rows["user_id"])
     found = point_metrics(rows, [expected_star(p) for p in stars])
 

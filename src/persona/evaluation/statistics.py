@@ -67,10 +67,28 @@ def estimate(
     resampled = resampled[np.isfinite(resampled)]
     if not resampled.size:
         return Estimate(value, np.nan, np.nan, np.nan)
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    low, high = interval(resampled)
     # Counting the estimate itself, so that p is never 0 (Davison and Hinkley 1997, section 4.2).
     tails = [(np.sum(resampled <= 0) + 1), (np.sum(resampled >= 0) + 1)]
-    return Estimate(value, float(low), float(high), float(min(1.0, 2 * min(tails) / (resampled.size + 1))))
+    return Estimate(value, low, high, float(min(1.0, 2 * min(tails) / (resampled.size + 1))))
+
+
+def estimate_columns(rows: pl.DataFrame, value: str, by: str, films: bool) -> Estimate:
+    """Sum of one column over the sum of another, users resampled, and films as well if told so.
+
+    Args:
+        rows: with `user_id`, `item_id` and the two columns.
+    """
+    features = rows.select(value, pl.col(by).cast(pl.Float64)).to_numpy()
+    return estimate(features, codes(rows["user_id"]), items=codes(rows["item_id"]) if films else None)
+
+
+def interval(resampled: Floats) -> tuple[float, float]:
+    """The middle 95 % of resampled values; NaN where there is none."""
+    if not resampled.size:
+        return np.nan, np.nan
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _resampled_sums(features: Floats, users: Ints, items: Ints | None, n: int) -> list[Floats]:

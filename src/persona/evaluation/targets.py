@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from persona.hashing import hash64_series, mix64
+from persona.hashing import hash64_series, id_priority
 from persona.history import earlier_reviews
 
 # A number of stars or points that is said to be given; "十分" alone means "very".
@@ -126,4 +126,4 @@ def _ceilings(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataF
 def _priority(table: pl.DataFrame, purpose: str, seed: int) -> pl.Series:
     """A pseudo-random number a row that depends on the interaction, the purpose and the seed alone."""
     purpose_seed = seed + int(hash64_series(pl.Series([purpose]))[0] % 2**20)
-    return pl.Series(mix64(table["interaction_id"].cast(pl.UInt64).to_numpy(), purpose_seed))
+    return id_priority(table["interaction_id"], purpose_seed)

@@ -139,8 +139,8 @@ def _longest(texts: list[str], corpus: UInt64s) -> Ints:
     length = 0
     while places.starts.size:
         places, theirs = places.longer(length), theirs.longer(length)
-        places = places.kept(_among_unsorted(places.hashes, theirs.hashes))
-        theirs = theirs.kept(_among(theirs.hashes, places.hashes))
+        here, there = _shared(places.hashes, theirs.hashes)
+        places, theirs = places.kept(here), theirs.kept(there)
         length += 1
         found[owner[places.starts]] = length
     return found
@@ -167,23 +167,16 @@ class _Places:
         return _Places(self.codes, self.starts[which], self.hashes[which])
 
 
-def _among(many: UInt64s, few: UInt64s) -> npt.NDArray[np.bool_]:
-    """Which of many are among few; unlike `numpy.isin` it does not sort the many."""
-    wanted = np.unique(few)
-    if not wanted.size:
-        return np.zeros(many.size, dtype=bool)
-    place = np.minimum(np.searchsorted(wanted, many), wanted.size - 1)
-    return np.asarray(wanted[place] == many)
-
-
-def _among_unsorted(few: UInt64s, many: UInt64s) -> npt.NDArray[np.bool_]:
-    """Which of few are among many, without sorting the many."""
+def _shared(few: UInt64s, many: UInt64s) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which of few are among many, and which of many among few; unlike `numpy.isin` it does not sort the many."""
     wanted, back = np.unique(few, return_inverse=True)
-    there = np.zeros(wanted.size, dtype=bool)
-    if wanted.size and many.size:
-        place = np.minimum(np.searchsorted(wanted, many), wanted.size - 1)
-        there[place[wanted[place] == many]] = True
-    return there[back]
+    if not wanted.size:
+        return np.zeros(few.size, dtype=bool), np.zeros(many.size, dtype=bool)
+    place = np.minimum(np.searchsorted(wanted, many), wanted.size - 1)
+    shared = wanted[place] == many
+    found = np.zeros(wanted.size, dtype=bool)
+    found[place[shared]] = True
+    return found[back], shared
 
 
 def _codes(texts: list[str]) -> UInt64s:

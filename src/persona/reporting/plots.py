@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from persona.evaluation.likelihoods import author_ranks
-from persona.evaluation.ratings import BINS, expected_star, normalised
+from persona.evaluation.ratings import BINS, expected_star, normalised, star_array
 from persona.evaluation.statistics import codes, estimate
 from persona.reporting.stages import Stage
 
@@ -165,7 +165,7 @@ def reliability(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure 
     figure, (axes,) = _figure()
     for n, stage in enumerate(stages):
         rows = stage.scores.filter(pl.col("cohort") == "test").join(known, on="interaction_id")
-        p = normalised(np.array(rows["stars"].to_list())).ravel()
+        p = normalised(star_array(rows)).ravel()
         hit = (rows["rating"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
         place = np.minimum((p * BINS).astype(int), BINS - 1)
         count = np.bincount(place, minlength=BINS)
@@ -187,7 +187,7 @@ def error_by_star(stages: list[Stage], targets: pl.DataFrame, guesses: pl.DataFr
     tables = []
     for stage in stages:
         rows = stage.scores.filter(pl.col("cohort") == "test")
-        guess = pl.Series(expected_star(np.array(rows["stars"].to_list())))
+        guess = pl.Series(expected_star(star_array(rows)))
         tables.append((stage.name, rows.select("interaction_id").with_columns(guess=guess)))
     bias = guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
     test = stages[0].scores.filter(pl.col("cohort") == "test").select("interaction_id")

@@ -10,7 +10,7 @@ from persona import artefacts
 from persona.evaluation.baselines.ngram import ngram_scores
 from persona.evaluation.baselines.ratings import rating_baselines
 from persona.evaluation.baselines.texts import author_similarities, text_baselines
-from persona.hashing import mix64
+from persona.hashing import id_priority
 from persona.history import earlier_reviews
 
 
@@ -28,8 +28,7 @@ def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.D
     """Fit every baseline on the training users, tune it on val, and apply it to the targets."""
     reviews = interactions.drop("likes", "context")
     train = reviews.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
-    chance = pl.Series(mix64(train["interaction_id"].cast(pl.UInt64).to_numpy(), seed))
-    train = train.with_columns(chance=chance).sort("chance", "interaction_id")
+    train = train.with_columns(id_priority(train["interaction_id"], seed)).sort("priority", "interaction_id")
     texts = train["text"].to_list()
     histories = _histories(targets, reviews)
     test = targets.filter(pl.col("cohort") == "test")

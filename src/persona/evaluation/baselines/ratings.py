@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from persona.evaluation.statistics import Floats
-from persona.hashing import mix64
+from persona.hashing import id_priority
 from persona.history import earlier_reviews
 
 DAMPING = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -143,8 +143,7 @@ def _solve(seen: sparse.csr_matrix, rated: sparse.csr_matrix, factors: Floats, k
 def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biases: Floats) -> list[Floats]:
     """Ridge regression of (star - film mean) on character TF-IDF of the history's texts, one guess a penalty."""
     reviews = interactions.drop_nulls("rating").with_columns(pl.col("rating").cast(pl.Float64))
-    chance = mix64(data.train["interaction_id"].cast(pl.UInt64).to_numpy(), SEED)
-    some = data.train.with_columns(chance=pl.Series(chance)).sort("chance").head(RIDGE_TARGETS)
+    some = data.train.sort(id_priority(data.train["interaction_id"], SEED)).head(RIDGE_TARGETS)
     documents = _history_texts(some, reviews)
     if not documents.height:
         return [mean + biases[data.targets["film"].to_numpy()]]
