@@ -66,12 +66,13 @@ def ablation_of(name):
     return CONFIG.ablations[name]
 
 
+def parts_of_ablation(ablation):
+    parts = ("profile", "history", "context")
+    return {part: getattr(ablation, f"use_{part}") for part in parts}
+
+
 def parts_of(wildcards):
-    ablation = ablation_of(wildcards.ablation)
-    parts = {
-        part: getattr(ablation, f"use_{part}")
-        for part in ("profile", "history", "context")
-    }
+    parts = parts_of_ablation(ablation_of(wildcards.ablation))
     return {**parts, "user": not wildcards.ablation.startswith(WITHOUT_USER)}
 
 

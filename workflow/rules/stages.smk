@@ -51,28 +51,28 @@ def report_stages():
     for name, stage in CONFIG.stages.items():
         model = CONFIG.recipes[stage.recipe].model
         ablation = CONFIG.ablations[stage.ablation]
-        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}/"
+        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}/metrics.json"
         prompts = f"{RESULTS}/prompts/test/{stage.ablation}.parquet"
         stages[name] = {
             **stage.model_dump(),
-            "parts": {
-                part: getattr(ablation, f"use_{part}")
-                for part in ("profile", "history", "context")
-            },
+            "parts": parts_of_ablation(ablation),
             "model": model,
             "prompt_style": ablation.prompt_style,
             "max_samples_per_user": CONFIG.samples[stage.sample].max_samples_per_user,
             "training": [run_path("models", stage, run, "") for run in runs_of(stage)],
             "scores": [
-                path for path in evaluated(stage) if "scores" in Path(path).name
+                run_path("evaluation", stage, run, "scores.parquet")
+                for run in runs_of(stage)
             ],
-            "generations": evaluated(stage)[1],
+            "generations": run_path(
+                "evaluation", stage, stage.recipe, "generations.parquet"
+            ),
             "metrics": measured(stage),
-            "untrained": f"{untrained}metrics.json",
+            "untrained": untrained,
             "prompts": prompts,
             "inputs": [
                 prompts,
-                f"{untrained}metrics.json",
+                untrained,
                 measured(stage),
                 *evaluated(stage),
                 *(path for path in trained(stage) if Path(path).suffix),

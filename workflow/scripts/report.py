@@ -39,7 +39,7 @@ def main() -> None:
     made = pictures(evidence)
     for picture in made:
         artefacts.write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
-    artefacts.write_text(page(evidence, made), args.folder / "index.html")
+    artefacts.write_text(page(evidence, made, tables["stages"], tables["methods"]), args.folder / "index.html")
     print(short_table(tables["stages"]))
 
 

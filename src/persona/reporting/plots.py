@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from persona.evaluation.likelihoods import author_ranks
 from persona.evaluation.ratings import BINS, expected_star, normalised, star_array
-from persona.evaluation.statistics import codes, estimate
+from persona.evaluation.statistics import Estimate, codes, estimate
 from persona.reporting.stages import Stage
 
 matplotlib.rcParams["svg.hashsalt"] = "persona"  # the same bytes every time
@@ -97,27 +97,38 @@ def swap_gap(stages: list[Stage], baselines: dict[str, Any], say: Say) -> Figure
     return figure
 
 
-def author_by_history(
-    stages: list[Stage], targets: pl.DataFrame, authors: pl.DataFrame, candidates: int, say: Say
-) -> Figure:
-    figure, (axes,) = _figure()
-    tables = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in stages]
-    tables.append((say("TF-IDF of characters", "字符 TF-IDF"), authors))
-    for n, (name, scores) in enumerate(tables):
+def author_curves(
+    stages: list[Stage], targets: pl.DataFrame, authors: pl.DataFrame, candidates: int
+) -> list[tuple[str | None, dict[int, Estimate]]]:
+    """For each stage, and for TF-IDF (no name), acc@1 in each of `HISTORY_BINS` with at least 10 targets."""
+    tables: list[tuple[str | None, pl.DataFrame]] = [
+        (stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in stages
+    ]
+    curves: list[tuple[str | None, dict[int, Estimate]]] = []
+    for name, scores in [*tables, (None, authors)]:
         ranks = author_ranks(scores, candidates).join(
             targets.select("interaction_id", "user_id", "n_history"), on="interaction_id"
         )
-        x, value, low, high = [], [], [], []
+        found = {}
         for place, (least, most) in enumerate(HISTORY_BINS):
             some = ranks.filter(pl.col("n_history").is_between(least, most))
-            if some.height < 10:
-                continue
-            found = estimate(np.column_stack([some["acc"], np.ones(some.height)]), codes(some["user_id"]), n=2000)
-            x.append(place + 0.08 * (n - len(tables) / 2))
-            value.append(found.value)
-            low.append(max(0.0, found.value - found.low))
-            high.append(max(0.0, found.high - found.value))
-        axes.errorbar(x, value, [low, high], label=name, elinewidth=0.8, **_look(n, len(tables)))
+            if some.height >= 10:
+                features = np.column_stack([some["acc"], np.ones(some.height)])
+                found[place] = estimate(features, codes(some["user_id"]), n=2000)
+        curves.append((name, found))
+    return curves
+
+
+def author_by_history(curves: list[tuple[str | None, dict[int, Estimate]]], candidates: int, say: Say) -> Figure:
+    figure, (axes,) = _figure()
+    for n, (name, found) in enumerate(curves):
+        x = [place + 0.08 * (n - len(curves) / 2) for place in found]
+        low = [max(0.0, e.value - e.low) for e in found.values()]
+        high = [max(0.0, e.high - e.value) for e in found.values()]
+        label = name or say("TF-IDF of characters", "字符 TF-IDF")
+        axes.errorbar(
+            x, [e.value for e in found.values()], [low, high], label=label, elinewidth=0.8, **_look(n, len(curves))
+        )
     axes.axhline(1 / candidates, color="black", linewidth=0.8, linestyle=":", label=say("chance", "随机水平"))
     labels = [str(a) if a == b else f"{a}-{b}" if b < 100 else f"{a}+" for a, b in HISTORY_BINS]
     axes.set_xticks(range(len(labels)), labels)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from persona.reporting import plots
-from persona.reporting.stages import Stage, baseline_table, shapley_values, stage_table
+from persona.reporting.stages import Stage, shapley_values
 
 EXAMPLES = 6
 
@@ -46,14 +46,15 @@ class Picture:
 def pictures(evidence: Evidence) -> list[Picture]:
     """All plots that the data allows."""
     stages, baselines, targets = evidence.stages, evidence.baselines, evidence.targets
+    # Resampled once, and drawn in two languages.
+    curves = plots.author_curves(stages, targets, evidence.authors, evidence.candidates)
+    shares = shapley_values(stages)
     makers: dict[str, Any] = {
         "swap_gap": lambda say: plots.swap_gap(stages, baselines, say),
         "nll_by_stage": lambda say: plots.nll_by_stage(stages, baselines, say),
-        "author_by_history": lambda say: plots.author_by_history(
-            stages, targets, evidence.authors, evidence.candidates, say
-        ),
+        "author_by_history": lambda say: plots.author_by_history(curves, evidence.candidates, say),
         "dose_response": lambda say: plots.dose_response(stages, say),
-        "shapley": lambda say: plots.shapley_bars(shapley_values(stages), say),
+        "shapley": lambda say: plots.shapley_bars(shares, say),
         "reliability": lambda say: plots.reliability(stages, targets, say),
         "error_by_star": lambda say: plots.error_by_star(stages, targets, evidence.guesses, say),
         "lengths": lambda say: plots.lengths(stages, targets, say),
@@ -70,14 +71,13 @@ def pictures(evidence: Evidence) -> list[Picture]:
     return made
 
 
-def page(evidence: Evidence, made: list[Picture]) -> str:
-    """The whole page."""
+def page(evidence: Evidence, made: list[Picture], table: pl.DataFrame, methods: pl.DataFrame) -> str:
+    """The whole page; `table` is `stage_table`, `methods` is `baseline_table`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["svg"] = Markup
     template = environment.get_template("page.html.j2")
-    table = stage_table(evidence.stages)
     return template.render(
         stages=table.to_dicts(),
         claims={stage.name: stage.claim for stage in evidence.stages},
@@ -85,7 +85,7 @@ def page(evidence: Evidence, made: list[Picture]) -> str:
         caution=evidence.caution,
         pictures=made,
         contrasts=evidence.contrasts,
-        methods=baseline_table(evidence.stages, evidence.baselines).to_dicts(),
+        methods=methods.to_dicts(),
         examples=examples(evidence),
         candidates=evidence.candidates,
         untrained=table["untrained_test_nll"].to_list(),

@@ -35,7 +35,6 @@ class Stage:
     generations: pl.DataFrame
     prompts: pl.DataFrame
     counts: dict[str, Any]
-    hardware: str
     log: list[dict[str, Any]]
     plan: dict[str, Any] | None
     claim: Claim
@@ -53,7 +52,6 @@ def _load(
 ) -> Stage:
     """Figures of a stage with several seeds: scores are their mean, seconds and epochs those of the first."""
     training = Path(stage["training"][0])
-    manifest = _json(training / "manifest.json")
     seeds = [artefacts.read_table(path, artefacts.SCORES) for path in stage["scores"]]
     return Stage(
         name=name,
@@ -70,8 +68,7 @@ def _load(
         scores=mean_of_seeds(seeds),
         generations=artefacts.read_table(stage["generations"], artefacts.GENERATIONS),
         prompts=artefacts.read_table(stage["prompts"], artefacts.PROMPTS, ["interaction_id", "prompt"]),
-        counts=manifest["counts"],
-        hardware=manifest["hardware"],
+        counts=_json(training / "manifest.json")["counts"],
         log=read_log(training / "train_log.jsonl"),
         plan=plan,
         claim=judge(seeds),
