@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from persona.ingest import Ingested, ingest
+from persona.ingest import Ingested, ingest, load
+from persona.ingest.dmsc_csv import FORM
+from persona.ingest.rows import Options
 from persona.ingest.synthetic import write_dmsc_csv
 from persona.modeling.tiny import END_OF_TEXT, END_OF_TURN, SPLIT, START_OF_TURN, as_chat_tokenizer
 from persona.prompts import Parts, load_style, render
@@ -22,7 +26,26 @@ def synthetic_reviews(n_users: int, seed: int = 42) -> Ingested:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "DMSC.csv"
         write_dmsc_csv(path, n_users, seed)
-        return ingest(path, "dmsc_csv")
+        ingest(path, "dmsc_csv", Path(folder), Options(), 1.0)
+        return load(Path(folder))
+
+
+def write_long_histories(path: Path, n_users: int, n_reviews: int) -> None:
+    """A release of users with so many reviews each: one film a month, comments of a synthetic release."""
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Path(folder) / "DMSC.csv"
+        # More than enough: of 2.9 reviews a user some are blank.
+        write_dmsc_csv(pool, n_users * n_reviews // 2, seed=1)
+        reviews = pl.read_csv(pool, infer_schema=False).filter(pl.col("Comment").str.strip_chars() != "")
+    comments = reviews.select("Star", "Comment").sample(n_users * n_reviews, seed=1, shuffle=True).rows()
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FORM.columns)
+        for n, (star, comment) in enumerate(comments):
+            user, film = divmod(n, n_reviews)
+            day = date(2010, 1, 1) + timedelta(days=30 * film + user % 30)
+            row = [n, f"Film {film}", f"第{film}部电影", "2017-02-28", 1, f"用户{user}", day, star, comment, 0]
+            writer.writerow(row)
 
 
 def prompts_with_history(tables: Ingested, style: str, targets: pl.DataFrame) -> pl.DataFrame:

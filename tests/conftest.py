@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from persona.ingest import Ingested, ingest
+from persona.ingest import Ingested
 from persona.ingest.synthetic import write_dmsc_csv
+from tests.ingesting import ingested
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -30,7 +31,7 @@ def raw_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tables(raw_csv: Path) -> Ingested:
-    return ingest(raw_csv, "dmsc_csv")
+    return ingested(raw_csv)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

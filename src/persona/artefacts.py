@@ -1,8 +1,11 @@
 """The Parquet files of the workflow: their schemas, and reading and writing them.
 
 Every file is checked on write and on read, sorted by its key, and has the same bytes whenever it is
-built from the same inputs. It is written under a temporary name and moved in place, so a file that is
-there is whole.
+built from the same inputs, in one piece or in many. It is written under a temporary name and moved in
+place, so a file that is there is whole.
+
+A user's id is a hash, so users can be taken in ranges of their ids: what is too large for the memory is
+read and written range by range. Row groups end where a user ends, so that a range reads little else.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ import pyarrow.parquet as pq
 
 from persona.errors import PersonaError
 
-ROW_GROUP_SIZE = 65_536
+# Rows, and those that the last user of a group has more.
+ROW_GROUP_SIZE, ROW_GROUP_SIZE_OF_LONG_ROWS = 65_536, 4_096
+ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,13 @@ class Artefact:
     columns: dict[str, Any]
     key: tuple[str, ...]
     nullable: frozenset[str] = frozenset()
+    row_group_size: int = ROW_GROUP_SIZE
+
+    @property
+    def repetitive(self) -> list[str]:
+        """Columns whose values are worth a dictionary."""
+        names = [name for name, dtype in self.columns.items() if dtype == pl.String]
+        return [name for name in names if name not in ("prompt", "completion", "text", "raw")]
 
 
 TURN = pl.Struct({"speaker": pl.String, "text": pl.String})
@@ -42,6 +55,9 @@ INTERACTIONS = Artefact(
     {
         **_TARGET,
         "day": pl.Date,
+        # Days, conversations or whatever else tells earlier from later, numbered within the user: what lies in
+        # one session may not be told apart in time.
+        "session": pl.Int32,
         "position": pl.Int32,
         "rating": pl.Float32,
         "text": pl.String,
@@ -63,13 +79,15 @@ PROMPTS = Artefact(
         "completion": pl.String,
         "rating": pl.Float32,
         "history_ids": pl.List(pl.Int64),
-        # Where each history entry starts in `prompt`, in characters, and where the last one ends: what a
-        # tokenizer needs to drop whole entries.
+        # Where the section of the history (of the context) starts in `prompt`, in characters, each of its entries,
+        # and what follows: what a tokenizer needs to drop whole entries.
         "history_offsets": pl.List(pl.Int32),
+        "context_offsets": pl.List(pl.Int32),
         "n_context": pl.Int32,
     },
     key=("user_id", "interaction_id"),
     nullable=frozenset({"rating"}),
+    row_group_size=ROW_GROUP_SIZE_OF_LONG_ROWS,
 )
 TOKENS = Artefact(
     {
@@ -78,8 +96,10 @@ TOKENS = Artefact(
         "input_ids": pl.List(pl.Int32),
         "prompt_length": pl.Int32,
         "n_history_dropped": pl.Int32,
+        "n_context_dropped": pl.Int32,
     },
     key=("user_id", "interaction_id"),
+    row_group_size=ROW_GROUP_SIZE_OF_LONG_ROWS,
 )
 TARGETS = Artefact(
     {
@@ -156,6 +176,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def empty(artefact: Artefact) -> pl.DataFrame:
+    """A table without rows."""
+    return pl.DataFrame(schema=artefact.columns)
+
+
 def write_table(table: pl.DataFrame, path: str | Path, artefact: Artefact) -> None:
     """Check, sort by key and write a table.
 
@@ -163,35 +188,105 @@ def write_table(table: pl.DataFrame, path: str | Path, artefact: Artefact) -> No
         PersonaError: a column is missing or of a wrong type, a value is null where it may not be, or the key
             is not unique.
     """
-    missing = [name for name in artefact.columns if name not in table.columns]
-    if missing:
-        raise PersonaError(f"{path}: cannot be written without the columns {', '.join(missing)}")
-    table = table.select(pl.col(name).cast(dtype) for name, dtype in artefact.columns.items())
-    _check_values(table, path, artefact)
-    table = table.sort(artefact.key)
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            table.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()),
+    with table_writer(path, artefact) as writer:
+        writer.write(table)
+
+
+class TableWriter:
+    """Writes tables that follow each other in the order of the key into one file.
+
+    Where one ends and the next begins leaves no trace in the file.
+    """
+
+    def __init__(self, file: pq.ParquetWriter, path: str | Path, artefact: Artefact) -> None:
+        self.file, self.path, self.artefact = file, path, artefact
+        self.rest = pl.DataFrame(schema=artefact.columns)
+        self.last: tuple[Any, ...] | None = None
+
+    def write(self, table: pl.DataFrame) -> None:
+        """Check, sort by key and add a table.
+
+        Raises:
+            PersonaError: as `write_table`, and if the table does not follow the one before.
+        """
+        names = self.artefact.columns
+        missing = [name for name in names if name not in table.columns]
+        if missing:
+            raise PersonaError(f"{self.path}: cannot be written without the columns {', '.join(missing)}")
+        table = table.select(pl.col(name).cast(dtype) for name, dtype in names.items())
+        _check_values(table, self.path, self.artefact)
+        if not table.height:
+            return
+        table = table.sort(self.artefact.key)
+        keys = table.select(self.artefact.key)
+        if self.last is not None and keys.row(0) <= self.last:
+            raise PersonaError(f"{self.path}: the key {keys.row(0)} comes after {self.last}, which is not before it")
+        self.last = keys.row(-1)
+        self.rest = pl.concat([self.rest, table]) if self.rest.height else table
+        while (size := self._group_size()) < self.rest.height:
+            self._write_group(self.rest.head(size))
+            self.rest = self.rest.slice(size)
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self.rest.height:
+            self._write_group(self.rest)
+
+    def _group_size(self) -> int:
+        """Rows of the next row group: it ends with a user, where the table has users."""
+        size = self.artefact.row_group_size
+        if self.rest.height <= size or self.artefact.key[0] != "user_id":
+            return size
+        users = self.rest["user_id"]
+        return int(users.search_sorted(users[size - 1], side="right"))
+
+    def _write_group(self, rows: pl.DataFrame) -> None:
+        self.file.write_table(rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()), row_group_size=rows.height)
+
+
+@contextmanager
+def table_writer(path: str | Path, artefact: Artefact) -> Iterator[TableWriter]:
+    """A writer whose file takes its place when the block ends without an error."""
+    schema = pl.DataFrame(schema=artefact.columns).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(
             temporary,
+            schema,
             compression="zstd",
             compression_level=3,
-            row_group_size=ROW_GROUP_SIZE,
+            use_dictionary=artefact.repetitive,
             version="2.6",
             store_schema=False,
-        )
+        ) as file,
+    ):
+        writer = TableWriter(file, path, artefact)
+        yield writer
+        writer.finish()
 
 
-def read_table(path: str | Path, artefact: Artefact, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read a table, or some columns of it, and check that its schema is the expected one.
+def read_table(
+    path: str | Path,
+    artefact: Artefact,
+    columns: list[str] | None = None,
+    users: tuple[str, str] | None = None,
+) -> pl.DataFrame:
+    """Read a table, or some columns of it, or the rows of some users, and check that its schema is the expected one.
+
+    Args:
+        users: a range of `user_ranges`.
 
     Raises:
         PersonaError: the file is missing, damaged, or of another schema.
     """
     expected = {name: artefact.columns[name] for name in columns or artefact.columns}
+    if not Path(path).is_file():
+        raise PersonaError(f"{path}: no such file; run the step that makes it first")
     try:
-        table = pl.read_parquet(path, columns=list(expected))
-    except FileNotFoundError as error:
-        raise PersonaError(f"{path}: no such file; run the step that makes it first") from error
+        rows = pl.scan_parquet(path, glob=False)
+        if users is not None:
+            rows = rows.filter(pl.col("user_id") >= users[0], pl.col("user_id") < users[1])
+        table = rows.select(list(expected)).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PersonaError(f"{path}: not a readable Parquet file of this workflow; delete it and rerun") from error
     for name, dtype in expected.items():
@@ -202,15 +297,40 @@ def read_table(path: str | Path, artefact: Artefact, columns: list[str] | None =
     return table
 
 
+def count_rows(path: str | Path) -> int:
+    """Number of rows of a Parquet file."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def bucket(name: str) -> tuple[int, int]:
+    """A part of the users by its name, `3-of-8`."""
+    k, m = name.split("-of-")
+    return int(k), int(m)
+
+
+def user_ranges(n: int, within: tuple[int, int] = (1, 1)) -> list[tuple[str, str]]:
+    """Cut the ids of users into `n` ranges [low, high), in order; together they are the k-th of m equal parts of all.
+
+    Args:
+        within: (k, m), by default the whole.
+    """
+    k, m = within
+    space = 16**ID_DIGITS
+    edges = [space * ((k - 1) * n + i) // (m * n) for i in range(n + 1)]
+    # Hexadecimal digits sort before `g`.
+    names = [f"{edge:0{ID_DIGITS}x}" if edge < space else "g" for edge in edges]
+    return list(pairwise(names))
+
+
 def _check_values(table: pl.DataFrame, path: str | Path, artefact: Artefact) -> None:
     for name in artefact.columns:
         if name not in artefact.nullable and (count := table[name].null_count()):
             raise PersonaError(f"{path}: column {name} has {count} empty values, and none is allowed")
-    duplicated = table.filter(pl.struct(artefact.key).is_duplicated())
-    if duplicated.height:
+    duplicated = table.select(artefact.key).is_duplicated()
+    if duplicated.any():
         raise PersonaError(
-            f"{path}: the key {artefact.key} is not unique: {duplicated.height} rows share one, "
-            f"the first is {duplicated.row(0)[: len(artefact.key)]}"
+            f"{path}: the key {artefact.key} is not unique: {duplicated.sum()} rows share one, "
+            f"the first is {table.select(artefact.key).filter(duplicated).row(0)}"
         )
 
 

@@ -28,12 +28,17 @@ MIN_CHARACTERS = 20  # shorter comments are boilerplate that says nothing of a l
 PERMUTATIONS = 64
 CHUNK = 10_000
 RENDERED_AGAIN = 20_000
+PROMPTS_AT_ONCE = 32_768
 FINDING = {"check": pl.String, "interaction_id": pl.Int64, "user_id": pl.String, "detail": pl.String}
 
 
 def audit_prompts(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-    """History entries that are not of a strictly earlier day, are of the target's film, or of another user."""
-    reviews = interactions.select("interaction_id", "user_id", "item_id", "day")
+    """History entries that are not of the past, are of the target's film, or of another user.
+
+    Where users have several reviews of an item, as characters have lines in a film, the item says nothing.
+    """
+    reviews = interactions.select("interaction_id", "user_id", "item_id", "day", "session")
+    once = not reviews.select("user_id", "item_id").is_duplicated().any()
     entries = (
         prompts.select("interaction_id", history_id="history_ids")
         .explode("history_id")
@@ -48,10 +53,17 @@ def audit_prompts(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataF
             for check, wrong, detail in [
                 (
                     "history_not_earlier",
-                    (pl.col("h_day") < pl.col("day")).fill_null(False).not_(),
-                    pl.format("{} is of {}, the target of {}", entry, "h_day", "day"),
+                    ((pl.col("h_session") >= pl.col("session")) | (pl.col("h_day") > pl.col("day"))).fill_null(False),
+                    pl.format(
+                        "{} is of session {} ({}), the target of {} ({})",
+                        entry,
+                        "h_session",
+                        pl.col("h_day").cast(pl.String).fill_null("no day"),
+                        "session",
+                        pl.col("day").cast(pl.String).fill_null("no day"),
+                    ),
                 ),
-                ("history_of_target_film", pl.col("h_item_id") == pl.col("item_id"), entry),
+                ("history_of_target_film", pl.lit(once) & (pl.col("h_item_id") == pl.col("item_id")), entry),
                 ("history_of_another_user", pl.col("h_user_id").ne_missing(pl.col("user_id")), entry),
             ]
         ]
@@ -67,12 +79,13 @@ def audit_rendering(
     parts: Parts,
     task: str,
     cue: str,
+    at_most: int,
 ) -> pl.DataFrame:
     """Prompts that are not what rendering without any likes gives: likes were counted at crawl time, in the future.
 
-    Of more than `RENDERED_AGAIN` prompts so many are looked at, chosen by a hash.
+    Of more than `at_most` prompts so many are looked at, chosen by a hash.
     """
-    some = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(RENDERED_AGAIN)
+    some = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(at_most)
     again = render(some.select("interaction_id"), _without_likes(interactions), users, items, style, parts, task, cue)
     both = some.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
     changed = both.filter(pl.col("prompt").ne_missing(pl.col("again")))
@@ -101,14 +114,21 @@ def audit_sample(
     return _findings(changed, "likes_in_sampling", pl.lit("the choice differs from that without likes"))
 
 
-def audit_splits(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], split: pl.DataFrame) -> pl.DataFrame:
-    """Targets of a user who is in more than one of train, val and test, or not in the split that the file is of."""
+def audit_splits(
+    sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], split: pl.DataFrame, by: str = "user"
+) -> pl.DataFrame:
+    """Targets of a user who is in more than one of train, val and test, or not in the split that the file is of.
+
+    With `by="item"` no item may be in two of them either.
+    """
     named = [(name, table) for name, table in {"train": sample, **cohorts}.items()]
     found = []
     for n, (name, table) in enumerate(named):
         for other, others in named[n + 1 :]:
-            shared = table.join(others, on="user_id", how="semi")
-            found.append(_findings(shared, "user_in_two_splits", pl.lit(f"the user is in {name} and in {other}")))
+            for unit in ["user", "item"][: 1 if by == "user" else 2]:
+                shared = table.join(others, on=f"{unit}_id", how="semi")
+                detail = pl.lit(f"the {unit} is in {name} and in {other}")
+                found.append(_findings(shared, f"{unit}_in_two_splits", detail))
         foreign = table.join(split.filter(pl.col("split") == name), on="user_id", how="anti")
         found.append(_findings(foreign, "user_of_another_split", pl.lit(f"the user is not in {name}")))
     return pl.concat(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -33,15 +33,20 @@ class Synthetic(Model):
 
 
 class Dataset(Model):
-    format: Literal["dmsc_csv"]
+    format: Literal["dmsc_csv", "dmsc_v2", "twin_json", "cornell", "jsonl"]
     path: Text
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    pseudonymise: bool = False
+    max_context_turns: Count = 15
+    mask_names: bool = False
     task: Text = "预测用户对电影的评分"
     cue: Text = "预测用户的影评："
-    rating_cue: Text = "预测用户的评分："
+    rating_cue: Text | None = "预测用户的评分："
     synthetic: Synthetic | None = None
 
 
 class Split(Model):
+    by: Literal["user", "item"] = "user"
     val_ratio: Ratio = 0.1
     test_ratio: Ratio = 0.1
     seed: Seed = 42
@@ -167,6 +172,7 @@ class Stage(Model):
 
 class Config(Model):
     results_dir: Text = "results"
+    buckets: Annotated[int, Field(ge=1, le=4096)] = 1
     dataset: Name
     datasets: dict[Name, Dataset]
     split: Split = Split()
@@ -250,7 +256,7 @@ def _nearest(given: str, known: list[str]) -> str:
 
 def _problems(config: Config, root: Path) -> list[str]:
     """What the types cannot see: names that name nothing, values that do not go together."""
-    problems = _reference("dataset", config.dataset, config.datasets)
+    problems = _reference("dataset", config.dataset, config.datasets) + _path_problems(config)
     for name, stage in config.stages.items():
         problems += _reference(f"stages.{name}.sample", stage.sample, config.samples)
         problems += _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
@@ -297,6 +303,29 @@ def _problems(config: Config, root: Path) -> list[str]:
                 for part in ("profile", "history", "context")
                 if getattr(ablation, f"use_{part}") and part not in parts
             ]
+    return problems
+
+
+def _path_problems(config: Config) -> list[str]:
+    """Nothing is written but below `results_dir`, and that lies in the folder in which the workflow runs."""
+    problems = []
+    results = PurePosixPath(config.results_dir)
+    if results.is_absolute() or ".." in results.parts or not results.parts:
+        problems.append(
+            f"results_dir: got {config.results_dir!r}, allowed is a folder below the one that the workflow runs in; "
+            "snakemake --directory chooses that one"
+        )
+    for name, dataset in config.datasets.items():
+        path = PurePosixPath(dataset.path)
+        if dataset.synthetic and (".." in path.parts or results not in path.parents):
+            problems.append(
+                f"datasets.{name}.path: got {dataset.path!r}, allowed for synthetic data, which is written there, is a "
+                f"file below results_dir, such as {results / name / 'raw' / 'DMSC.csv'}"
+            )
+        if dataset.synthetic and dataset.format != "dmsc_csv":
+            problems.append(f"datasets.{name}.format: got {dataset.format!r}, allowed for synthetic data is dmsc_csv")
+        if dataset.mask_names and dataset.format != "cornell":
+            problems.append(f"datasets.{name}.mask_names: got true, but format {dataset.format} has no names to mask")
     return problems
 
 

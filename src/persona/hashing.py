@@ -6,7 +6,7 @@ of rows or files, on threads, or on the engine that sorts them.
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,11 @@ UInt64Array = npt.NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def hash64(value: str) -> int:
-    """The first 8 bytes of BLAKE2b of a text, as an unsigned integer."""
-    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
-
-
 def hash64_series(values: pl.Series) -> UInt64Array:
-    """`hash64` of every text of a column; each distinct text is hashed once."""
+    """BLAKE2b of 8 bytes of every text of a column, as an unsigned integer; each distinct text is hashed once."""
     unique = values.unique()
-    table = pl.DataFrame({"value": unique, "hash": pl.Series([hash64(v) for v in unique.to_list()], dtype=pl.UInt64)})
+    digests = b"".join([blake2b(value.encode(), digest_size=8).digest() for value in unique.to_list()])
+    table = pl.DataFrame({"value": unique, "hash": np.frombuffer(digests, dtype=">u8").astype(np.uint64)})
     return values.to_frame("value").join(table, on="value", how="left", maintain_order="left")["hash"].to_numpy()
 
 

@@ -3,12 +3,17 @@
 A prompt style is data: sections in order, each with a heading and an entry. An entry is a list of
 fragments with `{placeholders}`; a fragment whose value is unknown is left out, and a section without
 entries leaves no trace.
+
+What people wrote cannot pass for structure: it has no line break, so that it does not begin a line but where
+the style puts it there, and there it does not begin with a bracket, as headings do.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import string
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,8 +21,9 @@ from typing import Any, Literal, cast
 import polars as pl
 import yaml
 
+from persona import artefacts
+from persona.artefacts import user_ranges
 from persona.errors import PersonaError
-from persona.history import earlier_reviews
 
 Part = Literal["always", "profile", "history", "context"]
 
@@ -28,7 +34,12 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "context": frozenset({"speaker", "text"}),
 }
 SECTION_SEPARATOR = "\n\n"
+# All that some reader takes for the end of a line.
+LINE_BREAKS = r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+\s*"
+LIKE_STRUCTURE = r"^\s*(?:\d+\.\s*)?\["
+CHUNK = 32_768  # targets that are rendered at once
 GENRE_SEPARATOR = "/"
+FROM_DATA = {"title", "genres", "field", "value", "speaker", "text"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,9 @@ def load_style(path: Path) -> list[Section]:
         raise PersonaError(f"{path}: {{cue}} and {{genres}}, which may be unknown, must be fragments of their own")
     if any("{user_id}" in fragment for fragment in sections[-1].entry):
         raise PersonaError(f"{path}: the last section must not hold {{user_id}}: the evaluation leaves the user out")
-    if sum(section.part == "history" for section in sections) > 1:
-        raise PersonaError(f"{path}: there is more than one history section")
+    for part in ("profile", "history", "context"):
+        if sum(section.part == part for section in sections) > 1:
+            raise PersonaError(f"{path}: there is more than one {part} section")
     return sections
 
 
@@ -128,8 +140,12 @@ def render(
 ) -> pl.DataFrame:
     """Render one prompt and completion a target.
 
-    The history of a target is the user's reviews of a strictly earlier day and of other films, oldest first.
+    The history of a target is the user's reviews of strictly earlier sessions, oldest first. So it is the beginning
+    of the list of all the user's reviews, and each of these is rendered once, whatever number of targets it serves.
     `likes` are never read: they were counted at crawl time, so they know the future.
+
+    Args:
+        interactions: all of the targets' users.
 
     Returns:
         The columns of `artefacts.PROMPTS`.
@@ -137,79 +153,117 @@ def render(
     reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(task), cue=pl.lit(cue))
-    has_section = any(section.part == "history" for section in style)
-    history = _history(rows, reviews, style) if parts.history and has_section else _no_history(rows)
-    rows = rows.join(history, on="interaction_id", how="left")
+    section = next((section for section in style if section.part == "history"), None)
+    if parts.history and section:
+        rows = _with_history(rows, reviews, section)
+    else:
+        rows = rows.with_columns(
+            history_ids=pl.lit([], dtype=pl.List(pl.Int64)), history_entries=pl.lit([], dtype=pl.List(pl.String))
+        )
     return _assemble(rows, [section for section in style if parts.includes(section)], parts)
 
 
-def _history(rows: pl.DataFrame, reviews: pl.DataFrame, style: list[Section]) -> pl.DataFrame:
-    """`history_ids` and rendered `history_entries` of every target, oldest first."""
-    entry = next(section.entry for section in style if section.part == "history")
-    pairs = earlier_reviews(rows, reviews).with_columns(
-        number=pl.int_range(1, pl.len() + 1).over("interaction_id"), history_ids="history_id"
-    )
-    return pairs.group_by("interaction_id", maintain_order=True).agg(
-        "history_ids", history_entries=_entry(entry, pl.col)
-    )
+def render_file(
+    sample: Path,
+    interactions: Path,
+    users: Path,
+    items: Path,
+    style: list[Section],
+    parts: Parts,
+    task: str,
+    cue: str,
+    bucket: tuple[int, int] = (1, 1),
+) -> Iterator[pl.DataFrame]:
+    """`render` for a sample of any size, some users at a time, in the order of their ids.
+
+    Args:
+        bucket: (k, m): the k-th of m parts of the users.
+    """
+    titles = artefacts.read_table(items, artefacts.ITEMS)
+    n = math.ceil(artefacts.count_rows(sample) / CHUNK / bucket[1])
+    for some in user_ranges(max(1, n), bucket):
+        targets = artefacts.read_table(sample, artefacts.SAMPLES, users=some)
+        reviews = artefacts.read_table(interactions, artefacts.INTERACTIONS, users=some)
+        profiles = artefacts.read_table(users, artefacts.USERS, users=some)
+        yield render(targets, reviews, profiles, titles, style, parts, task, cue)
 
 
-def _no_history(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(
-        "interaction_id",
-        history_ids=pl.lit([], dtype=pl.List(pl.Int64)),
-        history_entries=pl.lit([], dtype=pl.List(pl.String)),
+def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:
+    """Add `history_ids` and `history_entries` of every target: the first so many of the user's."""
+    reviews = reviews.join(rows.select("user_id"), on="user_id", how="semi").sort("user_id", "position")
+    entries = reviews.with_columns(number=pl.col("position") + 1).select(
+        "user_id", history_ids="interaction_id", history_entries=_entry(section.entry, pl.col)
+    )
+    lists = entries.group_by("user_id", maintain_order=True).agg("history_ids", "history_entries")
+    # Positions are counted from 0, so the first one of a session is the number of reviews before it.
+    before = reviews.group_by("user_id", "session").agg(n=pl.col("position").min())
+    return (
+        rows.join(before, on=["user_id", "session"], how="left")
+        .join(lists, on="user_id", how="left")
+        .with_columns(pl.col("history_ids", "history_entries").list.head(pl.col("n")))
     )
 
 
 def _assemble(rows: pl.DataFrame, sections: list[Section], parts: Parts) -> pl.DataFrame:
-    rows = rows.with_columns(pl.col("history_ids", "history_entries").fill_null([]))
-    rows = rows.with_columns(_section_text(section).alias(f"section_{n}") for n, section in enumerate(sections))
+    for section in sections:
+        if section.part in ("profile", "context"):
+            rows = rows.with_columns(_entries(section).alias(f"{section.part}_entries"))
     names = [f"section_{n}" for n in range(len(sections))]
-    history_at = next((n for n, section in enumerate(sections) if section.part == "history"), None)
-    offsets = _offsets(names[:history_at], sections[history_at]) if history_at is not None else pl.lit([])
-    rows = rows.with_columns(prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True))
-    return rows.select(
+    rows = rows.with_columns(_section_text(section).alias(names[n]) for n, section in enumerate(sections))
+    offsets = {f"{part}_offsets": _offsets(part, names, sections) for part in ("history", "context")}
+    return rows.with_columns(
+        prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True), **offsets
+    ).select(
         "interaction_id",
         "user_id",
         "item_id",
         "rating",
         "history_ids",
         "prompt",
+        *offsets,
         completion="text",
-        history_offsets=offsets.cast(pl.List(pl.Int32)),
         n_context=pl.col("context").list.len() if parts.context else pl.lit(0),
     )
+
+
+def _entries(section: Section) -> pl.Expr:
+    """The rendered entries of a profile or a context; what is known of nothing is none."""
+    entries = pl.col(section.part).list.eval(_entry(section.entry, lambda name: pl.element().struct.field(name)))
+    return entries.list.eval(pl.element().filter(pl.element() != ""))
 
 
 def _section_text(section: Section) -> pl.Expr:
     """The text of a section, or null where it has no entries."""
     if section.part == "always":
         body = _entry(section.entry, pl.col)
-    elif section.part == "history":
-        body = pl.col("history_entries").list.join("\n")
     else:
-        column = "profile" if section.part == "profile" else "context"
-        element = _entry(section.entry, lambda name: pl.element().struct.field(name))
-        entries = pl.col(column).list.eval(element)
-        body = entries.list.eval(pl.element().filter(pl.element() != "")).list.join("\n")
+        body = pl.col(f"{section.part}_entries").list.join("\n")
     heading = f"{section.heading}\n" if section.heading else ""
     return pl.when(body != "").then(pl.lit(heading) + body)
 
 
 def _entry(fragments: tuple[str, ...], field: Any) -> pl.Expr:
     """The fragments one after the other, without those that have an unknown value."""
-    return pl.concat_str([_fragment(fragment, field).fill_null("") for fragment in fragments])
+    rendered = [_fragment(fragment, field, begins_line=not n) for n, fragment in enumerate(fragments)]
+    return pl.concat_str([fragment.fill_null("") for fragment in rendered])
 
 
-def _fragment(fragment: str, field: Any) -> pl.Expr:
+def _fragment(fragment: str, field: Any, begins_line: bool) -> pl.Expr:
     pieces: list[pl.Expr] = []
     for literal, name, _, _ in string.Formatter().parse(fragment):
         if literal:
             pieces.append(pl.lit(literal))
         if name:
-            pieces.append(_value(name, field))
+            value = _value(name, field)
+            pieces.append(_unlike_structure(value) if begins_line and not pieces and name in FROM_DATA else value)
     return pl.concat_str(pieces)
+
+
+def _unlike_structure(text: pl.Expr) -> pl.Expr:
+    """Text at the beginning of a line that could be taken for a heading or a history entry, with other brackets."""
+    return (
+        pl.when(text.str.contains(LIKE_STRUCTURE)).then(text.str.replace_all("[", "［", literal=True)).otherwise(text)
+    )
 
 
 def _value(name: str, field: Any) -> pl.Expr:
@@ -221,22 +275,26 @@ def _value(name: str, field: Any) -> pl.Expr:
     if name == "day":
         return value.dt.to_string("%Y-%m-%d")
     if name == "field":
-        return value.str.to_uppercase()
+        value = value.str.to_uppercase()
     if name == "number":
         return value.cast(pl.String)
     # An entry is one line, whatever its text.
-    return value.str.replace_all(r"\s*[\r\n]+\s*", " ")
+    return value.str.replace_all(LINE_BREAKS, " ")
 
 
-def _offsets(before: list[str], section: Section) -> pl.Expr:
-    """Character offsets in the prompt: of the history section, of each of its entries, and of what follows."""
-    lengths = [pl.col(name).str.len_chars() + len(SECTION_SEPARATOR) for name in before]
+def _offsets(part: Part, names: list[str], sections: list[Section]) -> pl.Expr:
+    """Character offsets in the prompt: of a part's section, of each of its entries, and of what follows; or none."""
+    none = pl.lit([], dtype=pl.List(pl.Int32))
+    at = next((n for n, section in enumerate(sections) if section.part == part), None)
+    if at is None:
+        return none
+    lengths = [pl.col(name).str.len_chars() + len(SECTION_SEPARATOR) for name in names[:at]]
     start = pl.sum_horizontal([length.fill_null(0) for length in lengths]) if lengths else pl.lit(0)
-    first = start + (len(section.heading) + 1 if section.heading else 0)
-    ends = pl.col("history_entries").list.eval((pl.element().str.len_chars() + 1).cum_sum())
+    heading = sections[at].heading
+    first = start + (len(heading) + 1 if heading else 0)
+    entries = pl.col(f"{part}_entries")
+    ends = entries.list.eval((pl.element().str.len_chars() + 1).cum_sum())
     # The last entry is followed by a section separator, which is one character longer than a line's end.
     ends = pl.concat_list(ends.list.slice(0, ends.list.len() - 1), ends.list.last() + len(SECTION_SEPARATOR) - 1)
     offsets = pl.concat_list(start.cast(pl.Int64), first.cast(pl.Int64), ends.cast(pl.List(pl.Int64)) + first)
-    return (
-        pl.when(pl.col("history_entries").list.len() > 0).then(offsets).otherwise(pl.lit([], dtype=pl.List(pl.Int64)))
-    )
+    return pl.when(entries.list.len() > 0).then(offsets.cast(pl.List(pl.Int32))).otherwise(none)

@@ -2,8 +2,8 @@
 
 A prompt is tokenized in pieces: what stands before the history, each history entry, what stands after.
 Every distinct piece is tokenized once, however many targets it serves. The ids are those of the whole text
-because a piece ends with a line break and the next begins with a visible character, where the
-pre-tokenizers of this family split anyway; `check_assembly` makes sure of it for the tokenizer at hand.
+because the pieces meet where the pre-tokenizers of this family split anyway: after line breaks, and after an
+entry's last letter or digit; `check_assembly` makes sure of it for the tokenizer at hand.
 """
 
 from __future__ import annotations
@@ -11,17 +11,30 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 from jinja2 import TemplateError
 
+from persona import artefacts
 from persona.errors import PersonaError
 
+Ints = npt.NDArray[Any]
+
 _PROMPT, _COMPLETION = "\x02prompt\x03", "\x02completion\x03"
-CHECKED_SAMPLES = 64
+# Until the last letter or digit, unless a mark follows, which may become one character with it.
+LAST_WORD = r"(?s)^(.*[\p{L}\p{N}])[^\p{L}\p{N}\p{M}][^\p{L}\p{N}]*$"
+CHECKED_SAMPLES = 64  # of a chunk
+PREVIEWED_SAMPLES = 6
+CHUNK = 16_384  # targets that are tokenized at once
 
 
 @dataclass(frozen=True)
@@ -98,116 +111,202 @@ def _without_added_tokens(tokenizer: Any) -> Any:
     return Tokenizer.from_str(json.dumps(settings | {"added_tokens": [], "post_processor": None}))
 
 
+@dataclass(frozen=True)
+class _Pieces:
+    """Texts to tokenize, each once, and of which of them the prompts are made.
+
+    Attributes:
+        rows: numbers of texts, a row a prompt: `head`, `heading`, `tail`, `completion`.
+        entries: numbers of the two texts of each history entry `[n, 2]`, one prompt after the other.
+        counts: history entries of each prompt.
+    """
+
+    texts: list[str]
+    rows: pl.DataFrame
+    entries: Ints
+    counts: Ints
+
+
+class _Pool:
+    """The token ids of many texts, one after the other."""
+
+    def __init__(self, ids: list[list[int]]) -> None:
+        self.lengths = np.array([len(piece) for piece in ids], dtype=np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.ids = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(self.lengths.sum()))
+
+    def gather(self, numbers: Ints) -> Ints:
+        """The ids of these texts, joined."""
+        lengths = self.lengths[numbers]
+        ends = np.cumsum(lengths)
+        # In 32 bits, which hold the tokens of a chunk, because this is most of the memory.
+        places = np.repeat((self.starts[numbers] - (ends - lengths)).astype(np.int32), lengths)
+        places += np.arange(places.size, dtype=np.int32)
+        return np.asarray(self.ids[places])
+
+
+def tokenize_file(
+    prompts: Path, tokenizer: Any, max_length: int, bucket: tuple[int, int] = (1, 1)
+) -> Iterator[pl.DataFrame]:
+    """`tokenize` for prompts of any number, some users at a time; each time some targets are checked.
+
+    Args:
+        bucket: (k, m): the k-th of m parts of the users.
+    """
+    n = math.ceil(artefacts.count_rows(prompts) / CHUNK / bucket[1])
+    for some in artefacts.user_ranges(max(1, n), bucket):
+        table = artefacts.read_table(prompts, artefacts.PROMPTS, users=some)
+        tokens = tokenize(table, tokenizer, max_length)
+        check_assembly(table, tokens, tokenizer)
+        yield tokens
+
+
 def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataFrame:
     """Tokenize every prompt with its completion; drop the oldest history entries of those that do not fit.
+
+    Where all history is not enough, the oldest turns of the context are dropped as well.
 
     Returns:
         The columns of `artefacts.TOKENS`. `input_ids` is prompt, completion and end token; the first
         `prompt_length` of them are the prompt.
 
     Raises:
-        PersonaError: a target does not fit even without history.
+        PersonaError: a target does not fit even without history and context.
     """
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
-    fixed = len(before) + len(between) + len(end)
-    prompts = prompts.sort("user_id", "interaction_id").with_row_index("row")
-    pieces = _with_tokens(_pieces(prompts), tokenizer)
-    completions = _with_tokens(prompts.select("row", text="completion"), tokenizer)
-    kept = _fit(pieces, completions, max_length - fixed)
-    _check_fit(prompts, kept, completions, fixed, max_length)
-    bodies = kept.group_by("row", maintain_order=True).agg(pl.col("ids").explode(empty_as_null=False))
-    dropped = _count_dropped(pieces, kept)
-    return (
-        bodies.join(completions.select("row", completion_ids="ids"), on="row", maintain_order="left")
-        .join(dropped, on="row", maintain_order="left")
-        .join(prompts.select("row", "interaction_id", "user_id"), on="row", maintain_order="left")
+    if "n_context_dropped" not in prompts.columns:
+        prompts = prompts.with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
+    prompts = prompts.sort("user_id", "interaction_id")
+    pieces = _pieces(prompts)
+    pool = _Pool([*encode(tokenizer, pieces.texts, special=False), before, between, end])
+    lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
+    fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
+    if (too_long := pl.Series(fixed > max_length)).any():
+        shorter = _without_oldest_turn(prompts.filter(too_long), fixed[too_long.to_numpy()], max_length)
+        parts = [tokenize(part, tokenizer, max_length) for part in (prompts.filter(~too_long), shorter) if part.height]
+        return pl.concat(parts).sort("user_id", "interaction_id")
+    stays = _fits(pool.lengths[pieces.entries].sum(1), pieces.counts, max_length - fixed - lengths["heading"])
+    kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[stays], minlength=prompts.height)
+    n = len(pieces.texts)
+    # Without an entry there is no heading either; the text of number 0 is empty.
+    sequences = pieces.rows.select(
+        pl.concat_list(
+            pl.lit(n, dtype=pl.Int64),
+            "head",
+            pl.when(pl.Series(kept > 0)).then("heading").otherwise(0),
+            _as_lists(pieces.entries[stays].ravel(), 2 * kept),
+            "tail",
+            pl.lit(n + 1, dtype=pl.Int64),
+            "completion",
+            pl.lit(n + 2, dtype=pl.Int64),
+        ).alias("pieces")
+    )["pieces"]
+    numbers = sequences.explode().to_numpy()
+    row = np.repeat(np.arange(prompts.height), sequences.list.len().to_numpy())
+    n_tokens = np.bincount(row, weights=pool.lengths[numbers], minlength=prompts.height).astype(np.int64)
+    return prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
+        input_ids=_as_lists(pool.gather(numbers), n_tokens),
+        prompt_length=pl.Series(n_tokens - lengths["completion"] - len(end), dtype=pl.Int32),
+        n_history_dropped=pl.Series(pieces.counts - kept, dtype=pl.Int32),
+    )
+
+
+def _pieces(prompts: pl.DataFrame) -> _Pieces:
+    """Cut the prompts at their history entries.
+
+    An entry is the same text in all prompts, but for its end, which is another after the last one. So an entry is two
+    pieces: until its last letter or digit, where pre-tokenizers of this family cut anyway, and the rest.
+    """
+    offsets, prompt = pl.col("history_offsets"), pl.col("prompt")
+    start, last = offsets.list.first(), offsets.list.last()
+    rows = prompts.select(
+        # Of a prompt without history all is head.
+        head=prompt.str.slice(0, start),
+        heading=prompt.str.slice(start, offsets.list.get(1, null_on_oob=True) - start).fill_null(""),
+        tail=prompt.str.slice(last).fill_null(""),
+        completion="completion",
+    )
+    entries = (
+        prompts.with_row_index("row")
+        .filter(offsets.list.len() > 0)
         .select(
-            "interaction_id",
-            "user_id",
-            input_ids=pl.concat_list(_ids(before), "ids", _ids(between), "completion_ids", _ids(end)),
-            prompt_length=pl.col("ids").list.len().cast(pl.Int32) + len(before) + len(between),
-            n_history_dropped="n_history_dropped",
+            "row",
+            "history_ids",
+            start=offsets.list.slice(1, offsets.list.len().cast(pl.Int64) - 2),
+            end=offsets.list.slice(2),
         )
+        .explode("history_ids", "start", "end")
+        .with_columns(is_last=pl.col("row") != pl.col("row").shift(-1, fill_value=prompts.height))
+    )
+    key = ["history_ids", "is_last"]
+    once = entries.unique(key, keep="first", maintain_order=True)
+    once = once.select(
+        *key,
+        text=prompts["prompt"].gather(once["row"]).str.slice(once["start"], once["end"] - once["start"]),
+    ).with_columns(body=pl.col("text").str.extract(LAST_WORD).fill_null(""))
+    once = once.with_columns(rest=pl.col("text").str.slice(pl.col("body").str.len_chars()))
+    texts = pl.concat([pl.Series([""]), *rows.get_columns(), once["body"], once["rest"]]).unique(maintain_order=True)
+    numbers = pl.DataFrame({"text": texts}).with_columns(number=pl.int_range(pl.len(), dtype=pl.Int64))
+
+    def number(text: pl.Series) -> pl.Series:
+        return text.to_frame("text").join(numbers, on="text", how="left", maintain_order="left")["number"]
+
+    once = once.select(*key, body=number(once["body"]), rest=number(once["rest"]))
+    return _Pieces(
+        texts.to_list(),
+        pl.DataFrame({name: number(rows[name]) for name in rows.columns}),
+        entries.join(once, on=key, how="left", maintain_order="left").select("body", "rest").to_numpy(),
+        prompts["history_ids"].list.len().to_numpy().astype(np.int64),
     )
 
 
-def _ids(tokens: list[int]) -> pl.Expr:
-    return pl.lit(tokens, dtype=pl.List(pl.Int32))
+def _fits(lengths: Ints, counts: Ints, room: Ints) -> npt.NDArray[np.bool_]:
+    """Which of the entries stay: of each row the last ones, as many as there is room for."""
+    until = np.cumsum(lengths)
+    ends = np.concatenate([[0], until])[np.cumsum(counts)]
+    # Tokens of an entry and of those after it.
+    from_here_on = np.repeat(ends, counts) - (until - lengths)
+    return np.asarray(from_here_on <= np.repeat(room, counts))
 
 
-def _pieces(prompts: pl.DataFrame) -> pl.DataFrame:
-    """Long table of the pieces: `row`, `piece` (0 head, 1 heading, 2.. entries, last tail), `is_entry`, `text`."""
-    length = pl.col("prompt").str.len_chars().cast(pl.Int32)
-    starts = pl.concat_list(pl.lit(0, dtype=pl.Int32), "history_offsets")
-    ends = pl.concat_list("history_offsets", length)
-    long = (
-        prompts.select("row", "prompt", n=pl.col("history_offsets").list.len(), start=starts, end=ends)
-        .explode("start", "end", empty_as_null=False)
-        .with_columns(piece=pl.int_range(pl.len()).over("row"))
-    )
-    return long.select(
-        "row",
-        "piece",
-        is_heading=(pl.col("n") > 0) & (pl.col("piece") == 1),
-        is_entry=(pl.col("piece") >= 2) & (pl.col("piece") < pl.col("n")),
-        text=pl.col("prompt").str.slice(pl.col("start"), pl.col("end") - pl.col("start")),
-    )
+def _without_oldest_turn(prompts: pl.DataFrame, n_tokens: Ints, max_length: int) -> pl.DataFrame:
+    """Prompts whose context is shorter by its oldest turn; there are few of them.
 
-
-def _with_tokens(texts: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:
-    """Add `ids` and their number `n`; each distinct text is tokenized once."""
-    unique = texts["text"].unique(maintain_order=True)
-    ids = pl.Series(encode(tokenizer, unique.to_list(), special=False), dtype=pl.List(pl.Int32))
-    table = pl.DataFrame({"text": unique, "ids": ids}).with_columns(n=pl.col("ids").list.len().cast(pl.Int64))
-    return texts.join(table, on="text", how="left", maintain_order="left")
-
-
-def _fit(pieces: pl.DataFrame, completions: pl.DataFrame, budget: int) -> pl.DataFrame:
-    """The pieces that stay: all but the oldest entries, and the heading only with at least one entry."""
-    room = (
-        pieces.filter(~pl.col("is_entry"))
-        .group_by("row")
-        .agg(taken=pl.col("n").sum())
-        .join(completions.select("row", completion="n"), on="row")
-        .select("row", room=budget - pl.col("taken") - pl.col("completion"))
-    )
-    entry_tokens = pl.when("is_entry").then("n").otherwise(0)
-    from_here_on = entry_tokens.cum_sum(reverse=True).over("row")
-    fitted = pieces.join(room, on="row", how="left", maintain_order="left").with_columns(
-        stays=~pl.col("is_entry") | (from_here_on <= pl.col("room"))
-    )
-    has_entries = (pl.col("is_entry") & pl.col("stays")).any().over("row")
-    return fitted.filter(pl.col("stays") & (~pl.col("is_heading") | has_entries))
-
-
-def _count_dropped(pieces: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    def count(table: pl.DataFrame, name: str) -> pl.DataFrame:
-        return table.group_by("row").agg(pl.col("is_entry").sum().cast(pl.Int32).alias(name))
-
-    return (
-        count(pieces, "all")
-        .join(count(kept, "kept"), on="row")
-        .select("row", n_history_dropped=pl.col("all") - pl.col("kept"))
-    )
-
-
-def _check_fit(
-    prompts: pl.DataFrame, kept: pl.DataFrame, completions: pl.DataFrame, fixed: int, max_length: int
-) -> None:
-    lengths = (
-        kept.group_by("row")
-        .agg(pl.col("n").sum())
-        .join(completions.select("row", completion="n"), on="row")
-        .select("row", length=pl.col("n") + pl.col("completion") + fixed)
-    )
-    too_long = lengths.filter(pl.col("length") > max_length).sort("length", descending=True)
-    if too_long.height:
-        row, length = too_long.row(0)
+    Raises:
+        PersonaError: one has no context.
+    """
+    hopeless = prompts["context_offsets"].list.len() == 0
+    if hopeless.any():
+        lengths = np.where(hopeless.to_numpy(), n_tokens, 0)
+        longest = int(lengths.argmax())
         raise PersonaError(
-            f"{too_long.height} targets do not fit max_length {max_length} even without history; the longest, "
-            f"interaction_id {prompts['interaction_id'][int(row)]}, has {length} tokens: raise the model's max_length"
+            f"{hopeless.sum()} targets do not fit max_length {max_length} even without history and context; the "
+            f"longest, interaction_id {prompts['interaction_id'][longest]}, has {lengths[longest]} tokens: raise the "
+            "model's max_length"
         )
+    shorter = [_drop_turn(row) for row in prompts.iter_rows(named=True)]
+    return pl.DataFrame(shorter, schema=prompts.schema)
+
+
+def _drop_turn(row: dict[str, Any]) -> dict[str, Any]:
+    offsets = row["context_offsets"]
+    # With the last turn the section goes as well.
+    start, end = (offsets[1], offsets[2]) if len(offsets) > 3 else (offsets[0], offsets[-1])
+    removed = end - start
+    rest = [*offsets[:2], *(offset - removed for offset in offsets[3:])] if len(offsets) > 3 else []
+    return row | {
+        "prompt": row["prompt"][:start] + row["prompt"][end:],
+        "context_offsets": rest,
+        "history_offsets": [offset - removed if offset >= end else offset for offset in row["history_offsets"]],
+        "n_context_dropped": row["n_context_dropped"] + 1,
+    }
+
+
+def _as_lists(values: npt.NDArray[Any], counts: Ints) -> pl.Series:
+    """A column of lists from their values one after the other and the length of each."""
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))))
 
 
 def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any) -> None:
@@ -221,8 +320,7 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any) 
     both = prompts.join(tokens, on="interaction_id")
     chosen = both.gather_every(max(1, math.ceil(both.height / CHECKED_SAMPLES)))
     for row in chosen.iter_rows(named=True):
-        text = _trimmed(row["prompt"], row["history_offsets"], row["n_history_dropped"])
-        prompt, completion = encode(tokenizer, [text, row["completion"]], special=False)
+        prompt, completion = encode(tokenizer, [_trimmed(row), row["completion"]], special=False)
         if before + prompt + between + completion + end != row["input_ids"]:
             raise PersonaError(
                 f"interaction_id {row['interaction_id']}: this tokenizer gives other tokens for the whole prompt than "
@@ -230,42 +328,63 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any) 
             )
 
 
-def _trimmed(prompt: str, offsets: list[int], n_dropped: int) -> str:
-    """The prompt without its oldest entries, and without the section when none is left."""
-    if not n_dropped:
-        return prompt
-    n_entries = len(offsets) - 2
-    start = offsets[0] if n_dropped == n_entries else offsets[1]
-    return prompt[:start] + prompt[offsets[1 + n_dropped] :]
+def _trimmed(row: dict[str, Any]) -> str:
+    """The prompt without its oldest turns and history entries, and without a section when none is left."""
+    prompt: str = row["prompt"]
+    parts = [(row["history_offsets"], row["n_history_dropped"]), (row["context_offsets"], row["n_context_dropped"])]
+    # From the end, so that the offsets before it stay right.
+    for offsets, n_dropped in sorted(parts, reverse=True):
+        if n_dropped:
+            start = offsets[0] if n_dropped == len(offsets) - 2 else offsets[1]
+            prompt = prompt[:start] + prompt[offsets[1 + n_dropped] :]
+    return prompt
 
 
-def preview(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, n_samples: int) -> str:
+def preview(prompts: Path, tokens: Path, tokenizer: Any, n_samples: int) -> str:
     """A few samples as the model sees them, and how long all of them are."""
-    both = prompts.join(tokens, on=["user_id", "interaction_id"]).sort("interaction_id")
+    n = max(1, math.ceil(artefacts.count_rows(tokens) / CHUNK))
+    facts = pl.concat([_facts(prompts, tokens, some) for some in artefacts.user_ranges(n)]).sort("interaction_id")
     # Half of them with the longest history, where a mistake would show, half as they come.
-    longest = both.sort(pl.col("history_ids").list.len(), descending=True).head(n_samples // 2)
-    chosen = pl.concat([longest, both.head(n_samples)]).unique("interaction_id", maintain_order=True).head(n_samples)
-    blocks = [_length_table(tokens, both)]
-    for row in chosen.iter_rows(named=True):
+    longest = facts.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
+    chosen = pl.concat([longest, facts.head(n_samples)]).unique("interaction_id", maintain_order=True).head(n_samples)
+    blocks = [_length_table(facts)]
+    for target, user in chosen.select("interaction_id", "user_id").iter_rows():
+        only = (user, f"{user}0")
+        both = artefacts.read_table(prompts, artefacts.PROMPTS, users=only).join(
+            artefacts.read_table(tokens, artefacts.TOKENS, users=only), on=["user_id", "interaction_id"]
+        )
+        row = both.row(by_predicate=pl.col("interaction_id") == target, named=True)
         ids, start = row["input_ids"], row["prompt_length"]
         blocks.append(
-            f"=== interaction {row['interaction_id']}, user {row['user_id']}: {len(ids)} tokens, {start} of prompt, "
+            f"=== interaction {target}, user {user}: {len(ids)} tokens, {start} of prompt, "
             f"{len(ids) - start} with loss (between >>> and <<<); history {len(row['history_ids'])} entries, "
-            f"{row['n_history_dropped']} dropped; context {row['n_context']} turns\n"
+            f"{row['n_history_dropped']} dropped; context {row['n_context']} turns, "
+            f"{row['n_context_dropped']} dropped\n"
             f"{tokenizer.decode(ids[:start])}>>>{tokenizer.decode(ids[start:])}<<<"
         )
     return "\n\n".join(blocks) + "\n"
 
 
-def _length_table(tokens: pl.DataFrame, both: pl.DataFrame) -> str:
-    length = tokens["input_ids"].list.len()
-    loss = length.cast(pl.Int64) - tokens["prompt_length"]
-    trimmed = (tokens["n_history_dropped"] > 0).sum()
+def _facts(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
+    """How long the samples of some users are."""
+    about = artefacts.read_table(
+        prompts, artefacts.PROMPTS, ["user_id", "interaction_id", "history_ids", "n_context"], users
+    )
+    about = about.with_columns(n_history=pl.col("history_ids").list.len()).drop("history_ids")
+    made = artefacts.read_table(tokens, artefacts.TOKENS, users=users)
+    length = pl.col("input_ids").list.len().cast(pl.Int64)
+    made = made.with_columns(length=length, loss=length - pl.col("prompt_length")).drop("input_ids")
+    return made.join(about, on=["user_id", "interaction_id"])
+
+
+def _length_table(facts: pl.DataFrame) -> str:
+    length, dropped = facts["length"], facts["n_history_dropped"]
     quantiles = "  ".join(f"{q:.0%} {int(length.quantile(q, 'nearest') or 0)}" for q in (0, 0.25, 0.5, 0.75, 0.95, 1))
     return (
-        f"{tokens.height:,} samples, {length.sum():,} tokens, {loss.sum():,} of them with loss\n"
+        f"{facts.height:,} samples, {length.sum():,} tokens, {facts['loss'].sum():,} of them with loss\n"
         f"tokens a sample: {quantiles}\n"
-        f"with history: {(both['history_ids'].list.len() > 0).sum():,}"
-        f"   with context: {(both['n_context'] > 0).sum():,}"
-        f"   history trimmed: {trimmed:,} samples, {tokens['n_history_dropped'].sum():,} entries"
+        f"with history: {(facts['n_history'] > 0).sum():,}"
+        f"   with context: {(facts['n_context'] > 0).sum():,}"
+        f"   history trimmed: {(dropped > 0).sum():,} samples, {dropped.sum():,} entries"
+        f"   context trimmed: {(facts['n_context_dropped'] > 0).sum():,} samples"
     )

@@ -56,7 +56,9 @@ def test_clean_prompts_have_no_findings(
     t = tables
     assert prompts["history_ids"].list.len().sum() > 50
     assert not audit.audit_prompts(prompts, t.interactions).height
-    assert not audit.audit_rendering(prompts, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：").height
+    assert not audit.audit_rendering(
+        prompts, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 100
+    ).height
     assert not audit.audit_sample(samples["train"], t.interactions, split, SETTINGS).height
     assert not audit.audit_splits(samples["train"], cohorts(samples), split).height
 
@@ -82,7 +84,7 @@ def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, st
         prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")
     )
     t = tables
-    found = audit.audit_rendering(leaky, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：")
+    found = audit.audit_rendering(leaky, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 10_000)
     assert set(found["interaction_id"]) == set(leaky.filter(pl.col("likes") > 0)["interaction_id"])
     assert found.height
 

@@ -13,16 +13,16 @@ from persona.evaluation.baselines.ngram import ALPHABET, NgramModel, UserCache
 from persona.evaluation.likelihoods import author_ranks
 from persona.evaluation.metrics import likelihood_metrics
 from persona.evaluation.targets import evaluation_targets
-from persona.ingest import ingest
 from persona.ingest.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
 from persona.splitting import split_users
+from tests.ingesting import ingested
 
 
 def prepared(folder: Path, habits: str, users: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Interactions, split and targets of a synthetic release."""
     write_dmsc_csv(folder / "DMSC.csv", users, 11, habits)  # type: ignore[arg-type]
-    tables = ingest(folder / "DMSC.csv", "dmsc_csv")
+    tables = ingested(folder / "DMSC.csv")
     split = split_users(tables.users, 0.15, 0.3, 42)
     cohorts = {name: sample_targets(tables.interactions, split, name, 2, None, 42) for name in ("val", "test")}
     return tables.interactions, split, evaluation_targets(cohorts, tables.interactions, 10, 42)

@@ -11,16 +11,18 @@ import pytest
 
 from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import Ingested, dmsc_csv, ingest
-from persona.ingest.dmsc_csv import COLUMNS
+from persona.ingest import Ingested
+from persona.ingest import sources as raw_sources
+from persona.ingest.dmsc_csv import FORM
 from persona.ingest.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
 from persona.splitting import split_users
+from tests.ingesting import ingested
 
 
 def write_raw(path: Path, rows: list[list[str]]) -> Path:
     with path.open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        csv.writer(file, lineterminator="\n").writerows([list(FORM.columns), *rows])
     return path
 
 
@@ -31,8 +33,9 @@ def raw_row(
 
 
 def test_real_rows_are_kept_whole(real_rows: Path) -> None:
-    tables = ingest(real_rows, "dmsc_csv")
-    assert (tables.rows_in, tables.interactions.height, tables.users.height, tables.items.height) == (13, 13, 13, 2)
+    tables = ingested(real_rows)
+    assert (tables.interactions.height, tables.users.height, tables.items.height) == (13, 13, 2)
+    assert not tables.rejects.height
     first = tables.interactions.filter(pl.col("text") == "连奥创都知道整容要去韩国。").row(0, named=True)
     assert (first["rating"], str(first["day"]), first["likes"]) == (3.0, "2015-05-13", 2404)
 
@@ -42,7 +45,7 @@ def test_real_rows_are_kept_whole(real_rows: Path) -> None:
     [
         (raw_row(user="NA"), "no username"),
         (raw_row(user=" "), "no username"),
-        (raw_row(comment="  "), "blank comment"),
+        (raw_row(comment="  "), "blank text"),
         (raw_row(star="6"), "star is not 1 to 5"),
         (raw_row(star="?"), "star is not 1 to 5"),
         (raw_row(day="2016-13-01"), "date is not YYYY-MM-DD"),
@@ -53,25 +56,26 @@ def test_real_rows_are_kept_whole(real_rows: Path) -> None:
 )
 def test_a_row_that_cannot_be_used_is_set_aside_with_its_reason(tmp_path: Path, row: list[str], reason: str) -> None:
     path = write_raw(tmp_path / "DMSC.csv", [raw_row(comment=' 两\n行, "引号"'), row, raw_row(user="乙", comment="。")])
-    tables = ingest(path, "dmsc_csv")
+    tables = ingested(path)
     assert tables.rejects.select("file", "row", "reason").rows() == [("DMSC.csv", 2, reason)]
     assert tables.rejects["raw"][0].split(",")[:6] == row[:6]
     assert set(tables.interactions["text"]) == {"。", '两\n行, "引号"'}
-    assert tables.rows_in == 3
 
 
 def test_the_first_review_of_a_film_is_kept_whatever_the_order_of_rows(tmp_path: Path) -> None:
     rows = [raw_row(comment=f" {n}", day=f"2016-01-0{n}") for n in (3, 1, 2)]
     for order in (rows, rows[::-1]):
-        tables = ingest(write_raw(tmp_path / "DMSC.csv", order), "dmsc_csv")
+        tables = ingested(write_raw(tmp_path / "DMSC.csv", order))
         assert tables.interactions["text"].to_list() == ["1"]
         assert tables.rejects["reason"].to_list() == ["another review of this film by this user"] * 2
 
 
 def test_a_wrong_header_is_named(tmp_path: Path) -> None:
     (tmp_path / "DMSC.csv").write_text("userId,movieId\n1,2\n", encoding="utf-8")
-    with pytest.raises(PersonaError, match="the header is userId,movieId, but format dmsc_csv has ID,"):
-        ingest(tmp_path / "DMSC.csv", "dmsc_csv")
+    with pytest.raises(
+        PersonaError, match=r"not dmsc_csv, which is a CSV with the columns ID,.*; it begins with b'userId,movieId"
+    ):
+        ingested(tmp_path / "DMSC.csv")
 
 
 def test_the_synthetic_release_has_the_quirks_and_is_reproducible(
@@ -82,7 +86,7 @@ def test_the_synthetic_release_has_the_quirks_and_is_reproducible(
     assert again.read_bytes() == raw_csv.read_bytes()
     assert raw_csv.read_bytes().startswith(b"\xef\xbb\xbfID,")
     reasons = set(tables.rejects["reason"])
-    assert {"no username", "blank comment", "another review of this film by this user"} <= reasons
+    assert {"no username", "blank text", "another review of this film by this user"} <= reasons
 
 
 def test_the_synthetic_release_has_the_published_distributions(tmp_path: Path) -> None:
@@ -150,33 +154,29 @@ def line(user: bytes, comment: bytes, number: int = 0) -> bytes:
     ],
 )
 def test_a_damaged_record_does_not_take_others_with_it(tmp_path: Path, damaged: bytes, reason: str, raw: str) -> None:
-    header = ",".join(COLUMNS).encode() + b"\n"
+    header = ",".join(list(FORM.columns)).encode() + b"\n"
     before = b"".join(line(b"b%d" % n, b' "quoted, twice"'.strip() if n % 2 else b" plain", n) for n in range(20))
     after = b"".join(line(b"a%d" % n, b'"two\nlines ""x"""', n) for n in range(20))
     (tmp_path / "DMSC.csv").write_bytes(b"\xef\xbb\xbf" + header + before + damaged + after)
-    tables = ingest(tmp_path / "DMSC.csv", "dmsc_csv")
+    tables = ingested(tmp_path / "DMSC.csv")
     assert tables.interactions.height == 40
     assert tables.rejects.select("row", "reason").rows() == [(21, reason)]
     assert tables.rejects["raw"].item().endswith(raw)
-    assert tables.rows_in == 41
 
 
 def test_records_across_blocks_and_crlf_are_counted_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dmsc_csv, "BLOCK", 100)
-    header = ",".join(COLUMNS).encode() + b"\r\n"
+    monkeypatch.setattr(raw_sources.RawFile.read, "__defaults__", (100,))
+    header = ",".join(list(FORM.columns)).encode() + b"\r\n"
     lines = [line(b"u%d" % n, b'"two\nlines, %s"' % (b"x" * (n * 7)), n) for n in range(50)]
     lines[30] = line(b"", b" nobody", 30)
     (tmp_path / "DMSC.csv").write_bytes(header + b"".join(x[:-1] + b"\r\n" for x in lines) + b"\r\n")
-    tables = ingest(tmp_path / "DMSC.csv", "dmsc_csv")
-    assert (tables.rows_in, tables.interactions.height) == (50, 49)
+    tables = ingested(tmp_path / "DMSC.csv")
+    assert tables.interactions.height == 49
     assert tables.rejects.select("row", "reason").rows() == [(31, "no username")]
 
 
 def test_the_kept_duplicate_and_the_title_do_not_depend_on_row_order(tmp_path: Path) -> None:
     rows = [raw_row(), raw_row()]
     rows[0][2], rows[1][2] = "甲", "乙"
-    kept = [
-        ingest(write_raw(tmp_path / "DMSC.csv", order), "dmsc_csv").items["title"].item()
-        for order in (rows, rows[::-1])
-    ]
+    kept = [ingested(write_raw(tmp_path / "DMSC.csv", order)).items["title"].item() for order in (rows, rows[::-1])]
     assert kept[0] == kept[1]

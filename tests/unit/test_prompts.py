@@ -8,13 +8,15 @@ from typing import Any
 import polars as pl
 import pytest
 
+from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import Ingested, ingest
+from persona.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
 from persona.tokenization import chat_frame, check_assembly, encode, preview, tokenize
+from tests.ingesting import ingested
 from tests.unit.test_data import raw_row, write_raw
 
 STYLES = Path(__file__).parents[2] / "config" / "prompts"
@@ -37,7 +39,7 @@ def small(tmp_path: Path) -> Ingested:
         raw_row(film="C", day="2016-01-02", star="1", comment=" 差"),
         raw_row(film="D", day="2016-02-01", star="4", comment=" 不错"),
     ]
-    return ingest(write_raw(tmp_path / "DMSC.csv", rows), "dmsc_csv")
+    return ingested(write_raw(tmp_path / "DMSC.csv", rows))
 
 
 def test_a_simple_prompt_reads_as_written_by_hand(small: Ingested) -> None:
@@ -79,7 +81,7 @@ def test_history_is_of_strictly_earlier_days(tables: Ingested) -> None:
 
 def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
     items = small.items.with_columns(genres=pl.lit(["喜剧", "动画"]))
-    with_genres = Ingested(small.interactions, small.users, items, small.rejects, small.rows_in)
+    with_genres = Ingested(small.interactions, small.users, items, small.rejects)
     prompts = prompts_of(with_genres, "simple", Parts(profile=False, history=False, context=False))
     assert all("（喜剧/动画）\n" in prompt for prompt in prompts["prompt"])
 
@@ -141,7 +143,7 @@ def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, toke
 
 def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:
     prompts = prompts_of(tables, "simple", Parts(profile=True, history=True, context=True))
-    with pytest.raises(PersonaError, match="do not fit max_length 20 even without history"):
+    with pytest.raises(PersonaError, match="do not fit max_length 20 even without history and context"):
         tokenize(prompts, tokenizer, max_length=20)
 
 
@@ -161,7 +163,7 @@ def test_a_review_cannot_name_any_added_token(tables: Ingested) -> None:
 
 
 def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> None:
-    real = ingest(real_rows, "dmsc_csv")
+    real = ingested(real_rows)
     split = split_users(real.users, 0.1, 0.1, seed=42)
     samples = [sample_targets(real.interactions, split, name, 2, None, 42) for name in ("train", "val", "test")]
     prompts = prompts_of(real, "simple", Parts(profile=True, history=True, context=True), pl.concat(samples))
@@ -177,12 +179,18 @@ def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> Non
     assert tokens.height == 13
 
 
+def preview_of(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, folder: Path) -> str:
+    artefacts.write_table(prompts, folder / "prompts.parquet", artefacts.PROMPTS)
+    artefacts.write_table(tokens, folder / "tokens.parquet", artefacts.TOKENS)
+    return preview(folder / "prompts.parquet", folder / "tokens.parquet", tokenizer, n_samples=4)
+
+
 def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(
-    small: Ingested, tables: Ingested, tokenizer: Any
+    small: Ingested, tables: Ingested, tokenizer: Any, tmp_path: Path
 ) -> None:
     prompts = prompts_of(small, "simple", Parts(profile=False, history=True, context=False))
     last = prompts.filter(pl.col("completion") == "不错")
-    text = preview(last, tokenize(last, tokenizer, 400), tokenizer, n_samples=4)
+    text = preview_of(last, tokenize(last, tokenizer, 400), tokenizer, tmp_path)
     assert text.count("===") == 1
     assert "[TASK]\n预测用户对电影的评分" in text and ">>>不错<|im_end|>" in text
     assert "history 3 entries, 0 dropped" in text
@@ -192,7 +200,7 @@ def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(
     trimmed = tokens.filter(pl.col("n_history_dropped") > 0)
     assert trimmed.height > 0
     expected = f"history trimmed: {trimmed.height:,} samples, {trimmed['n_history_dropped'].sum():,} entries"
-    assert expected in preview(prompts, tokens, tokenizer, n_samples=4)
+    assert expected in preview_of(prompts, tokens, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize(

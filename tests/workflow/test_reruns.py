@@ -38,6 +38,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "Snakefile", copy)
     config: dict[str, Any] = yaml.safe_load((copy / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["datasets"]["dmsc"]["synthetic"]["users"] = 120
+    # Of so few users a third of the rows have a quirk.
+    config["datasets"]["dmsc"]["max_reject_share"] = 0.5
     (copy / "config" / "config.yaml").write_text(
         yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8"
     )

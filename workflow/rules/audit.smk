@@ -20,13 +20,14 @@ rule audit_sample:
         # Not an output, so that it is there after a failure as well.
         findings=f"{RESULTS}/audit/{{sample}}.findings.csv",
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
+        split_by=CONFIG.split.by,
         allowed=as_json(CONFIG.audit.model_dump()),
         code=digest("audit_sample"),
     shell:
         'python "$SCRIPTS/audit_sample.py"'
         " {output:q} --findings {params.findings:q} --sample {input.sample:q} --val {input.val:q} --test {input.test:q}"
         " --interactions {input.interactions:q} --split {input.split:q} --settings {params.settings:q}"
-        " --allowed {params.allowed:q}"
+        " --split-by {params.split_by} --allowed {params.allowed:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

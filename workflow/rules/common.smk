@@ -9,6 +9,8 @@ from pathlib import Path
 from persona.config import MEAN_MARK, SEED_MARK, WITHOUT_USER, Ablation, load_config
 from persona.digests import code_digest
 from persona.errors import PersonaError
+from persona.ingest import FORMATS
+from persona.ingest.sources import raw_files
 
 # Relative, so that a moved folder reruns nothing.
 ROOT = Path(os.path.relpath(workflow.basedir))
@@ -41,6 +43,7 @@ shell.prefix(
 
 DATASET = CONFIG.datasets[CONFIG.dataset]
 RESULTS = f"{CONFIG.results_dir}/{CONFIG.dataset}"
+INGEST_OPTIONS = {"pseudonymise", "max_context_turns", "mask_names"}
 
 
 wildcard_constraints:
@@ -48,6 +51,13 @@ wildcard_constraints:
     ablation="[a-z0-9_]+",
     model="[a-z0-9_]+",
     recipe="[a-z0-9_]+",
+
+
+def raw_inputs():
+    """The file that the data set is read from, or the files of its folder."""
+    return [
+        str(f) for f in raw_files(Path(DATASET.path), FORMATS[DATASET.format].files)
+    ]
 
 
 def digest(name):
@@ -119,14 +129,6 @@ def trained(stage):
     ]
 
 
-def recipe_tokens(sample=None):
-    def path(wildcards):
-        model = recipe_of(wildcards).model
-        return f"{RESULTS}/tokens/{sample or wildcards.sample}/{wildcards.ablation}/{model}.parquet"
-
-    return path
-
-
 def sample_settings(wildcards):
     """Which targets a sample is; the cohorts are samples of their own splits."""
     if wildcards.sample in COHORTS:
@@ -140,10 +142,3 @@ def sample_settings(wildcards):
 
 def as_json(settings):
     return json.dumps(settings, sort_keys=True, ensure_ascii=False)
-
-
-def recipe_of(wildcards):
-    """A recipe of the configuration; `full_seed43` is `full` with another seed."""
-    name, _, seed = wildcards.recipe.partition(SEED_MARK)
-    recipe = CONFIG.recipes[name]
-    return recipe.model_copy(update={"seed": int(seed)}) if seed else recipe

@@ -18,6 +18,21 @@ SCHEDULE = {
 }
 
 
+def recipe_of(wildcards):
+    """A recipe of the configuration; `full_seed43` is `full` with another seed."""
+    name, _, seed = wildcards.recipe.partition(SEED_MARK)
+    recipe = CONFIG.recipes[name]
+    return recipe.model_copy(update={"seed": int(seed)}) if seed else recipe
+
+
+def recipe_tokens(sample=None):
+    def path(wildcards):
+        model = recipe_of(wildcards).model
+        return f"{RESULTS}/tokens/{sample or wildcards.sample}/{wildcards.ablation}/{model}.parquet"
+
+    return path
+
+
 def optimization(recipe):
     settings = recipe.model_dump(include=OPTIMIZATION)
     if recipe.lora:

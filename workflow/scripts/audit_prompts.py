@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import polars as pl
@@ -20,19 +21,22 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--cue", required=True)
     args = parser.parse_args()
-    prompts = artefacts.read_table(args.prompts, artefacts.PROMPTS)
-    interactions = artefacts.read_table(args.interactions, artefacts.INTERACTIONS)
-    users, items = artefacts.read_table(args.users, artefacts.USERS), artefacts.read_table(args.items, artefacts.ITEMS)
+    items = artefacts.read_table(args.items, artefacts.ITEMS)
     parts, style = Parts(**args.parts), load_style(args.style)
-    findings = pl.concat(
-        [
-            audit.audit_prompts(prompts, interactions),
-            audit.audit_rendering(prompts, interactions, users, items, style, parts, args.task, args.cue),
-        ]
-    )
+    n_targets = artefacts.count_rows(args.prompts)
+    n = max(1, math.ceil(n_targets / audit.PROMPTS_AT_ONCE))
+    found = []
+    for some in artefacts.user_ranges(n):
+        prompts = artefacts.read_table(args.prompts, artefacts.PROMPTS, users=some)
+        reviews = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, users=some)
+        users = artefacts.read_table(args.users, artefacts.USERS, users=some)
+        found.append(audit.audit_prompts(prompts, reviews))
+        at_most = math.ceil(audit.RENDERED_AGAIN / n)
+        found.append(audit.audit_rendering(prompts, reviews, users, items, style, parts, args.task, args.cue, at_most))
+    findings = pl.concat(found)
     artefacts.write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
-    counts = audit.judge(findings, prompts.height, {}, str(args.findings))
-    artefacts.write_json({"targets": prompts.height, "found": counts}, args.output)
+    counts = audit.judge(findings, n_targets, {}, str(args.findings))
+    artefacts.write_json({"targets": n_targets, "found": counts}, args.output)
 
 
 if __name__ == "__main__":

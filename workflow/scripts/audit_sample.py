@@ -16,17 +16,19 @@ def main() -> None:
     for name in ("findings", "sample", "val", "test", "interactions", "split"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON: how the sample was drawn")
+    parser.add_argument("--split-by", choices=["user", "item"], required=True)
     parser.add_argument("--allowed", type=json.loads, required=True, help="JSON: share of targets by check")
     args = parser.parse_args()
     sample = artefacts.read_table(args.sample, artefacts.SAMPLES)
     cohorts = {name: artefacts.read_table(getattr(args, name), artefacts.SAMPLES) for name in ("val", "test")}
-    interactions = artefacts.read_table(args.interactions, artefacts.INTERACTIONS)
+    columns = ["interaction_id", "user_id", "item_id", "likes", "text"]
+    interactions = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, columns)
     split = artefacts.read_table(args.split, artefacts.SPLIT)
     texts = interactions.select("interaction_id", "text")
     findings = pl.concat(
         [
             audit.audit_sample(sample, interactions, split, args.settings),
-            audit.audit_splits(sample, cohorts, split),
+            audit.audit_splits(sample, cohorts, split, args.split_by),
             audit.near_duplicates(sample, cohorts, texts),
             audit.stars_named(cohorts, texts),
         ]

@@ -1,21 +1,26 @@
 """Read a raw data set into interactions, users, items and rejects."""
 
 import argparse
+import json
 from pathlib import Path
 
-from persona import ingest
+from persona import artefacts
 from persona.errors import run_command
+from persona.ingest import FORMATS, ingest, summary
+from persona.ingest.rows import Options
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path)
-    parser.add_argument("--format", choices=sorted(ingest.READERS), required=True)
+    parser.add_argument("--format", choices=sorted(FORMATS), required=True)
     parser.add_argument("--folder", type=Path, required=True, help="where the four tables go")
+    parser.add_argument("--options", type=json.loads, required=True, help="JSON of Options")
+    parser.add_argument("--max-reject-share", type=float, required=True)
     args = parser.parse_args()
-    tables = ingest.ingest(args.raw, args.format)
-    ingest.write(tables, args.folder)
-    print(ingest.summary(tables))
+    counts = ingest(args.raw, args.format, args.folder, Options(**args.options), args.max_reject_share)
+    artefacts.write_json(counts, args.folder / "ingest.json")
+    print(summary(counts))
 
 
 if __name__ == "__main__":

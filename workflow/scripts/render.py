@@ -6,7 +6,7 @@ from pathlib import Path
 
 from persona import artefacts
 from persona.errors import run_command
-from persona.prompts import Parts, load_style, render
+from persona.prompts import Parts, load_style, render_file
 
 
 def main() -> None:
@@ -17,18 +17,22 @@ def main() -> None:
     parser.add_argument("--parts", type=json.loads, required=True)
     parser.add_argument("--task", required=True)
     parser.add_argument("--cue", required=True)
+    parser.add_argument("--bucket", default="1-of-1", help="which part of the users")
     args = parser.parse_args()
-    prompts = render(
-        artefacts.read_table(args.sample, artefacts.SAMPLES),
-        artefacts.read_table(args.interactions, artefacts.INTERACTIONS),
-        artefacts.read_table(args.users, artefacts.USERS),
-        artefacts.read_table(args.items, artefacts.ITEMS),
+    tables = render_file(
+        args.sample,
+        args.interactions,
+        args.users,
+        args.items,
         load_style(args.style),
         Parts(**args.parts),
         args.task,
         args.cue,
+        artefacts.bucket(args.bucket),
     )
-    artefacts.write_table(prompts, args.output, artefacts.PROMPTS)
+    with artefacts.table_writer(args.output, artefacts.PROMPTS) as writer:
+        for prompts in tables:
+            writer.write(prompts)
 
 
 if __name__ == "__main__":

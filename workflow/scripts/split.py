@@ -10,14 +10,16 @@ from persona.splitting import split_users
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("users", type=Path)
+    parser.add_argument("interactions", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--by", choices=["user", "item"], required=True)
     parser.add_argument("--val-ratio", type=float, required=True)
     parser.add_argument("--test-ratio", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     args = parser.parse_args()
-    users = artefacts.read_table(args.users, artefacts.USERS, ["user_id"])
-    split = split_users(users, args.val_ratio, args.test_ratio, args.seed)
+    columns = ["user_id"] if args.by == "user" else ["user_id", "item_id"]
+    users = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, columns)
+    split = split_users(users, args.val_ratio, args.test_ratio, args.seed, args.by)
     artefacts.write_table(split, args.output, artefacts.SPLIT)
 
 

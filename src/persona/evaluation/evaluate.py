@@ -21,7 +21,7 @@ def evaluate(
     cohorts: dict[str, CohortFiles],
     targets: pl.DataFrame,
     max_tokens: int,
-    cues: tuple[str, str],
+    cues: tuple[str, str | None],
     settings: GenerationSettings,
 ) -> tuple[pl.DataFrame, pl.DataFrame] | None:
     """Score all cohorts and write reviews for some targets of `test`. Every process of torchrun calls it.

@@ -71,14 +71,14 @@ def score_cohort(
     files: CohortFiles,
     targets: pl.DataFrame,
     max_tokens: int,
-    cues: tuple[str, str],
+    cues: tuple[str, str | None],
 ) -> pl.DataFrame:
     """Score the targets of a cohort.
 
     Args:
         targets: `artefacts.TARGETS`; targets of one block are scored under each other's prompts.
         max_tokens: of a packed row.
-        cues: the last line of the prompts, and the one that asks for the stars instead.
+        cues: the last line of the prompts, and the one that asks for the stars instead, if there is one.
 
     Returns:
         The columns of `artefacts.SCORES`.
@@ -99,7 +99,9 @@ def score_cohort(
     n, n_impostors = len(completions), sum(map(len, impostors))
     under_others = np.split(nll[n : n + n_impostors], np.cumsum([len(i) for i in impostors])[:-1])
     ids = tokens["interaction_id"].to_numpy()
-    stars = score_stars(model, tokenizer, prompts[:n], cues, max_tokens) if files.empty_tokens else None
+    stars = None
+    if files.empty_tokens and known["rating"].count() and cues[1]:
+        stars = score_stars(model, tokenizer, prompts[:n], (cues[0], cues[1]), max_tokens)
     scored = known.select(
         "interaction_id",
         "user_id",

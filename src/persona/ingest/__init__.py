@@ -2,64 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import dmsc_csv
+from persona.ingest import cornell, dmsc, dmsc_csv, dmsc_v2, jsonl, twin_json
+from persona.ingest.rows import Batch, Options
+from persona.ingest.sources import open_raw
+from persona.ingest.tables import (
+    Items,
+    Store,
+    as_rejects,
+    count_reasons,
+    identify,
+    in_order,
+    temporary_store,
+    without_repeats,
+)
+
+HEAD = 65_536
+REPEATED = "the same record again"
+FILES = (cornell.LINES, cornell.CONVERSATIONS, cornell.CHARACTERS, cornell.TITLES)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A raw format.
+
+    Attributes:
+        recognises: whether a file that begins so is of the format.
+        looks: what such a file is, for people.
+        files: their names where a data set is a folder; the first is looked at.
+        repeated: why a second row of a user with the same key is set aside.
+    """
+
+    read: Callable[[Path, Options], Iterator[Batch]]
+    recognises: Callable[[bytes], bool]
+    looks: str
+    files: tuple[str, ...] = ()
+    repeated: str = REPEATED
+
+
+FORMATS: dict[str, Format] = {
+    "dmsc_csv": Format(
+        dmsc_csv.read,
+        dmsc_csv.recognises,
+        f"a CSV with the columns {','.join(dmsc_csv.FORM.columns)}",
+        repeated=dmsc.SECOND_REVIEW,
+    ),
+    "dmsc_v2": Format(
+        dmsc_v2.read,
+        dmsc_v2.recognises,
+        f"a folder with {dmsc_v2.RATINGS} ({','.join(dmsc_v2.FORM.columns)}) and {dmsc_v2.MOVIES}",
+        files=(dmsc_v2.RATINGS, dmsc_v2.MOVIES),
+        repeated=dmsc.SECOND_REVIEW,
+    ),
+    "twin_json": Format(
+        twin_json.read, twin_json.recognises, "JSON of users with task.task_behavior_collections[].data"
+    ),
+    "cornell": Format(
+        cornell.read,
+        cornell.recognises,
+        f"a folder with {', '.join(FILES)}, fields separated by '{cornell.SEPARATOR}'",
+        files=FILES,
+    ),
+    "jsonl": Format(jsonl.read, jsonl.recognises, "a JSON object with user, item and text on each line"),
+}
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """The four tables of an ingestion and the number of raw rows that they came from."""
+    """The tables of an ingestion."""
 
     interactions: pl.DataFrame
     users: pl.DataFrame
     items: pl.DataFrame
     rejects: pl.DataFrame
-    rows_in: int
 
 
-READERS: dict[str, Callable[[Path], tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame, int]]] = {
-    "dmsc_csv": dmsc_csv.read,
-}
+def load(folder: Path) -> Ingested:
+    """Read the tables of an ingestion that was written to `folder`."""
+    return Ingested(
+        artefacts.read_table(folder / "interactions.parquet", artefacts.INTERACTIONS),
+        artefacts.read_table(folder / "users.parquet", artefacts.USERS),
+        artefacts.read_table(folder / "items.parquet", artefacts.ITEMS),
+        artefacts.read_table(folder / "rejects.parquet", artefacts.REJECTS),
+    )
 
 
-def ingest(path: Path, data_format: str) -> Ingested:
-    """Read a raw file and check that no row got lost.
+def ingest(path: Path, data_format: str, folder: Path, options: Options, max_reject_share: float) -> dict[str, Any]:
+    """Read a raw data set, write `interactions`, `users`, `items` and `rejects`, and check that no row got lost.
+
+    Returns:
+        Counts: `rows`, `kept`, `rejected`, `reasons`, `users`, `items`.
 
     Raises:
-        PersonaError: the file is missing or of another format, no row of it can be used, or the rows do not
-            add up.
+        PersonaError: the file is missing or of another format, no row of it can be used, more than
+            `max_reject_share` of the rows cannot, or the rows do not add up.
     """
-    if not path.is_file():
+    form = FORMATS[data_format]
+    check_format(path, data_format)
+    with temporary_store(folder) as store:
+        n_rows, rejected = _put_aside(form.read(path, options), store)
+        items, n_kept, n_users = Items(), 0, 0
+        with (
+            artefacts.table_writer(folder / "interactions.parquet", artefacts.INTERACTIONS) as interactions,
+            artefacts.table_writer(folder / "users.parquet", artefacts.USERS) as users,
+        ):
+            for some in store.ranges():
+                kept, repeats = without_repeats(identify(some), form.repeated)
+                ordered = in_order(kept)
+                rejected.append(repeats)
+                interactions.write(ordered)
+                first = ordered.filter(pl.col("position") == 0)
+                users.write(first)
+                items.add(ordered)
+                n_kept, n_users = n_kept + ordered.height, n_users + first.height
+            films = items.table()
+            rejects = pl.concat([artefacts.empty(artefacts.REJECTS), *rejected])
+            counts = {
+                "rows": n_rows,
+                "kept": n_kept,
+                "rejected": rejects.height,
+                "reasons": count_reasons(rejects),
+                "users": n_users,
+                "items": films.height,
+            }
+            _check_counts(path, data_format, counts, rejects, max_reject_share, folder)
+            artefacts.write_table(films, folder / "items.parquet", artefacts.ITEMS)
+            artefacts.write_table(rejects, folder / "rejects.parquet", artefacts.REJECTS)
+    return counts
+
+
+def _put_aside(batches: Iterator[Batch], store: Store) -> tuple[int, list[pl.DataFrame]]:
+    """Store the usable rows; return the number of all rows, and the others as rejects."""
+    n_rows, rejected = 0, []
+    for batch in _read_ahead(batches):
+        usable = pl.col("reason").is_null()
+        store.add(batch.rows.filter(usable))
+        rejected += [as_rejects(batch.rows.filter(~usable)), batch.rejects]
+        n_rows += batch.n_rows
+    return n_rows, rejected
+
+
+def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, the next of which is read while one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
+
+
+def check_format(path: Path, data_format: str) -> None:
+    """Look at the first bytes.
+
+    Raises:
+        PersonaError: they are not of the format; says of which one they are.
+    """
+    form = FORMATS[data_format]
+    if not path.exists():
         raise PersonaError(f"{path}: no such file; set the data set's `path` to the raw data")
-    tables = Ingested(*READERS[data_format](path))
-    kept, rejected = tables.interactions.height, tables.rejects.height
-    if tables.rows_in != kept + rejected:
-        raise PersonaError(f"{path}: {tables.rows_in} rows in, but {kept} kept and {rejected} rejected")
+    if (head := _head(path, form)) is not None and form.recognises(head):
+        return
+    others = [name for name, other in FORMATS.items() if name != data_format and _is(path, other)]
+    found = f"it looks like {others[0]}: set the data set's `format`" if others else f"it begins with {head!r:.120}"
+    raise PersonaError(f"{path}: not {data_format}, which is {form.looks}; {found}")
+
+
+def _is(path: Path, form: Format) -> bool:
+    head = _head(path, form)
+    return head is not None and form.recognises(head)
+
+
+def _head(path: Path, form: Format) -> bytes | None:
+    """How the (first) file of a format begins, or None without such a file."""
+    try:
+        with open_raw(path, form.files[0] if form.files else None) as raw:
+            return raw.read(HEAD)
+    except PersonaError:
+        return None
+
+
+def _check_counts(
+    path: Path, data_format: str, counts: dict[str, Any], rejects: pl.DataFrame, limit: float, folder: Path
+) -> None:
+    rows, kept, rejected = (counts[name] for name in ("rows", "kept", "rejected"))
+    if rows != kept + rejected:
+        raise PersonaError(f"{path}: {rows} rows in, but {kept} kept and {rejected} rejected")
+    if kept and rejected <= limit * rows:
+        return
+    aside = folder / "too_many_rejects.parquet"
+    artefacts.write_table(rejects, aside, artefacts.REJECTS)
+    reasons = ", ".join(f"{count:,} times {reason}" for reason, count in list(counts["reasons"].items())[:3])
     if not kept:
-        raise PersonaError(f"{path}: none of its {tables.rows_in} rows can be used; is it a {data_format} file?")
-    return tables
+        raise PersonaError(
+            f"{path}: none of its {rows:,} rows can be used as {data_format}: {reasons or 'it is empty'}"
+        )
+    raise PersonaError(
+        f"{path}: {rejected:,} of {rows:,} rows cannot be used, more than max_reject_share {limit}: {reasons}; "
+        f"they are in {aside}"
+    )
 
 
-def write(tables: Ingested, folder: Path) -> None:
-    """Write the four tables under their names."""
-    artefacts.write_table(tables.interactions, folder / "interactions.parquet", artefacts.INTERACTIONS)
-    artefacts.write_table(tables.users, folder / "users.parquet", artefacts.USERS)
-    artefacts.write_table(tables.items, folder / "items.parquet", artefacts.ITEMS)
-    artefacts.write_table(tables.rejects, folder / "rejects.parquet", artefacts.REJECTS)
-
-
-def summary(tables: Ingested) -> str:
+def summary(counts: dict[str, Any]) -> str:
     """A few lines that say what came in, what was kept and what was set aside why."""
-    reasons = tables.rejects.group_by("reason").len().sort("len", "reason", descending=[True, False])
     lines = [
-        f"{tables.rows_in:,} rows in = {tables.interactions.height:,} kept + {tables.rejects.height:,} set aside",
-        f"{tables.users.height:,} users, {tables.items.height:,} items",
+        f"{counts['rows']:,} rows in = {counts['kept']:,} kept + {counts['rejected']:,} set aside",
+        f"{counts['users']:,} users, {counts['items']:,} items",
     ]
-    return "\n".join(lines + [f"  {count:,} {reason}" for reason, count in reasons.iter_rows()])
+    return "\n".join(lines + [f"  {count:,} {reason}" for reason, count in counts["reasons"].items()])

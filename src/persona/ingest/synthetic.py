@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from persona.artefacts import atomic_path
-from persona.ingest.dmsc_csv import COLUMNS, ENCODING
+from persona.ingest.dmsc_csv import FORM
 
 Strings = npt.NDArray[np.object_]
 Ints = npt.NDArray[np.int64]
@@ -264,9 +264,9 @@ def _write(path: Path, rows: list[tuple[Any, ...]]) -> None:
     rows.sort(key=lambda row: (row[0], -row[5]))
     number = 0
     previous = None
-    with atomic_path(path) as temporary, temporary.open("w", encoding=ENCODING, newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(FORM.columns)
         for index, (film, name, day, star, comment, likes) in enumerate(rows):
             number = number + 1 if film == previous else 1
             previous = film

@@ -51,7 +51,7 @@ def _nothing() -> pl.DataFrame:
 
 def _histories(targets: pl.DataFrame, reviews: pl.DataFrame) -> dict[int, list[str]]:
     """Texts of the earlier reviews of every target that has some, oldest first."""
-    days = reviews.select("interaction_id", "day")
-    known = targets.select("interaction_id", "user_id", "item_id").join(days, on="interaction_id")
+    sessions = reviews.select("interaction_id", "session")
+    known = targets.select("interaction_id", "user_id").join(sessions, on="interaction_id")
     past = earlier_reviews(known, reviews).group_by("interaction_id", maintain_order=True).agg("text")
     return dict(past.iter_rows())

@@ -36,9 +36,9 @@ class RatingData:
     def build(cls, interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> RatingData:
         rated = interactions.drop_nulls("rating").with_columns(pl.col("rating").cast(pl.Float64))
         train = rated.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
-        days = interactions.select("interaction_id", "day")
+        sessions = interactions.select("interaction_id", "session")
         known = targets.sort("user_id", "interaction_id").join(
-            days, on="interaction_id", how="left", maintain_order="left"
+            sessions, on="interaction_id", how="left", maintain_order="left"
         )
         items = interactions.select(pl.col("item_id").unique().sort()).with_row_index("film")
         history = earlier_reviews(known, rated).join(items, on="item_id")

@@ -1,0 +1,25 @@
+"""Join the tables of all parts of the users into one."""
+
+import argparse
+from pathlib import Path
+
+from persona import artefacts
+from persona.errors import run_command
+
+ARTEFACTS = {"prompts": artefacts.PROMPTS, "tokens": artefacts.TOKENS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", type=Path, nargs="+")
+    parser.add_argument("--artefact", choices=sorted(ARTEFACTS), required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    artefact = ARTEFACTS[args.artefact]
+    with artefacts.table_writer(args.output, artefact) as writer:
+        for part in sorted(args.parts, key=lambda path: artefacts.bucket(path.stem)):
+            writer.write(artefacts.read_table(part, artefact))
+
+
+if __name__ == "__main__":
+    run_command(main)

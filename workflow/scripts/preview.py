@@ -1,0 +1,23 @@
+"""Show some samples as the model sees them."""
+
+import argparse
+from pathlib import Path
+
+from persona import artefacts
+from persona.errors import run_command
+from persona.tokenization import PREVIEWED_SAMPLES, load_tokenizer, preview
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prompts", type=Path)
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("preview", type=Path)
+    parser.add_argument("--model", required=True)
+    args = parser.parse_args()
+    text = preview(args.prompts, args.tokens, load_tokenizer(args.model), PREVIEWED_SAMPLES)
+    artefacts.write_text(text, args.preview)
+
+
+if __name__ == "__main__":
+    run_command(main)
