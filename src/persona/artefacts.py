@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -195,11 +196,15 @@ def write_table(table: pl.DataFrame, path: str | Path, artefact: Artefact) -> No
 class TableWriter:
     """Writes tables that follow each other in the order of the key into one file.
 
-    Where one ends and the next begins leaves no trace in the file.
+    Where one ends and the next begins leaves no trace in the file. Compressing and writing goes on in a thread while
+    the next table is made.
     """
 
-    def __init__(self, file: pq.ParquetWriter, path: str | Path, artefact: Artefact) -> None:
-        self.file, self.path, self.artefact = file, path, artefact
+    def __init__(
+        self, file: pq.ParquetWriter, thread: ThreadPoolExecutor, path: str | Path, artefact: Artefact
+    ) -> None:
+        self.file, self.thread, self.path, self.artefact = file, thread, path, artefact
+        self.pending: list[Future[None]] = []
         self.rest = pl.DataFrame(schema=artefact.columns)
         self.last: tuple[Any, ...] | None = None
 
@@ -222,6 +227,7 @@ class TableWriter:
         if self.last is not None and keys.row(0) <= self.last:
             raise PersonaError(f"{self.path}: the key {keys.row(0)} comes after {self.last}, which is not before it")
         self.last = keys.row(-1)
+        self._wait()
         self.rest = pl.concat([self.rest, table]) if self.rest.height else table
         while (size := self._group_size()) < self.rest.height:
             self._write_group(self.rest.head(size))
@@ -231,6 +237,13 @@ class TableWriter:
         """Write what is left."""
         if self.rest.height:
             self._write_group(self.rest)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Until the rows of the table before are written, so that no more than one table's wait."""
+        for write in self.pending:
+            write.result()
+        self.pending = []
 
     def _group_size(self) -> int:
         """Rows of the next row group: it ends with a user, where the table has users."""
@@ -241,6 +254,9 @@ class TableWriter:
         return int(users.search_sorted(users[size - 1], side="right"))
 
     def _write_group(self, rows: pl.DataFrame) -> None:
+        self.pending.append(self.thread.submit(self._write_rows, rows))
+
+    def _write_rows(self, rows: pl.DataFrame) -> None:
         self.file.write_table(rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()), row_group_size=rows.height)
 
 
@@ -259,8 +275,9 @@ def table_writer(path: str | Path, artefact: Artefact) -> Iterator[TableWriter]:
             version="2.6",
             store_schema=False,
         ) as file,
+        ThreadPoolExecutor(1) as thread,
     ):
-        writer = TableWriter(file, path, artefact)
+        writer = TableWriter(file, thread, path, artefact)
         yield writer
         writer.finish()
 

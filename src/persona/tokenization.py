@@ -32,7 +32,8 @@ Ints = npt.NDArray[Any]
 _PROMPT, _COMPLETION = "\x02prompt\x03", "\x02completion\x03"
 # Until the last letter or digit, unless a mark follows, which may become one character with it.
 LAST_WORD = r"(?s)^(.*[\p{L}\p{N}])[^\p{L}\p{N}\p{M}][^\p{L}\p{N}]*$"
-CHECKED_SAMPLES = 64  # of a chunk
+CHECKED_SAMPLES = 64  # of a file, but at least some of each chunk
+CHECKED_OF_A_CHUNK = 8
 PREVIEWED_SAMPLES = 6
 CHUNK = 16_384  # targets that are tokenized at once
 
@@ -98,8 +99,12 @@ def encode(tokenizer: Any, texts: list[str], special: bool) -> list[list[int]]:
         special: whether the names of special tokens in the text mean those tokens. For texts of users they
             must not: a review that contains `<|im_end|>` does not end the turn.
     """
+    return [encoding.ids for encoding in _encodings(tokenizer, texts, special)]
+
+
+def _encodings(tokenizer: Any, texts: list[str], special: bool) -> list[Any]:
     backend = tokenizer.backend_tokenizer if special else _without_added_tokens(tokenizer)
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return list(backend.encode_batch_fast(texts, add_special_tokens=False))
 
 
 @lru_cache(maxsize=2)
@@ -128,12 +133,14 @@ class _Pieces:
 
 
 class _Pool:
-    """The token ids of many texts, one after the other."""
+    """The token ids of many texts, and of what else is given, one after the other."""
 
-    def __init__(self, ids: list[list[int]]) -> None:
-        self.lengths = np.array([len(piece) for piece in ids], dtype=np.int64)
+    def __init__(self, encodings: list[Any], more: list[list[int]]) -> None:
+        self.lengths = np.array([*map(len, encodings), *map(len, more)], dtype=np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
-        self.ids = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(self.lengths.sum()))
+        # One list at a time: all of them at once would keep the garbage collector busy.
+        lists = chain((encoding.ids for encoding in encodings), more)
+        self.ids = np.fromiter(chain.from_iterable(lists), dtype=np.int32, count=int(self.lengths.sum()))
 
     def gather(self, numbers: Ints) -> Ints:
         """The ids of these texts, joined."""
@@ -153,11 +160,11 @@ def tokenize_file(
     Args:
         bucket: (k, m): the k-th of m parts of the users.
     """
-    n = math.ceil(artefacts.count_rows(prompts) / CHUNK / bucket[1])
-    for some in artefacts.user_ranges(max(1, n), bucket):
+    n = max(1, math.ceil(artefacts.count_rows(prompts) / CHUNK / bucket[1]))
+    for some in artefacts.user_ranges(n, bucket):
         table = artefacts.read_table(prompts, artefacts.PROMPTS, users=some)
         tokens = tokenize(table, tokenizer, max_length)
-        check_assembly(table, tokens, tokenizer)
+        check_assembly(table, tokens, tokenizer, max(CHECKED_OF_A_CHUNK, CHECKED_SAMPLES // n))
         yield tokens
 
 
@@ -179,7 +186,7 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataF
         prompts = prompts.with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
     prompts = prompts.sort("user_id", "interaction_id")
     pieces = _pieces(prompts)
-    pool = _Pool([*encode(tokenizer, pieces.texts, special=False), before, between, end])
+    pool = _Pool(_encodings(tokenizer, pieces.texts, special=False), [before, between, end])
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
     fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
     if (too_long := pl.Series(fixed > max_length)).any():
@@ -309,7 +316,7 @@ def _as_lists(values: npt.NDArray[Any], counts: Ints) -> pl.Series:
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))))
 
 
-def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any) -> None:
+def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, at_most: int = CHECKED_SAMPLES) -> None:
     """Compare some targets, trimmed ones too, with the ids of their whole text, tokenized at once.
 
     Raises:
@@ -318,7 +325,7 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any) 
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
     both = prompts.join(tokens, on="interaction_id")
-    chosen = both.gather_every(max(1, math.ceil(both.height / CHECKED_SAMPLES)))
+    chosen = both.gather_every(max(1, math.ceil(both.height / at_most)))
     for row in chosen.iter_rows(named=True):
         prompt, completion = encode(tokenizer, [_trimmed(row), row["completion"]], special=False)
         if before + prompt + between + completion + end != row["input_ids"]:

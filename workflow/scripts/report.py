@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, required=True)
     parser.add_argument("--baselines", type=Path, required=True, help="folder of their tables and metrics")
     parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--ingested", type=Path, required=True, help="the counts of the ingestion")
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     parser.add_argument("--caution", type=json.loads, required=True, help="JSON: what a reader must know, or null")
@@ -27,10 +28,12 @@ def main() -> None:
     authors = artefacts.read_table(args.baselines / "authors.parquet", artefacts.AUTHORS)
     guesses = artefacts.read_table(args.baselines / "ratings.parquet", artefacts.RATINGS)
     targets = artefacts.read_table(args.targets, artefacts.TARGETS)
-    plan = json.loads(args.plan.read_text(encoding="utf-8"))
+    plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
     contrasts = compare({s.name: s.scores for s in stages}, [Contrast(**c) for c in args.contrasts])
-    evidence = Evidence(stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution)
+    evidence = Evidence(
+        stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
+    )
     tables = {"stages": stage_table(stages), "methods": baseline_table(stages, baselines)}
     for name, table in tables.items():
         artefacts.write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")

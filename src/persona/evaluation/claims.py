@@ -32,11 +32,10 @@ class Claim:
     """Personalisation may be claimed if every condition holds; data without stars has no condition on them."""
 
     conditions: list[Condition]
-    has_stars: bool
 
     @property
     def allowed(self) -> bool:
-        return all(c.holds is True for c in self.conditions if self.has_stars or c.name != "rating")
+        return all(c.holds is True for c in self.conditions)
 
 
 def claim(
@@ -61,14 +60,11 @@ def claim(
         "interaction_id", advantage=pl.col("acc") - pl.col("theirs"), n=pl.lit(1.0)
     )
     stars = _star_advantage(tests, guesses, targets)
-    return Claim(
-        [
-            Condition("swap_gap", _estimate(gap.rename({"swap_gap": "advantage"}), keys)),
-            Condition("author", _estimate(found, keys)),
-            Condition("rating", _estimate(stars, keys)),
-        ],
-        has_stars=bool(stars.height),
-    )
+    conditions = [
+        Condition("swap_gap", _estimate(gap.rename({"swap_gap": "advantage"}), keys)),
+        Condition("author", _estimate(found, keys)),
+    ]
+    return Claim([*conditions, Condition("rating", _estimate(stars, keys))] if stars.height else conditions)
 
 
 def _star_advantage(tests: list[pl.DataFrame], guesses: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:

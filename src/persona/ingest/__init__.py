@@ -169,25 +169,28 @@ def check_format(path: Path, data_format: str) -> None:
     form = FORMATS[data_format]
     if not path.exists():
         raise PersonaError(f"{path}: no such file; set the data set's `path` to the raw data")
-    if (head := _head(path, form)) is not None and form.recognises(head):
+    if _is(path, form):
         return
-    others = [name for name, other in FORMATS.items() if name != data_format and _is(path, other)]
-    found = f"it looks like {others[0]}: set the data set's `format`" if others else f"it begins with {head!r:.120}"
+    others = [name for name, other in FORMATS.items() if _is(path, other)]
+    found = (
+        f"it looks like {others[0]}: set the data set's `format`"
+        if others
+        else f"it begins with {_head(path, form)!r:.120}"
+    )
     raise PersonaError(f"{path}: not {data_format}, which is {form.looks}; {found}")
 
 
 def _is(path: Path, form: Format) -> bool:
-    head = _head(path, form)
-    return head is not None and form.recognises(head)
-
-
-def _head(path: Path, form: Format) -> bytes | None:
-    """How the (first) file of a format begins, or None without such a file."""
     try:
-        with open_raw(path, form.files[0] if form.files else None) as raw:
-            return raw.read(HEAD)
+        return form.recognises(_head(path, form))
     except PersonaError:
-        return None
+        return False
+
+
+def _head(path: Path, form: Format) -> bytes:
+    """How the (first) file of a format begins."""
+    with open_raw(path, form.files[0] if form.files else None) as raw:
+        return raw.read(HEAD)
 
 
 def _check_counts(

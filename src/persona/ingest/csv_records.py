@@ -116,8 +116,8 @@ def _mend(block: bytes, form: CsvForm, last: bool) -> tuple[list[_Run], int]:
     """Take every line that looks like a record for one, unless it lies within the quotes of a well-formed one."""
     line_starts = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == LINE_FEED) + 1
     starts = np.array([0, *(p for p in line_starts.tolist() if form.start.match(block, p))], dtype=np.int64)
-    ends = np.append(starts[1:], len(block))
     damaged = _Quotes(block, starts).damaged
+    known = set(starts.tolist())
     runs: list[_Run] = []
     begin = n = 0
 
@@ -127,26 +127,28 @@ def _mend(block: bytes, form: CsvForm, last: bool) -> tuple[list[_Run], int]:
             runs.append(_Run(text, _Quotes(text, np.zeros(1, dtype=np.int64)).record_ends()))
 
     while n < len(starts):
-        start, end = int(starts[n]), int(ends[n])
-        whole = 0
-        if damaged[n]:
-            whole = _end_of_record(block, start, len(form.columns))
-            if whole < 0 and not last and len(block) - start < LONGEST_RECORD:
-                close(start)
-                return runs, start
-        reason = damaged[n]
-        if whole >= end:
-            # All those lines lie within its quotes.
-            n = int(np.searchsorted(starts, whole)) - 1
-            end, reason = int(ends[n]), None
-        text = block[start:end]
-        if not _is_utf8(text):
-            reason = "not UTF-8"
+        first = place = int(starts[n])
+        reason, walked = damaged[n], False
+        while reason:
+            # Record by record, until one ends where another begins: all lines before lie within their quotes.
+            following = _end_of_record(block, place, len(form.columns))
+            if following < 0 and not last and len(block) - place < LONGEST_RECORD:
+                close(place)
+                return runs, place
+            if following <= 0:
+                break
+            place, walked = following, True
+            if place in known or place == len(block):
+                reason = None
+        # What is damaged reaches to the next line that looks like a record.
+        n = int(np.searchsorted(starts, place, side="left" if walked and not reason else "right"))
+        end = int(starts[n]) if n < len(starts) else len(block)
+        if not reason and not _is_utf8(block[first:end]):
+            place, reason = first, "not UTF-8"
         if reason:
-            close(start)
-            runs.append(_Run(text, starts[:0], reason))
+            close(place)
+            runs.append(_Run(block[place:end], starts[:0], reason))
             begin = end
-        n += 1
     close(len(block))
     return runs, len(block)
 

@@ -11,7 +11,7 @@ import polars as pl
 from persona.artefacts import FIELD
 from persona.ingest.csv_records import CsvForm, read_records
 from persona.ingest.dmsc import as_rows, count
-from persona.ingest.rows import NO_PROFILE, Batch, Options
+from persona.ingest.rows import MAX_CHARACTERS_OF_A_NAME, NO_PROFILE, Batch, Options, too_long
 from persona.ingest.sources import open_raw
 
 # ID, two names, the day of the crawl: what a record begins with and a line of a comment does not.
@@ -62,6 +62,8 @@ def _reason() -> pl.Expr:
         .then(pl.lit("crawl date is not YYYY-MM-DD"))
         .when(pl.col("user").str.to_lowercase().is_in(_NO_NAME))
         .then(pl.lit("no username"))
+        .when(too_long("user"))
+        .then(pl.lit(f"username of more than {MAX_CHARACTERS_OF_A_NAME:,} characters"))
         .when(pl.col("day").is_null())
         .then(pl.lit("date is not YYYY-MM-DD"))
         .when(pl.col("likes").is_null() & (pl.col("Like").str.strip_chars() != ""))

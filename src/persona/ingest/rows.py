@@ -9,7 +9,7 @@ import polars as pl
 
 from persona.artefacts import FIELD, REJECTS, TURN
 
-MAX_CHARACTERS = 10_000
+MAX_CHARACTERS, MAX_CHARACTERS_OF_A_NAME = 10_000, 1_000
 
 ROWS: dict[str, Any] = {
     "file": pl.String,
@@ -74,6 +74,11 @@ def batch(rows: list[dict[str, Any]], rejected: list[tuple[str, int, str, str]])
     return Batch(table.with_columns(reason=text_reason()), rejects(rejected), len(rows) + len(rejected))
 
 
+def too_long(column: str) -> pl.Expr:
+    """Whether a name is so long that it is none."""
+    return pl.col(column).str.len_chars() > MAX_CHARACTERS_OF_A_NAME
+
+
 def text_reason() -> pl.Expr:
     """Why the text of a row cannot be used, or null."""
     return (
@@ -83,4 +88,6 @@ def text_reason() -> pl.Expr:
         .then(pl.lit("blank text"))
         .when(pl.col("text").str.len_chars() > MAX_CHARACTERS)
         .then(pl.lit(f"text of more than {MAX_CHARACTERS:,} characters"))
+        .when(too_long("item_id") | too_long("title"))
+        .then(pl.lit(f"item or title of more than {MAX_CHARACTERS_OF_A_NAME:,} characters"))
     )

@@ -46,8 +46,9 @@ class Store:
         """The rows of one range of users after the other."""
         for writer, file in zip(self.writers, self.files, strict=True):
             writer.close()
-            with pa.ipc.open_stream(str(file)) as stream:
-                yield pl.DataFrame(pl.from_arrow(stream.read_all())).cast(STORED)  # type: ignore[arg-type]
+            with pa.OSFile(str(file)) as raw, pa.ipc.open_stream(raw) as stream:
+                rows = pl.DataFrame(pl.from_arrow(stream.read_all())).cast(STORED)  # type: ignore[arg-type]
+            yield rows
             file.unlink()
 
 

@@ -5,7 +5,7 @@
 
 `user_hash` may be absent (the profile stands for it) and may occur more than once. In a collection of reviews the
 prefix is the film; in any other, such as dialogue, the item is the film of the profile, or what the collection is
-called.
+called. An escaped half of a character (`\\ud83d` alone) is read as `?`, which the parser does.
 """
 
 from __future__ import annotations

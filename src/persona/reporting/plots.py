@@ -132,7 +132,7 @@ def author_by_history(curves: list[tuple[str | None, dict[int, Estimate]]], cand
     axes.axhline(1 / candidates, color="black", linewidth=0.8, linestyle=":", label=say("chance", "随机水平"))
     labels = [str(a) if a == b else f"{a}-{b}" if b < 100 else f"{a}+" for a, b in HISTORY_BINS]
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlabel(say("earlier reviews of the user", "该用户更早的影评数（条）"))
+    axes.set_xlabel(say("earlier texts of the user", "该用户更早的文本数（条）"))
     axes.set_ylabel(say(f"author found among {candidates} (share)", f"{candidates} 人中认出作者的比例"))
     axes.legend(fontsize=8)
     return figure
@@ -227,14 +227,14 @@ def lengths(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure:
         (stage.name, stage.generations.filter(pl.col("method") == "sample")["text"].str.len_chars().to_numpy())
         for stage in stages
     ]
-    tables.append((say("real reviews", "真实影评"), real))
+    tables.append((say("real texts", "真实文本"), real))
     middle = [(a * b) ** 0.5 for a, b in pairwise(edges)]
     for n, (name, values) in enumerate(tables):
         share = np.histogram(values, edges)[0] / max(1, len(values))
         axes.plot(middle, share, label=name, **_look(n, len(tables)))
     axes.set_xscale("log")
     axes.set_xlabel(say("length (characters)", "长度（字）"))
-    axes.set_ylabel(say("share of reviews", "影评比例"))
+    axes.set_ylabel(say("share of texts", "文本比例"))
     axes.legend(fontsize=8)
     return figure
 
@@ -242,12 +242,12 @@ def lengths(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure:
 def copying(stages: list[Stage], say: Say) -> Figure:
     figure, (axes,) = _figure()
     tables = [(stage.name, stage.metrics["copying"]["generated"]["curve"]) for stage in stages]
-    tables.append((say("real reviews", "真实影评"), stages[-1].metrics["copying"]["real"]["curve"]))
+    tables.append((say("real texts", "真实文本"), stages[-1].metrics["copying"]["real"]["curve"]))
     for n, (name, curve) in enumerate(tables):
         x = sorted(int(length) for length in curve)
         axes.plot(x, [curve[str(length)] for length in x], label=name, **_look(n, len(tables)))
     axes.set_xlabel(say("characters in a row found in the training texts", "与训练文本连续相同的字数"))
-    axes.set_ylabel(say("share of sampled reviews", "采样影评的比例"))
+    axes.set_ylabel(say("share of sampled texts", "采样文本的比例"))
     axes.legend(fontsize=8)
     return figure
 

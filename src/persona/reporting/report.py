@@ -30,6 +30,7 @@ class Evidence:
     contrasts: list[dict[str, Any]]
     candidates: int
     caution: tuple[str, str] | None
+    ingested: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def page(evidence: Evidence, made: list[Picture], table: pl.DataFrame, methods: 
         untrained=table["untrained_test_nll"].to_list(),
         counts=evidence.stages[0].metrics["counts"],
         conditions=CONDITIONS,
+        ingested=evidence.ingested,
     )
 
 
@@ -106,8 +108,8 @@ def answer(evidence: Evidence) -> tuple[str, str]:
     else:
         first = (
             f"None of the {total} stages may be said to write as a particular user does; the table says which of the "
-            "three conditions each one misses.",
-            f"{total} 个阶段都不能说学会了像特定用户那样写；下表列出各自没有满足三个条件中的哪些。",
+            "conditions each one misses.",
+            f"{total} 个阶段都不能说学会了像特定用户那样写；下表列出各自没有满足哪些条件。",
         )
     second = _primary(evidence.contrasts[0]) if evidence.contrasts else _best(evidence.stages)
     return f"{first[0]} {second[0]}", f"{first[1]}{second[1]}"
@@ -211,15 +213,15 @@ WORDS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "swap_gap": (
         ("What the prompt is worth: the user, and the form", "提示词的价值：用户本身与形式"),
         (
-            "Left: how much less likely a review becomes under the prompts of other users of the same film (swap gap). "
+            "Left: how much less likely a text becomes under the prompts of other users of the same item (swap gap). "
             "Above 0, the model uses what is this user's own. Right: how much those foreign prompts still help against "
             "a prompt that tells nothing of a user.",
-            "左：换成同一部电影其他用户的提示词后，影评变得多不可能（换人差）；大于 0 说明模型用到了该用户独有的信息。"
+            "左：换成同一条目其他用户的提示词后，文本变得多不可能（换人差）；大于 0 说明模型用到了该用户独有的信息。"
             "右：这些别人的提示词相比不含任何用户信息的提示词还有多大帮助。",
         ),
     ),
     "nll_by_stage": (
-        ("Likelihood of unseen users' reviews", "未见用户影评的似然"),
+        ("Likelihood of unseen users' texts", "未见用户文本的似然"),
         (
             "Lower is better. All stages are scored on the same targets. Hollow points are not stages.",
             "越低越好。所有阶段在同一批目标上评分。空心点不是训练阶段。",
@@ -228,9 +230,9 @@ WORDS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
     "author_by_history": (
         ("Telling the author, by length of history", "按历史长度认作者"),
         (
-            "How often a review is likeliest under its own user's prompt, among users of the same film. Bins of under "
+            "How often a text is likeliest under its own user's prompt, among users of the same item. Bins of under "
             "10 targets are left out.",
-            "影评在自己用户的提示词下最可能的比例（候选为同一部电影的用户）。少于 10 个目标的组不画。",
+            "文本在自己用户的提示词下最可能的比例（候选为同一条目的用户）。少于 10 个目标的组不画。",
         ),
     ),
     "dose_response": (
@@ -252,26 +254,26 @@ WORDS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
         (
             "A zero-shot probe: the model was asked for the stars before the text and was not trained to answer. Bins "
             "of under 20 cases are left out.",
-            "零样本探测：在写影评之前询问星级，模型没有为此训练过。少于 20 例的组不画。",
+            "零样本探测：在写文本之前询问星级，模型没有为此训练过。少于 20 例的组不画。",
         ),
     ),
     "error_by_star": (
         ("Rating error by star", "各星级的评分误差"),
         (
-            "Damped bias knows only the film's mean and the user's earlier stars.",
-            "阻尼偏置只知道电影均分和用户以前的星级。",
+            "Damped bias knows only the item's mean and the user's earlier stars.",
+            "阻尼偏置只知道条目均分和用户以前的星级。",
         ),
     ),
     "lengths": (
-        ("Lengths of sampled and real reviews", "采样影评与真实影评的长度"),
+        ("Lengths of sampled and real texts", "采样文本与真实文本的长度"),
         ("On the same targets.", "在同一批目标上。"),
     ),
     "copying": (
         ("Copying from the training texts", "对训练文本的照抄"),
         (
-            "The share of sampled reviews that have so many characters in a row from the stage's training texts. Real "
-            "reviews of users never trained on, against the last stage's texts, show what is normal.",
-            "采样影评中与该阶段训练文本连续相同若干字的比例。未参与训练用户的真实影评（对照最后阶段的训练文本）显示正常水平。",
+            "The share of sampled texts that have so many characters in a row from the stage's training texts. Real "
+            "texts of users never trained on, against the last stage's texts, show what is normal.",
+            "采样文本中与该阶段训练文本连续相同若干字的比例。未参与训练用户的真实文本（对照最后阶段的训练文本）显示正常水平。",
         ),
     ),
     "loss_curves": (

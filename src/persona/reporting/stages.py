@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from persona import artefacts
 from persona.evaluation.claims import Claim
@@ -81,7 +82,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def stage_table(stages: list[Stage]) -> pl.DataFrame:
-    """One row a stage. Likelihoods in nats per character; `_low` and `_high` are 95 % bounds over users."""
+    """One row a stage. Likelihoods in nats per character; `_low` and `_high` are 95 % bounds over users.
+
+    Data without stars has no columns of them.
+    """
     rows = []
     for stage in stages:
         likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
@@ -115,7 +119,13 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
                 "claim": stage.claim.allowed,
             }
         )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return _without_empty(pl.DataFrame(rows, infer_schema_length=None), ("rmse", "leaked"))
+
+
+def _without_empty(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The table without those of these columns, and their bounds, that hold nothing."""
+    empty = [name for name in names if not table[name].count()]
+    return table.drop(cs.matches(rf"^(?:{'|'.join(empty)})(?:_low|_high)?$")) if empty else table
 
 
 def _bounds(name: str, estimate: dict[str, float] | None) -> dict[str, float | None]:
@@ -147,7 +157,7 @@ def baseline_table(stages: list[Stage], baselines: dict[str, Any]) -> pl.DataFra
         rows.append({"method": method, "kind": "baseline", **_values(metrics, ["rmse", "mae", "qwk", "tau"])})
     for method, metrics in baselines["texts"].items():
         rows.append({"method": method, "kind": "baseline", **_values(metrics, TEXT)})
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return _without_empty(pl.DataFrame(rows, infer_schema_length=None), STARS)
 
 
 LIKELIHOOD = ["nll", "swap_gap", "acc", "mrr"]

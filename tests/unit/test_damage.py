@@ -1,0 +1,224 @@
+"""Whatever is in a raw file: rows come back equal or are set aside, and a broken file ends in a message.
+
+The examples are the same every time; `pytest --hypothesis-profile=thorough` tries others, and more of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from persona.errors import PersonaError
+from persona.ingest import Ingested
+from persona.ingest.dmsc_csv import FORM
+from tests.ingesting import ingested
+from tests.unit.test_formats import CONVERSATIONS, LINES, entry, simple, twin, write_cornell
+
+COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("repeatable", max_examples=120, derandomize=True, **COMMON)  # type: ignore[arg-type]
+settings.register_profile("thorough", max_examples=2000, **COMMON)  # type: ignore[arg-type]
+settings.load_profile("repeatable")
+
+FAKE = "7,A,电影A,2017-01-22,1,受害者,2016-01-02,5,假的,1"
+# What tears records apart, and what looks like one.
+PIECES = st.sampled_from(
+    [*'",\n\r', '""', "\r\n", "\n\n", FAKE, f"\n{FAKE}\n", f'\n{FAKE}"\n', "好", "é", "😀", " ", "\0"]
+)
+TEXTS = st.one_of(
+    st.lists(PIECES, max_size=8).map("".join),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+)
+
+
+@st.composite
+def raw_rows(draw: st.DrawFn) -> list[list[str]]:
+    """Valid rows, each its own user, in some of which a field or two hold anything."""
+    rows = []
+    for n in range(draw(st.integers(1, 6))):
+        row = [str(n), "A", "电影A", "2017-01-22", "1", f"用户{n}", "2016-01-02", "5", draw(TEXTS), "3"]
+        if draw(st.booleans()):
+            row[draw(st.integers(0, 9))] = draw(TEXTS)
+        rows.append(row)
+    return rows
+
+
+def rows_of(tables: Ingested) -> list[tuple[Any, ...]]:
+    """What was accepted, in the words of the raw file."""
+    names = tables.users.explode("profile").select("user_id", name=pl.col("profile").struct.field("value"))
+    both = tables.interactions.join(names, on="user_id").join(tables.items.select("item_id", "title"), on="item_id")
+    columns = both.select("item_id", "name", pl.col("day").cast(pl.String), "rating", "text", "likes")
+    return [(film, name, day, rating, text.strip(), likes) for film, name, day, rating, text, likes in columns.rows()]
+
+
+def read_bytes(data: bytes, data_format: str = "dmsc_csv") -> Ingested:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "raw"
+        path.write_bytes(data)
+        return ingested(path, data_format)
+
+
+def as_number(text: str) -> int | None:
+    return int(text.strip()) if text.strip() else None
+
+
+@given(raw_rows(), st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+def test_what_the_csv_module_writes_comes_back_equal_or_is_set_aside(
+    rows: list[list[str]], end: str, quoting: Any
+) -> None:
+    file = io.StringIO()
+    csv.writer(file, lineterminator=end, quoting=quoting).writerows([FORM.columns, *rows])
+    try:
+        tables = read_bytes(file.getvalue().encode())
+    except PersonaError as error:
+        assert "none of its" in str(error)
+        return
+    accepted = rows_of(tables)
+    written = {row[5].strip(): row for row in rows}
+    for film, name, day, rating, text, likes in accepted:
+        row = written[name.strip()]
+        assert (film, day, rating) == (row[1].strip(), row[6].strip(), float(row[7]))
+        assert (text, likes) == (row[8].strip(), as_number(row[9]))
+    # Those that were not accepted are in the rejects, to the letter but for line ends.
+    aside = "".join(tables.rejects.sort("row")["raw"].to_list()).replace("\n", "").replace("\r", "")
+    names = {name.strip() for _, name, *_ in accepted}
+    for row in rows:
+        if row[5].strip() not in names:
+            line = io.StringIO()
+            csv.writer(line, lineterminator=end, quoting=quoting).writerow(row)
+            assert line.getvalue().replace("\n", "").replace("\r", "") in aside
+
+
+def valid_file() -> tuple[bytes, set[tuple[Any, ...]]]:
+    """A file with quoted, many-line and plain comments, and its rows."""
+    comments = [" 好看", ' 两\n行, "引号"', " 一,二", "。", " 😀 emoji", f" 引文：\n{FAKE}\n完"]
+    rows = [
+        [
+            str(n),
+            "A",
+            "电影A",
+            "2017-01-22",
+            str(n),
+            f"用户{n}",
+            f"2016-01-{1 + n % 28:02}",
+            str(1 + n % 5),
+            text,
+            "3",
+        ]
+        for n, text in enumerate(comments * 4)
+    ]
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([FORM.columns, *rows])
+    return b"\xef\xbb\xbf" + file.getvalue().encode(), {
+        (row[1], row[5], row[6], float(row[7]), row[8].strip(), 3) for row in rows
+    }
+
+
+def test_the_undamaged_file_comes_back_whole() -> None:
+    data, rows = valid_file()
+    tables = read_bytes(data)
+    assert set(rows_of(tables)) == rows and not tables.rejects.height
+
+
+@given(st.data())
+def test_a_flipped_byte_spoils_its_own_record_alone(data: st.DataObject) -> None:
+    """Or, if it opens a quote, those that lie in it; what comes of it is never more than one other row a flip."""
+    original, rows = valid_file()
+    damaged = bytearray(original)
+    for place in (flips := data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=3))):
+        damaged[place] = data.draw(st.integers(0, 255))
+    try:
+        accepted = rows_of(read_bytes(bytes(damaged)))
+    except PersonaError:
+        return
+    assert len(set(accepted) - rows) <= len(flips)
+    assert len(set(accepted) & rows) >= len(rows) - 3 * len(flips)
+
+
+@given(st.data())
+def test_what_was_cut_out_leaves_no_more_than_one_other_row(data: st.DataObject) -> None:
+    original, rows = valid_file()
+    start = data.draw(st.integers(0, len(original)))
+    end = data.draw(st.integers(start, len(original)))
+    try:
+        accepted = rows_of(read_bytes(original[:start] + original[end:]))
+    except PersonaError:
+        return
+    assert len(set(accepted) - rows) <= 1
+
+
+@given(st.permutations(range(10)), st.booleans())
+def test_swapped_columns_are_refused(order: list[int], with_header: bool) -> None:
+    """Without the header, if a day or a number is in the place of something else. (Texts can be told from no text.)"""
+    original, rows = valid_file()
+    lines = list(csv.reader(io.StringIO(original.decode("utf-8-sig"))))
+    swapped = [[line[n] for n in order] if n_line or with_header else line for n_line, line in enumerate(lines)]
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(swapped)
+    kinds = [{0, 4, 7, 9}, {3, 6}]
+    seen = any(n in kind and order[n] not in kind for n in range(10) for kind in kinds)
+    try:
+        accepted = rows_of(read_bytes(file.getvalue().encode()))
+    except PersonaError:
+        return
+    assert not with_header or order == list(range(10))
+    if seen:
+        assert not set(accepted) - rows
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "gb18030", "big5hkscs"])
+def test_another_encoding_is_a_message(encoding: str) -> None:
+    original, _ = valid_file()
+    text = original.decode("utf-8-sig")
+    with pytest.raises(PersonaError, match=r"not dmsc_csv|none of its|rows cannot be used"):
+        read_bytes(text.encode(encoding, errors="replace"))
+
+
+@pytest.mark.parametrize("field", range(10))
+def test_a_megabyte_in_one_field_spoils_its_record_alone(field: int) -> None:
+    original, rows = valid_file()
+    lines = list(csv.reader(io.StringIO(original.decode("utf-8-sig"))))
+    lines[3][field] += "x" * 1_000_000
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    tables = read_bytes(file.getvalue().encode())
+    assert len(rows & set(rows_of(tables))) == len(rows) - 1
+    assert tables.rejects.height == 1
+
+
+@given(st.data())
+def test_damaged_files_of_other_formats_end_in_rejects_or_a_message(data: st.DataObject) -> None:
+    twins = json.dumps([twin({"name": f"n{n}"}, [entry(f"t{n}"), entry("b", film="B")]) for n in range(4)]).encode()
+    lines = b"".join(json.dumps(simple(user=n, text=f"t{n}")).encode() + b"\n" for n in range(6))
+    data_format, original = data.draw(st.sampled_from([("twin_json", twins), ("jsonl", lines)]))
+    damaged = bytearray(original)
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(damaged)))
+    try:
+        read_bytes(bytes(damaged[:cut] if data.draw(st.booleans()) else damaged), data_format)
+    except PersonaError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.data())
+def test_a_damaged_corpus_ends_in_rejects_or_a_message(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = write_cornell(Path(place) / "c", LINES, CONVERSATIONS)
+        file = folder / data.draw(st.sampled_from(sorted(path.name for path in folder.iterdir())))
+        damaged = bytearray(file.read_bytes())
+        for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
+            damaged[at] = data.draw(st.integers(0, 255))
+        file.write_bytes(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+        try:
+            ingested(folder, "cornell")
+        except PersonaError as error:
+            assert "\n" not in str(error)
