@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from persona.ingest import Ingested
 from persona.ingest.synthetic import write_dmsc_csv
 from tests.ingesting import ingested
+
+# The same examples every time; `pytest --hypothesis-profile=thorough` tries others, and more of them.
+COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("repeatable", max_examples=120, derandomize=True, **COMMON)  # type: ignore[arg-type]
+settings.register_profile("thorough", max_examples=2000, **COMMON)  # type: ignore[arg-type]
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"

@@ -28,7 +28,7 @@ def test_the_schema_for_editors_is_that_of_the_configuration() -> None:
     assert schema == Config.model_json_schema(), "renew it with `make schema`"
 
 
-@pytest.mark.parametrize("name", ["config", "dmsc_30b"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config").glob("*.yaml")))
 def test_the_shipped_configurations_are_right(name: str) -> None:
     load_config(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")), ROOT)
 
@@ -69,6 +69,14 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
         ("wandb.run_name", "{smaple}", r"wandb\.run_name: got '\{smaple\}'; allowed placeholders are \{sample\}"),
         ("dataset", "dmcs", r"dataset: got 'dmcs' \(did you mean dmsc\?\)"),
+        ("results_dir", "../elsewhere", r"results_dir: got '\.\./elsewhere', allowed is a folder below"),
+        ("results_dir", "/tmp/results", r"results_dir: got '/tmp/results', allowed is a folder below"),
+        ("datasets.dmsc.path", "results/../x.csv", r"datasets\.dmsc\.path: got .*, allowed for synthetic data"),
+        ("datasets.dmsc.path", "data/DMSC.csv", r"allowed for synthetic data, .* such as results/dmsc/raw/DMSC\.csv"),
+        ("datasets.dmsc.mask_names", True, r"mask_names: got true, but format dmsc_csv has no names to mask"),
+        ("datasets.dmsc.format", "dmsc_v3", r"datasets\.dmsc\.format: got 'dmsc_v3': Input should be 'dmsc_csv'"),
+        ("dataset", "../x", r"dataset: got '\.\./x': String should match pattern"),
+        ("models.tiny_qwen3_moe.tiny.corpus_sample", "a/b", r"corpus_sample: got 'a/b': String should match pattern"),
     ],
 )
 def test_a_mistake_is_explained(path: str, value: Any, message: str) -> None:

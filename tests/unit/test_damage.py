@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.errors import PersonaError
@@ -22,11 +22,6 @@ from persona.ingest import Ingested
 from persona.ingest.dmsc_csv import FORM
 from tests.ingesting import ingested
 from tests.unit.test_formats import CONVERSATIONS, LINES, entry, simple, twin, write_cornell
-
-COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("repeatable", max_examples=120, derandomize=True, **COMMON)  # type: ignore[arg-type]
-settings.register_profile("thorough", max_examples=2000, **COMMON)  # type: ignore[arg-type]
-settings.load_profile("repeatable")
 
 FAKE = "7,A,电影A,2017-01-22,1,受害者,2016-01-02,5,假的,1"
 # What tears records apart, and what looks like one.
@@ -95,6 +90,18 @@ def test_what_the_csv_module_writes_comes_back_equal_or_is_set_aside(
             line = io.StringIO()
             csv.writer(line, lineterminator=end, quoting=quoting).writerow(row)
             assert line.getvalue().replace("\n", "").replace("\r", "") in aside
+
+
+def test_a_record_with_a_carriage_return_and_a_line_like_a_record_is_one_reject() -> None:
+    """Found by the property test above, with more examples."""
+    rows = [["0", "A", "电影A", "2017-01-22", "1", "用户0", "2016-01-02", "5", "好", "3"]] * 2
+    rows[1] = [f"\n{FAKE}\n", *rows[0][1:5], "用户1", *rows[0][6:8], "\r", "3"]
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([FORM.columns, *rows])
+    text = file.getvalue().replace('"\r"', "\r")  # as older versions of Python write it
+    tables = read_bytes(text.encode())
+    assert tables.interactions["text"].to_list() == ["好"]
+    assert tables.rejects["reason"].to_list() == ["a carriage return outside quotes"]
 
 
 def valid_file() -> tuple[bytes, set[tuple[Any, ...]]]:

@@ -1,11 +1,16 @@
-"""A tiny model of two layers and the tokens of a few targets."""
+"""A tiny model of two layers with the tokens of a few targets, and the workflow as a user runs it, on little data."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from persona import artefacts
 from persona.ingest import Ingested
@@ -27,4 +32,38 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_model(texts, folder / "base", 500, hidden_size=64, num_hidden_layers=2, num_experts=4, seed=0)
     tokens = tokenize(prompts, load_tokenizer(str(folder / "base")), 400)
     artefacts.write_table(tokens, folder / "tokens.parquet", artefacts.TOKENS)
+    return folder
+
+
+def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [*command, *arguments, "--configfile", "config.yaml"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def small_config() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"]["dmsc"]["synthetic"]["users"] = 120
+    # Of so few users a third of the rows have a quirk.
+    config["datasets"]["dmsc"]["max_reject_share"] = 0.5
+    config["recipes"]["tiny"]["max_epochs"] = 1
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
+    """A folder in which all four stages were trained and evaluated."""
+    folder = tmp_path_factory.mktemp("workflow")
+    run = snakemake(folder, small_config, "train_all", "evaluate_all")
+    assert run.returncode == 0, run.stdout + run.stderr
     return folder

@@ -20,24 +20,10 @@ from safetensors import safe_open
 
 from persona import artefacts
 from persona.training.logs import read_log
+from tests.workflow.conftest import snakemake
 from tests.workflow.training import torchrun
 
 ROOT = Path(__file__).parents[2]
-
-
-def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.run(
-        [*command, *arguments, "--configfile", "config.yaml"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def scheduled(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
@@ -47,25 +33,6 @@ def scheduled(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return {
         w[0]: int(w[1]) for w in words if len(w) == 2 and w[1].isdigit() and w[0].isidentifier() and w[0] != "total"
     }
-
-
-@pytest.fixture(scope="module")
-def small_config() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    config["datasets"]["dmsc"]["synthetic"]["users"] = 120
-    # Of so few users a third of the rows have a quirk.
-    config["datasets"]["dmsc"]["max_reject_share"] = 0.5
-    config["recipes"]["tiny"]["max_epochs"] = 1
-    return config
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
-    """A folder in which all four stages were trained and evaluated."""
-    folder = tmp_path_factory.mktemp("workflow")
-    run = snakemake(folder, small_config, "train_all", "evaluate_all")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder
 
 
 def test_all_stages_are_trained_and_scored_on_the_same_targets(finished: Path) -> None:

@@ -23,6 +23,7 @@ from persona.ingest.sources import RawFile
 Positions = npt.NDArray[np.int64]
 
 QUOTE, COMMA, LINE_FEED, RETURN = b'",\n\r'
+RETURN_OUTSIDE = "a carriage return outside quotes"
 HEADER_LIMIT = 4096
 LONGEST_RECORD = 64 << 20  # of a record whose quote is still open
 
@@ -131,12 +132,16 @@ def _mend(block: bytes, form: CsvForm, last: bool) -> tuple[list[_Run], int]:
         reason, walked = damaged[n], False
         while reason:
             # Record by record, until one ends where another begins: all lines before lie within their quotes.
-            following = _end_of_record(block, place, len(form.columns))
+            following, has_return = _end_of_record(block, place, len(form.columns))
             if following < 0 and not last and len(block) - place < LONGEST_RECORD:
                 close(place)
                 return runs, place
             if following <= 0:
                 break
+            if has_return:
+                close(place)
+                runs.append(_Run(block[place:following], starts[:0], RETURN_OUTSIDE))
+                begin = following
             place, walked = following, True
             if place in known or place == len(block):
                 reason = None
@@ -144,7 +149,7 @@ def _mend(block: bytes, form: CsvForm, last: bool) -> tuple[list[_Run], int]:
         n = int(np.searchsorted(starts, place, side="left" if walked and not reason else "right"))
         end = int(starts[n]) if n < len(starts) else len(block)
         if not reason and not _is_utf8(block[first:end]):
-            place, reason = first, "not UTF-8"
+            place, reason = max(first, begin), "not UTF-8"
         if reason:
             close(place)
             runs.append(_Run(block[place:end], starts[:0], reason))
@@ -175,7 +180,7 @@ class _Quotes:
         counts = np.diff(np.append(first, self.places.size))
         self.damaged: dict[int, str | None] = dict.fromkeys(range(len(starts)))
         for n in np.unique(around[outside]).tolist():
-            self.damaged[n] = "a carriage return outside quotes"
+            self.damaged[n] = RETURN_OUTSIDE
         for n in np.unique(segment[misplaced]).tolist():
             self.damaged[n] = "a quote inside a field"
         for n in np.flatnonzero(counts % 2).tolist():
@@ -198,33 +203,39 @@ def _neighbour(characters: npt.NDArray[np.uint8], places: Positions, by: int) ->
     return np.asarray(np.where(inside, characters[np.where(inside, wanted, 0)], LINE_FEED), dtype=np.uint8)
 
 
-def _end_of_record(block: bytes, start: int, n_columns: int) -> int:
-    """Where the record at `start` ends: 0 if it is not well-formed, -1 if the block ends before."""
-    place = start
+def _end_of_record(block: bytes, start: int, n_columns: int) -> tuple[int, bool]:
+    """Where the record at `start` ends: 0 if it is not well-formed, -1 if the block ends before.
+
+    And whether a carriage return stands outside of its quotes, by which others would take it for two.
+    """
+    place, has_return = start, False
     for column in range(n_columns):
+        is_last = column == n_columns - 1
         if block[place : place + 1] == b'"':
             place = block.find(b'"', place + 1)
             while place >= 0 and block[place + 1 : place + 2] == b'"':
                 place = block.find(b'"', place + 2)
             if place < 0:
-                return -1
+                return -1, has_return
             place += 1
         else:
-            match = _UNQUOTED.match(block, place)
-            assert match is not None
-            place = match.end()
-        if column == n_columns - 1:
-            end = _LINE_END.match(block, place)
-            return end.end() if end else 0
+            end = place + len(_UNQUOTED.match(block, place)[0])  # type: ignore[index]
+            if is_last and block[place:end].endswith(b"\r"):
+                end -= 1
+            has_return |= b"\r" in block[place:end]
+            place = end
+        if is_last:
+            line_end = _LINE_END.match(block, place)
+            return (line_end.end() if line_end else 0), has_return
         if place >= len(block):
-            return -1
+            return -1, has_return
         if block[place] != COMMA:
-            return 0
+            return 0, has_return
         place += 1
-    return 0
+    return 0, has_return
 
 
-_UNQUOTED = re.compile(rb'[^",\r\n]*')
+_UNQUOTED = re.compile(rb'[^",\n]*')
 _LINE_END = re.compile(rb"(?:\r?\n)+|\Z")
 
 

@@ -147,7 +147,11 @@ def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biase
     documents = _history_texts(some, reviews)
     if not documents.height:
         return [mean + biases[data.targets["film"].to_numpy()]]
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), min_df=3, max_features=50_000, sublinear_tf=True)
+    # Of a handful of documents nothing may be too rare.
+    rare = min(3, 1 + documents.height // 20)
+    vectorizer = TfidfVectorizer(
+        analyzer="char", ngram_range=(1, 2), min_df=rare, max_features=50_000, sublinear_tf=True
+    )
     x = vectorizer.fit_transform(documents["text"].to_list())
     y = documents.join(
         data.train.select("interaction_id", "film", "rating"), on="interaction_id", maintain_order="left"

@@ -60,7 +60,10 @@ def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories
     In the form of likelihoods, so that the same functions rank them: `interaction_id`, `user_id`,
     `impostor_ids`, `nll` and `nll_impostors` are less the similarities.
     """
-    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, max_features=100_000, sublinear_tf=True)
+    rare = min(2, 1 + len(train_texts) // 20)
+    vectorizer = TfidfVectorizer(
+        analyzer="char", ngram_range=(1, 3), min_df=rare, max_features=100_000, sublinear_tf=True
+    )
     vectorizer.fit(train_texts[:AUTHOR_TEXTS])
     blocked = targets.drop_nulls("block").sort("interaction_id")
     ids = blocked["interaction_id"].to_list()

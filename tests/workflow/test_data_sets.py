@@ -1,0 +1,111 @@
+"""Data sets other than the default one, as their users run them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from tests.conftest import REAL_DATA
+from tests.workflow.conftest import ROOT, snakemake
+
+
+def test_the_page_about_ones_own_data_is_true(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+    lines, configuration = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("json", "yaml"))
+    assert lines and configuration
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "hotels.jsonl").write_text(lines[1], encoding="utf-8")
+    run = snakemake(tmp_path, yaml.safe_load(configuration[1]), "prepare_all", "train_history")
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "results" / "hotels"
+    counts = json.loads((results / "ingest.json").read_text(encoding="utf-8"))
+    assert counts == {"rows": 14, "kept": 14, "rejected": 0, "reasons": {}, "users": 8, "items": 3}
+    preview = (results / "tokens/everything/profile_and_history/tiny.preview.txt").read_text(encoding="utf-8")
+    assert ">>>She said yes again.<|im_end|><<<" in preview
+    assert "[HISTORY]\n1. [Seeblick] 2024-02-14 stars: 5.0 text: She said yes.\n" in preview
+    assert (results / "models/everything/profile_and_history/tiny/model/config.json").exists()
+    for name in ("ingest.log", "tokens/everything/profile_and_history/tiny.preview.txt", "config/prompts/english.yaml"):
+        assert name in page
+
+
+@pytest.fixture(scope="module")
+def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Profile with and without context on the real slice, trained for an epoch, scored and reported."""
+    if not (REAL_DATA / "chameleons").exists():
+        pytest.skip("the real slice chameleons/ is not beside this repository")
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "chameleons.yaml").read_text(encoding="utf-8"))
+    config["datasets"]["chameleons"]["path"] = str(REAL_DATA / "chameleons")
+    config["recipes"]["tiny"]["max_epochs"] = 1
+    config["generation"] = {"n_targets": 8, "max_new_tokens": 16}
+    config["stages"] = {name: config["stages"][name] for name in ("profile", "quick")}
+    config["evaluation"]["contrasts"] = [{"stage": "quick", "against": "profile"}]
+    folder = tmp_path_factory.mktemp("dialogue")
+    run = snakemake(folder, config, "report")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder / "results" / "chameleons"
+
+
+def test_dialogue_is_split_by_film(dialogue: Path) -> None:
+    films = [set(pl.read_parquet(dialogue / "samples" / f"{name}.parquet")["item_id"])
+             for name in ("two_per_user", "val", "test")]  # fmt: skip
+    assert min(map(len, films)) >= 2
+    assert not films[0] & films[1] and not films[0] & films[2] and not films[1] & films[2]
+
+
+def test_prompts_of_dialogue_are_in_english_and_hold_the_conversation(dialogue: Path) -> None:
+    prompts = pl.read_parquet(dialogue / "prompts/two_per_user/profile_and_context.parquet")
+    assert not prompts["prompt"].str.contains(r"\p{Han}").any()
+    with_context = prompts.filter(pl.col("n_context") > 0)
+    assert with_context.height > prompts.height / 3
+    assert with_context["prompt"].str.contains(r"(?s)\[CONVERSATION\]\n.+\n\nThe character says:$").all()
+    assert not pl.read_parquet(dialogue / "prompts/two_per_user/profile.parquet")["n_context"].sum()
+
+
+def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
+    page = (dialogue / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"\bstars?\b|星级", page)
+    for table in ("stages", "methods"):
+        columns = pl.read_csv(dialogue / "report" / f"{table}.csv").columns
+        assert not {"rmse", "mae", "qwk", "rps", "ece", "tau", "leaked"} & set(columns)
+    assert "19,768 rows in: 19,766 kept, of 628 users and 40 items, and 2 set aside." in page
+    metrics = json.loads((dialogue / "evaluation/two_per_user/profile/tiny/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["likelihood"]["swap_gap"]["low"] < metrics["likelihood"]["swap_gap"]["high"]
+    plots = {file.stem for file in (dialogue / "report" / "plots").iterdir()}
+    assert "nll_by_stage" in plots and not plots & {"reliability", "error_by_star"}
+
+
+def test_eight_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dict[str, Any], finished: Path) -> None:
+    config = copy.deepcopy(small_config) | {"buckets": 8}
+    tokens = "results/dmsc/tokens/test/profile_and_history/tiny_qwen3_moe.parquet"
+    run = snakemake(tmp_path, config, tokens)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "render_bucket" in run.stderr and "8-of-8" in run.stderr
+    for file in (tokens, tokens.replace(".parquet", ".preview.txt"), "results/dmsc/interactions.parquet",
+                 "results/dmsc/prompts/test/profile_and_history.parquet"):  # fmt: skip
+        assert (tmp_path / file).read_bytes() == (finished / file).read_bytes()
+    assert not list((tmp_path / "results" / "dmsc" / "tokens").rglob("*-of-*"))
+
+
+def test_pseudonymised_names_are_in_no_artefact_below_ingest(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    config = copy.deepcopy(small_config)
+    config["datasets"]["dmsc"]["pseudonymise"] = True
+    preview = "results/dmsc/tokens/test/profile_and_history/tiny_qwen3_moe.preview.txt"
+    run = snakemake(tmp_path, config, preview, "results/dmsc/audit/two_per_user/profile_and_history.json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "results" / "dmsc"
+    raw = pl.read_csv(results / "raw" / "DMSC.csv", infer_schema=False)
+    names = [name for name in raw["Username"].unique() if name and len(name) > 3 and name != "null"]
+    assert len(names) > 50
+    files = [file for file in results.rglob("*") if file.suffix in (".parquet", ".txt", ".csv", ".json", ".log")]
+    below = [file for file in files if file.name not in ("rejects.parquet", "DMSC.csv")]
+    assert len(below) > 12
+    for file in below:
+        text = str(pl.read_parquet(file).to_dicts()) if file.suffix == ".parquet" else file.read_text(encoding="utf-8")
+        assert not [name for name in names if name in text], file
