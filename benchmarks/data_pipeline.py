@@ -1,7 +1,7 @@
 """The data steps at full size: seconds, rows and tokens a second, and peak memory of each, as the workflow runs them.
 
-    python benchmarks/data_pipeline.py            # about 8 minutes on two cores, 4 GB of disk
-    python benchmarks/data_pipeline.py --users 20000
+    python -m benchmarks.data_pipeline            # about 8 minutes on two cores, 4 GB of disk
+    python -m benchmarks.data_pipeline --users 20000
 
 Data: a synthetic DMSC of 738,701 users and about 2.12 million rows; smaller ones of a tenth and a hundredth, which
 show how the seconds grow; and 1,000 users with 50 reviews each, with whose prompts the usual training script's loop is
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from corpus import CUE, ROOT, TASK, qwen_tokenizer, write_long_histories
 
 from persona import artefacts
 from persona.prompts import Parts, load_style, render_file
 from persona.tokenization import chat_frame, encode, load_tokenizer, tokenize_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # to be run by its path as well
+from benchmarks.corpus import CUE, ROOT, TASK, qwen_tokenizer, write_long_histories
 
 RELEASE_USERS = 738_701
 LIMIT = 3 << 30  # bytes of address space
