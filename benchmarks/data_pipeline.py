@@ -91,15 +91,17 @@ def raw_to_samples(raw: Path, folder: Path, limit: int | None = None) -> list[St
     return steps
 
 
-def samples_to_tokens(folder: Path, tokenizer: Path, limit: int | None = None) -> list[Step]:
-    """Prompts and tokens of all training reviews, with profile, history and its texts."""
+def render(folder: Path, limit: int | None = None) -> Step:
+    """Prompts of all training reviews, with profile, history and its texts."""
     tables = [part for name in ("interactions", "users", "items") for part in (f"--{name}", folder / f"{name}.parquet")]
-    sample, prompts, tokens = (folder / name for name in ("samples/everything.parquet", "prompts.parquet", "t.parquet"))
+    sample, prompts = folder / "samples" / "everything.parquet", folder / "prompts.parquet"
     style = ["--style", STYLE, "--parts", json.dumps(PARTS), "--task", TASK, "--cue", CUE]
-    return [
-        run("render", "render.py", prompts, "--sample", sample, *tables, *style, limit=limit),
-        run("tokenize", "tokenize_prompts.py", prompts, tokens, "--model", tokenizer, "--max-length", MAX_LENGTH),
-    ]
+    return run("render", "render.py", prompts, "--sample", sample, *tables, *style, limit=limit)
+
+
+def tokenize(folder: Path, tokenizer: Path) -> Step:
+    files = folder / "prompts.parquet", folder / "t.parquet"
+    return run("tokenize", "tokenize_prompts.py", *files, "--model", tokenizer, "--max-length", MAX_LENGTH)
 
 
 def show(steps: list[Step], rows: int, tokens: int) -> None:
@@ -116,7 +118,7 @@ def measure(users: int, folder: Path, tokenizer: Path) -> dict[str, Any]:
     run("generate", "generate_data.py", raw, "--users", users, "--seed", 42, "--habits", "own")
     steps = raw_to_samples(raw, folder)
     rows = json.loads((folder / "ingest.json").read_text())["rows"]
-    more = samples_to_tokens(folder, tokenizer)
+    more = [render(folder), tokenize(folder, tokenizer)]
     tokens = pl.scan_parquet(folder / "t.parquet").select(pl.col("input_ids").list.len().cast(pl.Int64).sum()).collect()
     print(f"{rows:,} rows, {raw.stat().st_size / 1e6:,.0f} MB; {tokens.item():,} tokens")
     show([*steps, *more], rows, tokens.item())
@@ -213,8 +215,8 @@ def main() -> None:
         }  # fmt: skip
         confined = folder / "confined"
         confined.mkdir()
-        limited = raw_to_samples(folder / str(args.users) / "DMSC.csv", confined, LIMIT)
-        print(f"under {LIMIT >> 30} GiB of address space: {sum(step.seconds for step in limited):.1f} s to the samples")
+        limited = [*raw_to_samples(folder / str(args.users) / "DMSC.csv", confined, LIMIT), render(confined, LIMIT)]
+        print(f"under {LIMIT >> 30} GiB of address space: {sum(step.seconds for step in limited):.1f} s to the prompts")
 
         long = folder / "long"
         long.mkdir()

@@ -63,6 +63,22 @@ def test_clean_prompts_have_no_findings(
     assert not audit.audit_splits(samples["train"], cohorts(samples), split).height
 
 
+def test_an_item_in_two_splits_is_found_where_items_are_split(
+    samples: dict[str, pl.DataFrame], split: pl.DataFrame
+) -> None:
+    """Here users were split, so every film is everywhere."""
+    found = audit.audit_splits(samples["train"], cohorts(samples), split, by="item")
+    assert set(found["check"]) == {"item_in_two_splits"}
+
+
+def test_lines_of_the_same_item_are_no_leak(tables: Ingested, prompts: pl.DataFrame) -> None:
+    """Where users write about an item more than once, as characters speak in a film."""
+    one_film = tables.interactions.with_columns(item_id=pl.lit("film"))
+    assert not audit.audit_prompts(prompts, one_film).height
+    future = with_entry(prompts, pl.col("interaction_id"))
+    assert set(audit.audit_prompts(future, one_film)["check"]) == {"history_not_earlier"}
+
+
 def test_a_future_and_a_same_day_entry_are_found(tables: Ingested, prompts: pl.DataFrame) -> None:
     """The target itself is of its own day."""
     planted = with_entry(prompts, pl.col("interaction_id"))

@@ -11,9 +11,10 @@ import pytest
 
 from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import Ingested
+from persona.ingest import Ingested, ingest
 from persona.ingest import sources as raw_sources
 from persona.ingest.dmsc_csv import FORM
+from persona.ingest.rows import Options
 from persona.ingest.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
 from persona.splitting import split_users
@@ -180,3 +181,28 @@ def test_the_kept_duplicate_and_the_title_do_not_depend_on_row_order(tmp_path: P
     rows[0][2], rows[1][2] = "甲", "乙"
     kept = [ingested(write_raw(tmp_path / "DMSC.csv", order)).items["title"].item() for order in (rows, rows[::-1])]
     assert kept[0] == kept[1]
+
+
+def test_users_of_an_item_fall_into_one_split() -> None:
+    users = pl.DataFrame({"user_id": [f"u{n}" for n in range(300)], "item_id": [f"i{n // 3}" for n in range(300)]})
+    split = split_users(pl.concat([users, users]), 0.2, 0.2, seed=1, by="item").join(users, on="user_id")
+    assert split.height == 300 and set(split["split"]) == {"train", "val", "test"}
+    assert (split.group_by("item_id").agg(pl.col("split").n_unique())["split"] == 1).all()
+    with pytest.raises(PersonaError, match=r"split.by: item: user u0 has several items, i0, x; allowed is user"):
+        split_users(pl.concat([users, pl.DataFrame({"user_id": ["u0"], "item_id": ["x"]})]), 0.2, 0.2, 1, by="item")
+
+
+def test_what_a_killed_ingestion_left_is_taken_away(raw_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / ".ingest-old").mkdir()
+    (tmp_path / ".ingest-old" / "3.arrow").write_bytes(b"half")
+    ingest(raw_csv, "dmsc_csv", tmp_path, Options(), 1.0)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".parquet"}
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_rows_of_a_day_share_a_session(tables: Ingested) -> None:
+    """Sessions count a user's days, in their order."""
+    for (_,), rows in tables.interactions.group_by("user_id"):
+        days = sorted(set(rows["day"]))
+        assert [days.index(day) for day in rows["day"]] == rows["session"].to_list()
+        assert sorted(rows["position"]) == list(range(rows.height))
