@@ -13,7 +13,7 @@ from tests.ingesting import ingested
 
 # The same examples every time; `pytest --hypothesis-profile=thorough` tries others, and more of them.
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("repeatable", max_examples=120, derandomize=True, **COMMON)  # type: ignore[arg-type]
+settings.register_profile("repeatable", max_examples=60, derandomize=True, **COMMON)  # type: ignore[arg-type]
 settings.register_profile("thorough", max_examples=2000, **COMMON)  # type: ignore[arg-type]
 settings.load_profile("repeatable")
 

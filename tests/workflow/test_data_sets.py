@@ -43,6 +43,7 @@ def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "chameleons.yaml").read_text(encoding="utf-8"))
     config["datasets"]["chameleons"]["path"] = str(REAL_DATA / "chameleons")
     config["recipes"]["tiny"]["max_epochs"] = 1
+    config["cohorts"] = {"max_users": 60, "max_samples_per_user": 1}
     config["generation"] = {"n_targets": 8, "max_new_tokens": 16}
     config["stages"] = {name: config["stages"][name] for name in ("profile", "quick")}
     config["evaluation"]["contrasts"] = [{"stage": "quick", "against": "profile"}]
