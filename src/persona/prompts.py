@@ -244,18 +244,18 @@ def _section_text(section: Section) -> pl.Expr:
 
 def _entry(fragments: tuple[str, ...], field: Any) -> pl.Expr:
     """The fragments one after the other, without those that have an unknown value."""
-    rendered = [_fragment(fragment, field, begins_line=not n) for n, fragment in enumerate(fragments)]
-    return pl.concat_str([fragment.fill_null("") for fragment in rendered])
+    return pl.concat_str([_fragment(fragment, field).fill_null("") for fragment in fragments])
 
 
-def _fragment(fragment: str, field: Any, begins_line: bool) -> pl.Expr:
+def _fragment(fragment: str, field: Any) -> pl.Expr:
     pieces: list[pl.Expr] = []
     for literal, name, _, _ in string.Formatter().parse(fragment):
         if literal:
             pieces.append(pl.lit(literal))
         if name:
             value = _value(name, field)
-            pieces.append(_unlike_structure(value) if begins_line and not pieces and name in FROM_DATA else value)
+            # Any fragment may begin the line, where those before it are unknown.
+            pieces.append(_unlike_structure(value) if not pieces and name in FROM_DATA else value)
     return pl.concat_str(pieces)
 
 

@@ -180,19 +180,24 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataF
     Raises:
         PersonaError: a target does not fit even without history and context.
     """
+    rest = prompts.sort("user_id", "interaction_id").with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
+    tables: list[pl.DataFrame] = []
+    while rest.height or not tables:
+        tokens, too_long = _tokenize(rest, tokenizer, max_length)
+        tables.append(tokens)
+        rest = _without_oldest_turn(too_long, max_length)
+    return tables[0] if len(tables) == 1 else pl.concat(tables).sort("user_id", "interaction_id")
+
+
+def _tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The tokens of those that fit, with less history if need be, and the others, with their `n_tokens` without any."""
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
-    if "n_context_dropped" not in prompts.columns:
-        prompts = prompts.with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
-    prompts = prompts.sort("user_id", "interaction_id")
     pieces = _pieces(prompts)
     pool = _Pool(_encodings(tokenizer, pieces.texts, special=False), [before, between, end])
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
     fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
-    if (too_long := pl.Series(fixed > max_length)).any():
-        shorter = _without_oldest_turn(prompts.filter(too_long), fixed[too_long.to_numpy()], max_length)
-        parts = [tokenize(part, tokenizer, max_length) for part in (prompts.filter(~too_long), shorter) if part.height]
-        return pl.concat(parts).sort("user_id", "interaction_id")
+    too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > max_length))
     stays = _fits(pool.lengths[pieces.entries].sum(1), pieces.counts, max_length - fixed - lengths["heading"])
     kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[stays], minlength=prompts.height)
     n = len(pieces.texts)
@@ -212,11 +217,12 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataF
     numbers = sequences.explode().to_numpy()
     row = np.repeat(np.arange(prompts.height), sequences.list.len().to_numpy())
     n_tokens = np.bincount(row, weights=pool.lengths[numbers], minlength=prompts.height).astype(np.int64)
-    return prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
+    tokens = prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
         input_ids=_as_lists(pool.gather(numbers), n_tokens),
         prompt_length=pl.Series(n_tokens - lengths["completion"] - len(end), dtype=pl.Int32),
         n_history_dropped=pl.Series(pieces.counts - kept, dtype=pl.Int32),
     )
+    return (tokens.filter(pl.Series(fixed <= max_length)) if too_long.height else tokens), too_long
 
 
 def _pieces(prompts: pl.DataFrame) -> _Pieces:
@@ -277,23 +283,21 @@ def _fits(lengths: Ints, counts: Ints, room: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(from_here_on <= np.repeat(room, counts))
 
 
-def _without_oldest_turn(prompts: pl.DataFrame, n_tokens: Ints, max_length: int) -> pl.DataFrame:
+def _without_oldest_turn(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:
     """Prompts whose context is shorter by its oldest turn; there are few of them.
 
     Raises:
         PersonaError: one has no context.
     """
-    hopeless = prompts["context_offsets"].list.len() == 0
-    if hopeless.any():
-        lengths = np.where(hopeless.to_numpy(), n_tokens, 0)
-        longest = int(lengths.argmax())
+    hopeless = prompts.filter(pl.col("context_offsets").list.len() == 0).sort("n_tokens", "interaction_id")
+    if hopeless.height:
+        target, n_tokens = hopeless.select("interaction_id", "n_tokens").row(-1)
         raise PersonaError(
-            f"{hopeless.sum()} targets do not fit max_length {max_length} even without history and context; the "
-            f"longest, interaction_id {prompts['interaction_id'][longest]}, has {lengths[longest]} tokens: raise the "
-            "model's max_length"
+            f"{hopeless.height} targets do not fit max_length {max_length} even without history and context; the "
+            f"longest, interaction_id {target}, has {n_tokens} tokens: raise the model's max_length"
         )
-    shorter = [_drop_turn(row) for row in prompts.iter_rows(named=True)]
-    return pl.DataFrame(shorter, schema=prompts.schema)
+    prompts = prompts.drop("n_tokens")
+    return pl.DataFrame([_drop_turn(row) for row in prompts.iter_rows(named=True)], schema=prompts.schema)
 
 
 def _drop_turn(row: dict[str, Any]) -> dict[str, Any]:

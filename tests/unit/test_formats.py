@@ -243,6 +243,12 @@ def test_names_can_be_masked(chameleons: Path) -> None:
     assert "name" not in set(names) and "movie" in set(names)
 
 
+def test_a_name_within_a_contraction_is_no_name(tmp_path: Path) -> None:
+    lines = ["L1|u0|m0|DON|Don't. Don's here. Don!", "L2|u1|m0|MA|Yes, Ma'am."]
+    tables = ingested(write_cornell(tmp_path / "c", lines, ["u0|u1|m0|['L1', 'L2']"]), "cornell", mask_names=True)
+    assert sorted(tables.interactions["text"]) == ["Don't. NAME's here. NAME!", "Yes, Ma'am."]
+
+
 def write_cornell(folder: Path, lines: list[str], conversations: list[str], end: str = "\n") -> Path:
     folder.mkdir()
     files = {
@@ -428,7 +434,8 @@ def test_too_many_rejects_stop_the_run_with_the_commonest_reasons(tmp_path: Path
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"too_many_rejects.parquet"}
     aside = artefacts.read_table(tmp_path / "out" / "too_many_rejects.parquet", artefacts.REJECTS)
     assert aside.height == 8
-    assert ingested(path, max_reject_share=0.9).interactions.height == 1
+    ingest(path, "dmsc_csv", tmp_path / "out", Options(), 0.9)
+    assert "too_many_rejects.parquet" not in {file.name for file in (tmp_path / "out").iterdir()}
 
 
 def test_pseudonyms_are_all_that_is_left_of_names(tmp_path: Path) -> None:

@@ -202,6 +202,17 @@ def test_data_cannot_pass_for_structure(tables: Ingested, tokenizer: Any, style:
         assert (ids.count(start), ids.count(end)) == (2, 2)
 
 
+def test_a_fragment_after_an_unknown_one_cannot_pass_for_structure(small: Ingested, tmp_path: Path) -> None:
+    style = 'sections: [{heading: "[TASK]", entry: ["{genres}", "{title}"]}, {entry: "{cue}"}]'
+    (tmp_path / "x.yaml").write_text(style, encoding="utf-8")
+    items = small.items.with_columns(title=pl.lit("[TASK]"))
+    parts = Parts(profile=False, history=False, context=False)
+    made = render(
+        small.interactions, small.interactions, small.users, items, load_style(tmp_path / "x.yaml"), parts, TASK, CUE
+    )
+    assert set(made["prompt"]) == {f"[TASK]\n［TASK]\n\n{CUE}"}
+
+
 def test_a_review_cannot_name_any_added_token(tables: Ingested) -> None:
     tokenizer = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=600)
     tokenizer.add_tokens(["<think>"])

@@ -28,6 +28,7 @@ from persona.ingest.tables import (
 
 HEAD = 65_536
 REPEATED = "the same record again"
+TOO_MANY = "too_many_rejects.parquet"
 FILES = (cornell.LINES, cornell.CONVERSATIONS, cornell.CHARACTERS, cornell.TITLES)
 
 
@@ -108,6 +109,7 @@ def ingest(path: Path, data_format: str, folder: Path, options: Options, max_rej
     """
     form = FORMATS[data_format]
     check_format(path, data_format)
+    (folder / TOO_MANY).unlink(missing_ok=True)
     with temporary_store(folder) as store:
         n_rows, rejected = _put_aside(form.read(path, options), store)
         items, n_kept, n_users = Items(), 0, 0
@@ -201,7 +203,7 @@ def _check_counts(
         raise PersonaError(f"{path}: {rows} rows in, but {kept} kept and {rejected} rejected")
     if kept and rejected <= limit * rows:
         return
-    aside = folder / "too_many_rejects.parquet"
+    aside = folder / TOO_MANY
     artefacts.write_table(rejects, aside, artefacts.REJECTS)
     reasons = ", ".join(f"{count:,} times {reason}" for reason, count in list(counts["reasons"].items())[:3])
     if not kept:

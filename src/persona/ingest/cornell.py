@@ -209,7 +209,9 @@ def _name_patterns(lines: dict[str, Line]) -> dict[str, re.Pattern[str]]:
         parts = re.findall(r"[^\W\d_]{2,}", line.name)
         words[line.film] |= {part.upper() for part in parts if part.upper() not in COMMON_WORDS}
     forms = {film: sorted({f for w in some for f in (w, w.capitalize())}) for film, some in words.items()}
-    return {film: re.compile(rf"\b(?:{'|'.join(map(re.escape, some))})\b") for film, some in forms.items() if some}
+    # Not the Don of "Don't", but that of "Don's".
+    end = r"\b(?!['’](?!s\b)\w)"
+    return {film: re.compile(rf"\b(?:{'|'.join(map(re.escape, some))}){end}") for film, some in forms.items() if some}
 
 
 def _clean(turn: Line, names: dict[str, re.Pattern[str]]) -> str:
