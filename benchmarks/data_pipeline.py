@@ -1,6 +1,6 @@
 """The data steps at full size: seconds, rows and tokens a second, and peak memory of each, as the workflow runs them.
 
-    python -m benchmarks.data_pipeline            # about 8 minutes on two cores, 4 GB of disk
+    python -m benchmarks.data_pipeline            # about 5 minutes on two cores, 4 GB of disk
     python -m benchmarks.data_pipeline --users 20000
 
 Data: a synthetic DMSC of 738,701 users and about 2.12 million rows; smaller ones of a tenth and a hundredth, which
