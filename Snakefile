@@ -9,6 +9,13 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/recipes.smk"
 include: "workflow/rules/stages.smk"
 include: "workflow/rules/data.smk"
+
+
+if CONFIG.buckets > 1:
+
+    include: "workflow/rules/scatter.smk"
+
+
 include: "workflow/rules/audit.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/evaluation.smk"

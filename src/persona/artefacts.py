@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ INTERACTIONS = Artefact(
 )
 USERS = Artefact({"user_id": pl.String, "profile": pl.List(FIELD)}, key=("user_id",))
 ITEMS = Artefact({"item_id": pl.String, "title": pl.String, "genres": pl.List(pl.String)}, key=("item_id",))
+# How often an item has which title and genres.
+TITLES = Artefact({**ITEMS.columns, "n": pl.UInt32}, key=("item_id", "title", "genres"))
 REJECTS = Artefact({"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}, key=("file", "row"))
 SPLIT = Artefact({"user_id": pl.String, "split": pl.String}, key=("user_id",))
 SAMPLES = Artefact(_TARGET, key=("user_id", "interaction_id"))
@@ -190,8 +193,18 @@ def write_table(table: pl.DataFrame, path: str | Path, artefact: Artefact) -> No
         PersonaError: a column is missing or of a wrong type, a value is null where it may not be, or the key
             is not unique.
     """
+    write_tables([table], path, artefact)
+
+
+def write_tables(tables: Iterable[pl.DataFrame], path: str | Path, artefact: Artefact) -> None:
+    """Check and write tables that follow each other in the order of the key into one file.
+
+    Raises:
+        PersonaError: as `write_table`, and if a table does not follow the one before.
+    """
     with table_writer(path, artefact) as writer:
-        writer.write(table)
+        for table in tables:
+            writer.write(table)
 
 
 class TableWriter:
@@ -342,6 +355,18 @@ def bucket(name: str) -> tuple[int, int]:
     """A part of the users by its name, `3-of-8`."""
     k, m = name.split("-of-")
     return int(k), int(m)
+
+
+def read_buckets(paths: list[Path], artefact: Artefact) -> Iterator[pl.DataFrame]:
+    """The rows of all parts of the users in their order, some users after the other.
+
+    Args:
+        paths: a table a part, each named as its part, `3-of-8.parquet`.
+    """
+    for path in sorted(paths, key=lambda path: bucket(path.stem)):
+        n = math.ceil(count_rows(path) / (4 * artefact.row_group_size))
+        for users in user_ranges(max(1, n), bucket(path.stem)):
+            yield read_table(path, artefact, users=users)
 
 
 def user_ranges(n: int, within: tuple[int, int] = (1, 1)) -> list[tuple[str, str]]:

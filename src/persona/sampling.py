@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 
+from persona import artefacts
 from persona.errors import PersonaError
 from persona.hashing import hash64_series, id_priority, mix64
 
@@ -21,25 +24,39 @@ def sample_targets(
     A priority is a hash of the id and the seed. So with one seed 2 a user are among 5 a user, 5 among all,
     and the choice does not depend on the order of rows.
 
+    Of a part of the users it chooses what it would of all, and maybe more users: `within_cohort` of all parts
+    takes them away.
+
     Returns:
         `interaction_id`, `user_id`, `item_id`.
-
-    Raises:
-        PersonaError: no target is left.
     """
     members = split.filter(pl.col("split") == split_name).select("user_id")
-    if max_users is not None:
-        # Another hash than the one that split the users, or val would take from the edge of its range.
-        priority = pl.Series("priority", mix64(hash64_series("cohort " + members["user_id"]), seed))
-        members = members.with_columns(priority).sort("priority", "user_id").head(max_users)
-    targets = interactions.select("interaction_id", "user_id", "item_id").join(
-        members.select("user_id"), on="user_id", how="semi"
-    )
+    targets = interactions.select("interaction_id", "user_id", "item_id")
+    targets = targets.join(within_cohort(members, max_users, seed), on="user_id", how="semi")
     if max_samples_per_user is not None:
         targets = _smallest_priorities(targets, max_samples_per_user, seed)
-    if not targets.height:
-        raise PersonaError(f"no user fell into the {split_name} split: raise its ratio or bring more users")
     return targets
+
+
+def within_cohort(rows: pl.DataFrame, max_users: int | None, seed: int) -> pl.DataFrame:
+    """The rows of the `max_users` users of smallest priority."""
+    if max_users is None:
+        return rows
+    users = rows.select("user_id").unique()
+    # Another hash than the one that split the users, or val would take from the edge of its range.
+    priority = pl.Series("priority", mix64(hash64_series("cohort " + users["user_id"]), seed))
+    chosen = users.with_columns(priority).sort("priority", "user_id").head(max_users)
+    return rows.join(chosen, on="user_id", how="semi")
+
+
+def check_sample(path: Path, split_name: str) -> None:
+    """Look at a sample that was written.
+
+    Raises:
+        PersonaError: it has no target.
+    """
+    if not artefacts.count_rows(path):
+        raise PersonaError(f"no user fell into the {split_name} split: raise its ratio or bring more users")
 
 
 def _smallest_priorities(targets: pl.DataFrame, k: int, seed: int) -> pl.DataFrame:

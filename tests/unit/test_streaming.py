@@ -16,6 +16,8 @@ from persona.errors import PersonaError
 from persona.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render_file
+from persona.sampling import sample_targets, within_cohort
+from persona.splitting import split_users
 from persona.tokenization import tokenize_file
 
 STYLE = Path(__file__).parents[2] / "config" / "prompts" / "detailed.yaml"
@@ -61,6 +63,20 @@ def test_ranges_of_users_are_all_users_once(tables: Ingested, tmp_path: Path) ->
     read = [artefacts.read_table(tmp_path / "u.parquet", artefacts.USERS, users=some) for some in ranges]
     assert min(table.height for table in read) > 0
     assert pl.concat(read).equals(tables.users)
+
+
+def test_a_cohort_of_parts_is_the_cohort_of_the_whole(tables: Ingested) -> None:
+    split = split_users(tables.users, 0.1, 0.3, 42)
+
+    def sample(some: tuple[str, str]) -> pl.DataFrame:
+        ours = pl.col("user_id").is_between(*map(pl.lit, some), closed="left")
+        return sample_targets(tables.interactions.filter(ours), split.filter(ours), "test", 2, 20, 42)
+
+    parts = pl.concat([sample(some) for some in artefacts.user_ranges(5)])
+    whole = sample(artefacts.user_ranges(1)[0])
+    assert parts["user_id"].n_unique() > whole["user_id"].n_unique() == 20
+    key = ["user_id", "interaction_id"]
+    assert within_cohort(parts, 20, 42).sort(key).equals(whole.sort(key))
 
 
 def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(

@@ -82,16 +82,28 @@ def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
     assert "nll_by_stage" in plots and not plots & {"reliability", "error_by_star"}
 
 
-def test_eight_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dict[str, Any], finished: Path) -> None:
+def test_eight_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dict[str, Any]) -> None:
     config = copy.deepcopy(small_config) | {"buckets": 8}
-    tokens = "results/dmsc/tokens/test/profile_and_history/tiny_qwen3_moe.parquet"
-    run = snakemake(tmp_path, config, tokens)
+    config["cohorts"]["max_users"] = 3  # of a part of the users more are chosen than there is room for
+    tokens = ["tokens/test/profile_and_history/tiny_qwen3_moe.parquet",
+              "tokens/everything/profile_and_history/tiny_qwen3_moe.parquet"]  # fmt: skip
+    run = snakemake(tmp_path, config, *(f"results/dmsc/{file}" for file in tokens))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "render_bucket" in run.stderr and "8-of-8" in run.stderr
-    for file in (tokens, tokens.replace(".parquet", ".preview.txt"), "results/dmsc/interactions.parquet",
-                 "results/dmsc/prompts/test/profile_and_history.parquet"):  # fmt: skip
-        assert (tmp_path / file).read_bytes() == (finished / file).read_bytes()
-    assert not list((tmp_path / "results" / "dmsc" / "tokens").rglob("*-of-*"))
+    for rule in ("finish_rows", "split_bucket", "sample_bucket", "render_bucket", "tokenize_bucket"):
+        assert f"rule {rule}:" in run.stderr
+    assert "8-of-8" in run.stderr
+    several = tmp_path / "results" / "dmsc"
+    assert not [file for file in several.rglob("*-of-*.*") if not {"logs", "benchmarks"} & set(file.parts)]
+
+    (tmp_path / "one").mkdir()
+    run = snakemake(tmp_path / "one", config | {"buckets": 1}, *(f"results/dmsc/{file}" for file in tokens))
+    assert run.returncode == 0, run.stdout + run.stderr
+    one = tmp_path / "one" / "results" / "dmsc"
+    made = [file.relative_to(one) for file in one.rglob("*") if file.suffix in (".parquet", ".json", ".txt")]
+    assert len(made) > 12 and Path("rejects.parquet") in made and Path("samples/test.parquet") in made
+    for file in made:
+        assert (several / file).read_bytes() == (one / file).read_bytes(), file
+    assert pl.read_parquet(one / "samples" / "test.parquet")["user_id"].n_unique() == 3
 
 
 def test_pseudonymised_names_are_in_no_artefact_below_ingest(tmp_path: Path, small_config: dict[str, Any]) -> None:

@@ -140,5 +140,9 @@ def sample_settings(wildcards):
     }
 
 
+def bucket_argument(wildcards):
+    return f"--bucket {wildcards.scatteritem}"
+
+
 def as_json(settings):
     return json.dumps(settings, sort_keys=True, ensure_ascii=False)

@@ -82,11 +82,12 @@ rule split:
         val_ratio=CONFIG.split.val_ratio,
         test_ratio=CONFIG.split.test_ratio,
         seed=CONFIG.split.seed,
+        bucket=[],
         code=digest("split"),
     shell:
         'python "$SCRIPTS/split.py"'
         " {input:q} {output:q} --by {params.by} --val-ratio {params.val_ratio}"
-        " --test-ratio {params.test_ratio} --seed {params.seed}"
+        " --test-ratio {params.test_ratio} --seed {params.seed} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -104,11 +105,12 @@ rule sample:
         ENVIRONMENT
     params:
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
+        bucket=[],
         code=digest("sample"),
     shell:
         'python "$SCRIPTS/sample.py"'
         " {input.interactions:q} {input.split:q} {output:q}"
-        " --settings {params.settings:q}"
+        " --settings {params.settings:q} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -131,13 +133,13 @@ rule render:
         parts=lambda wildcards: as_json(parts_of(wildcards)),
         task=DATASET.task,
         cue=DATASET.cue,
-        bucket="1-of-1",
+        bucket=[],
         code=digest("render"),
     shell:
         'python "$SCRIPTS/render.py"'
         " {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
         " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
-        " --task {params.task:q} --cue {params.cue:q} --bucket {params.bucket}"
+        " --task {params.task:q} --cue {params.cue:q} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -157,96 +159,11 @@ rule tokenize:
     params:
         model=lambda wildcards: model_path(wildcards.model),
         max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
-        bucket="1-of-1",
+        bucket=[],
         preview=lambda wildcards, output: ["--preview", output.preview],
         code=digest("tokenize_prompts"),
     shell:
         'python "$SCRIPTS/tokenize_prompts.py"'
         " {input.prompts:q} {output.tokens:q}"
-        " --model {params.model:q} --max-length {params.max_length} --bucket {params.bucket} {params.preview:q}"
+        " --model {params.model:q} --max-length {params.max_length} {params.bucket} {params.preview:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
-
-
-# With `buckets` above 1 the work is spread over as many jobs, each with its part of the users; same bytes.
-if CONFIG.buckets > 1:
-
-    scattergather:
-        bucket=CONFIG.buckets,
-
-    ruleorder: gather_prompts > render
-    ruleorder: gather_tokens > tokenize
-
-    use rule render as render_bucket with:
-        output:
-            temp(f"{RESULTS}/prompts/{{sample}}/{{ablation}}/{{scatteritem}}.parquet"),
-        log:
-            f"{RESULTS}/logs/render/{{sample}}/{{ablation}}/{{scatteritem}}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}/{{scatteritem}}.tsv"
-        params:
-            parts=lambda wildcards: as_json(parts_of(wildcards)),
-            task=DATASET.task,
-            cue=DATASET.cue,
-            bucket=lambda wildcards: wildcards.scatteritem,
-            code=digest("render"),
-
-    rule gather_prompts:
-        input:
-            gather.bucket(
-                f"{RESULTS}/prompts/{{{{sample}}}}/{{{{ablation}}}}/{{scatteritem}}.parquet"
-            ),
-        output:
-            f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
-        log:
-            f"{RESULTS}/logs/gather_prompts/{{sample}}/{{ablation}}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/gather_prompts/{{sample}}/{{ablation}}.tsv"
-        conda:
-            ENVIRONMENT
-        params:
-            code=digest("gather"),
-        shell:
-            'python "$SCRIPTS/gather.py"'
-            " {input:q} --artefact prompts --output {output:q}"
-            ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
-
-    use rule tokenize as tokenize_bucket with:
-        output:
-            tokens=temp(
-                f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.parquet"
-            ),
-        log:
-            f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/tokenize/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.tsv"
-        params:
-            model=lambda wildcards: model_path(wildcards.model),
-            max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
-            bucket=lambda wildcards: wildcards.scatteritem,
-            preview=[],
-            code=digest("tokenize_prompts"),
-
-    rule gather_tokens:
-        input:
-            parts=gather.bucket(
-                f"{RESULTS}/tokens/{{{{sample}}}}/{{{{ablation}}}}/{{{{model}}}}/{{scatteritem}}.parquet"
-            ),
-            prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
-            model=lambda wildcards: model_input(wildcards.model),
-        output:
-            tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
-            preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
-        log:
-            f"{RESULTS}/logs/gather_tokens/{{sample}}/{{ablation}}/{{model}}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/gather_tokens/{{sample}}/{{ablation}}/{{model}}.tsv"
-        conda:
-            ENVIRONMENT
-        params:
-            model=lambda wildcards: model_path(wildcards.model),
-            code=[digest("gather"), digest("preview")],
-        shell:
-            '(python "$SCRIPTS/gather.py" {input.parts:q} --artefact tokens --output {output.tokens:q} &&'
-            ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {output.preview:q}'
-            " --model {params.model:q})"
-            ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

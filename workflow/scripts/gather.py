@@ -6,7 +6,7 @@ from pathlib import Path
 from persona import artefacts
 from persona.errors import run_command
 
-ARTEFACTS = {"prompts": artefacts.PROMPTS, "tokens": artefacts.TOKENS}
+ARTEFACTS = {"split": artefacts.SPLIT, "prompts": artefacts.PROMPTS, "tokens": artefacts.TOKENS}
 
 
 def main() -> None:
@@ -16,9 +16,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     artefact = ARTEFACTS[args.artefact]
-    with artefacts.table_writer(args.output, artefact) as writer:
-        for part in sorted(args.parts, key=lambda path: artefacts.bucket(path.stem)):
-            writer.write(artefacts.read_table(part, artefact))
+    artefacts.write_tables(artefacts.read_buckets(args.parts, artefact), args.output, artefact)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--parts", type=json.loads, required=True)
     parser.add_argument("--task", required=True)
     parser.add_argument("--cue", required=True)
-    parser.add_argument("--bucket", default="1-of-1", help="which part of the users")
+    parser.add_argument("--bucket", type=artefacts.bucket, default=(1, 1), help="which part of the users, 3-of-8")
     args = parser.parse_args()
     tables = render_file(
         args.sample,
@@ -28,11 +28,9 @@ def main() -> None:
         Parts(**args.parts),
         args.task,
         args.cue,
-        artefacts.bucket(args.bucket),
+        args.bucket,
     )
-    with artefacts.table_writer(args.output, artefacts.PROMPTS) as writer:
-        for prompts in tables:
-            writer.write(prompts)
+    artefacts.write_tables(tables, args.output, artefacts.PROMPTS)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ def main() -> None:
     parser.add_argument("--val-ratio", type=float, required=True)
     parser.add_argument("--test-ratio", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--bucket", type=artefacts.bucket, help="which part of the users, 3-of-8; by default all")
     args = parser.parse_args()
+    some = artefacts.user_ranges(1, args.bucket)[0] if args.bucket else None
     columns = ["user_id"] if args.by == "user" else ["user_id", "item_id"]
-    users = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, columns)
+    users = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, columns, some)
     split = split_users(users, args.val_ratio, args.test_ratio, args.seed, args.by)
     artefacts.write_table(split, args.output, artefacts.SPLIT)
 

@@ -14,13 +14,12 @@ def main() -> None:
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--max-length", type=int, required=True)
-    parser.add_argument("--bucket", default="1-of-1", help="which part of the users")
+    parser.add_argument("--bucket", type=artefacts.bucket, default=(1, 1), help="which part of the users, 3-of-8")
     parser.add_argument("--preview", type=Path)
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.model)
-    with artefacts.table_writer(args.tokens, artefacts.TOKENS) as writer:
-        for tokens in tokenize_file(args.prompts, tokenizer, args.max_length, artefacts.bucket(args.bucket)):
-            writer.write(tokens)
+    tables = tokenize_file(args.prompts, tokenizer, args.max_length, args.bucket)
+    artefacts.write_tables(tables, args.tokens, artefacts.TOKENS)
     if args.preview:
         artefacts.write_text(preview(args.prompts, args.tokens, tokenizer, PREVIEWED_SAMPLES), args.preview)
 

@@ -16,13 +16,16 @@ from persona.ingest import cornell, dmsc, dmsc_csv, dmsc_v2, jsonl, twin_json
 from persona.ingest.rows import Batch, Options
 from persona.ingest.sources import open_raw
 from persona.ingest.tables import (
-    Items,
     Store,
     as_rejects,
+    commonest_titles,
     count_reasons,
+    count_titles,
     identify,
     in_order,
-    temporary_store,
+    stored,
+    sum_titles,
+    temporary_folder,
     without_repeats,
 )
 
@@ -107,50 +110,90 @@ def ingest(path: Path, data_format: str, folder: Path, options: Options, max_rej
         PersonaError: the file is missing or of another format, no row of it can be used, more than
             `max_reject_share` of the rows cannot, or the rows do not add up.
     """
-    form = FORMATS[data_format]
-    check_format(path, data_format)
-    (folder / TOO_MANY).unlink(missing_ok=True)
-    with temporary_store(folder) as store:
-        n_rows, rejected = _put_aside(form.read(path, options), store)
-        items, n_kept, n_users = Items(), 0, 0
-        with (
-            artefacts.table_writer(folder / "interactions.parquet", artefacts.INTERACTIONS) as interactions,
-            artefacts.table_writer(folder / "users.parquet", artefacts.USERS) as users,
-        ):
-            for some in store.ranges():
-                kept, repeats = without_repeats(identify(some), form.repeated)
-                ordered = in_order(kept)
-                rejected.append(repeats)
-                interactions.write(ordered)
-                first = ordered.filter(pl.col("position") == 0)
-                users.write(first)
-                items.add(ordered)
-                n_kept, n_users = n_kept + ordered.height, n_users + first.height
-            films = items.table()
-            rejects = pl.concat([artefacts.empty(artefacts.REJECTS), *rejected])
-            counts = {
-                "rows": n_rows,
-                "kept": n_kept,
-                "rejected": rejects.height,
-                "reasons": count_reasons(rejects),
-                "users": n_users,
-                "items": films.height,
-            }
-            _check_counts(path, data_format, counts, rejects, max_reject_share, folder)
-            artefacts.write_table(films, folder / "items.parquet", artefacts.ITEMS)
-            artefacts.write_table(rejects, folder / "rejects.parquet", artefacts.REJECTS)
+    with temporary_folder(folder) as place:
+        n_rows, unread = put_aside(path, data_format, [place / "rows"], options)
+        finished = finish(place / "rows", data_format, place / "interactions.parquet", place / "users.parquet")
+        unused = pl.concat([unread, finished.repeats])
+        counts = conclude(path, data_format, n_rows, finished.titles, unused, place, folder, max_reject_share)
     return counts
 
 
-def _put_aside(batches: Iterator[Batch], store: Store) -> tuple[int, list[pl.DataFrame]]:
-    """Store the usable rows; return the number of all rows, and the others as rejects."""
-    n_rows, rejected = 0, []
-    for batch in _read_ahead(batches):
+def put_aside(path: Path, data_format: str, folders: list[Path], options: Options) -> tuple[int, pl.DataFrame]:
+    """Read a raw data set and store the usable rows, an equal part of the users in each folder.
+
+    Returns:
+        The number of all rows, and those that cannot be used, as `artefacts.REJECTS`.
+
+    Raises:
+        PersonaError: the file is missing or of another format.
+    """
+    check_format(path, data_format)
+    store = Store(folders)
+    n_rows, rejected = 0, [artefacts.empty(artefacts.REJECTS)]
+    for batch in _read_ahead(FORMATS[data_format].read(path, options)):
         usable = pl.col("reason").is_null()
         store.add(batch.rows.filter(usable))
         rejected += [as_rejects(batch.rows.filter(~usable)), batch.rejects]
         n_rows += batch.n_rows
-    return n_rows, rejected
+    store.close()
+    return n_rows, pl.concat(rejected)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is left of stored rows besides interactions and users: `artefacts.TITLES`, and repeats as rejects."""
+
+    titles: pl.DataFrame
+    repeats: pl.DataFrame
+
+
+def finish(rows: Path, data_format: str, interactions: Path, users: Path) -> Finished:
+    """Give stored rows their ids, set repeats aside, bring them in order, and write interactions and users."""
+    titles, repeated = [artefacts.empty(artefacts.TITLES)], [artefacts.empty(artefacts.REJECTS)]
+    with (
+        artefacts.table_writer(interactions, artefacts.INTERACTIONS) as interactions_writer,
+        artefacts.table_writer(users, artefacts.USERS) as users_writer,
+    ):
+        for some in stored(rows):
+            kept, repeats = without_repeats(identify(some), FORMATS[data_format].repeated)
+            ordered = in_order(kept)
+            interactions_writer.write(ordered)
+            users_writer.write(ordered.filter(pl.col("position") == 0))
+            titles = [sum_titles([*titles, count_titles(ordered)])]
+            repeated.append(repeats)
+    return Finished(sum_titles(titles), pl.concat(repeated))
+
+
+def conclude(
+    path: Path,
+    data_format: str,
+    n_rows: int,
+    titles: pl.DataFrame,
+    rejects: pl.DataFrame,
+    made: Path,
+    folder: Path,
+    max_reject_share: float,
+) -> dict[str, Any]:
+    """Check the counts, write `items` and `rejects` to `folder`, and move `interactions` and `users` there from `made`.
+
+    Returns, Raises: as `ingest`.
+    """
+    (folder / TOO_MANY).unlink(missing_ok=True)
+    films = commonest_titles(titles)
+    counts = {
+        "rows": n_rows,
+        "kept": artefacts.count_rows(made / "interactions.parquet"),
+        "rejected": rejects.height,
+        "reasons": count_reasons(rejects),
+        "users": artefacts.count_rows(made / "users.parquet"),
+        "items": films.height,
+    }
+    _check_counts(path, data_format, counts, rejects, max_reject_share, folder)
+    artefacts.write_table(films, folder / "items.parquet", artefacts.ITEMS)
+    artefacts.write_table(rejects, folder / "rejects.parquet", artefacts.REJECTS)
+    for name in ("interactions.parquet", "users.parquet"):
+        (made / name).replace(folder / name)
+    return counts
 
 
 def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

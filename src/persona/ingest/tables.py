@@ -5,6 +5,7 @@ Rows are put aside on the disk by ranges of users. A range is then brought in or
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,39 +28,47 @@ STORED = ROWS | {"user_hash": pl.UInt64}
 class Store:
     """Rows on the disk, by range of users."""
 
-    def __init__(self, folder: Path) -> None:
-        self.files = [folder / f"{n}.arrow" for n in range(N_RANGES)]
+    def __init__(self, folders: list[Path]) -> None:
+        """Each folder is for an equal part of the users, cut into ranges; together they are all users, in order."""
+        n = math.ceil(N_RANGES / len(folders))
+        files = [folder / f"{i:02}.arrow" for folder in folders for i in range(n)]
+        self.starts = np.array([2**64 * i // len(files) for i in range(1, len(files))], dtype=np.uint64)
         self.schema = pl.DataFrame(schema=STORED).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-        self.writers = [pa.ipc.new_stream(str(file), self.schema) for file in self.files]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        self.writers = [pa.ipc.new_stream(str(file), self.schema) for file in files]
 
     def add(self, rows: pl.DataFrame) -> None:
         """Put rows aside, each with its user's hash."""
         hashes = hash64_series(rows["user"])
-        ranges = (hashes >> np.uint64(60)).astype(np.int64) * N_RANGES // 16
+        ranges = np.searchsorted(self.starts, hashes, side="right")
         rows = rows.with_columns(user_hash=pl.Series(hashes, dtype=pl.UInt64))
         parts = rows.with_columns(range=pl.Series(ranges)).partition_by("range", include_key=False, as_dict=True)
         for (n,), part in parts.items():
             for piece in part.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self.schema).to_batches():
                 self.writers[n].write_batch(piece)
 
-    def ranges(self) -> Iterator[pl.DataFrame]:
-        """The rows of one range of users after the other."""
-        for writer, file in zip(self.writers, self.files, strict=True):
+    def close(self) -> None:
+        for writer in self.writers:
             writer.close()
-            with pa.OSFile(str(file)) as raw, pa.ipc.open_stream(raw) as stream:
-                rows = pl.DataFrame(pl.from_arrow(stream.read_all())).cast(STORED)  # type: ignore[arg-type]
-            yield rows
-            file.unlink()
+
+
+def stored(folder: Path) -> Iterator[pl.DataFrame]:
+    """The rows of a folder of a store, one range of users after the other."""
+    for file in sorted(folder.glob("*.arrow")):
+        with pa.OSFile(str(file)) as raw, pa.ipc.open_stream(raw) as stream:
+            rows = pl.DataFrame(pl.from_arrow(stream.read_all())).cast(STORED)  # type: ignore[arg-type]
+        yield rows
 
 
 @contextmanager
-def temporary_store(folder: Path) -> Iterator[Store]:
-    """A store in `folder`, gone at the end; what a killed run left is taken away first."""
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """A folder in `folder`, gone at the end; what a killed run left is taken away first."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(".ingest-*"):
         shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".ingest-", dir=folder) as place:
-        yield Store(Path(place))
+        yield Path(place)
 
 
 def identify(rows: pl.DataFrame) -> pl.DataFrame:
@@ -108,21 +117,20 @@ def in_order(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-class Items:
-    """How often each item has which title and genres, so that the commonest is taken, whatever the order."""
+def count_titles(rows: pl.DataFrame) -> pl.DataFrame:
+    """How often each item has which title and genres."""
+    return rows.group_by("item_id", "title", "genres").agg(n=pl.len())
 
-    def __init__(self) -> None:
-        self.counts = pl.DataFrame(schema={**artefacts.ITEMS.columns, "n": pl.UInt32})
 
-    def add(self, rows: pl.DataFrame) -> None:
-        counted = rows.group_by("item_id", "title", "genres").agg(n=pl.len())
-        both = pl.concat([self.counts, counted])
-        self.counts = both.group_by("item_id", "title", "genres").agg(pl.col("n").sum())
+def sum_titles(counts: list[pl.DataFrame]) -> pl.DataFrame:
+    """The counts of several tables as one."""
+    return pl.concat(counts).group_by("item_id", "title", "genres").agg(pl.col("n").sum())
 
-    def table(self) -> pl.DataFrame:
-        joined = self.counts.with_columns(joined=pl.col("genres").list.join("\n"))
-        ordered = joined.sort("item_id", "n", "title", "joined", descending=[False, True, False, False])
-        return ordered.unique("item_id", keep="first", maintain_order=True)
+
+def commonest_titles(counts: pl.DataFrame) -> pl.DataFrame:
+    """The items, each with its commonest title and genres, whatever the order of the rows was."""
+    ordered = counts.sort("item_id", "n", "title", "genres", descending=[False, True, False, False])
+    return ordered.unique("item_id", keep="first", maintain_order=True)
 
 
 def count_reasons(rejects: pl.DataFrame) -> dict[str, int]:

@@ -1,0 +1,245 @@
+"""The data steps spread over `buckets` jobs, each with its part of the users; same bytes as in one job."""
+
+
+scattergather:
+    bucket=CONFIG.buckets,
+
+
+ruleorder: gather_ingest > ingest
+ruleorder: gather_split > split
+ruleorder: gather_sample > sample
+ruleorder: gather_prompts > render
+ruleorder: gather_tokens > tokenize
+
+
+# The raw file is one stream, read once; what follows is done for each part of the users by itself.
+rule put_aside:
+    input:
+        raw_inputs(),
+    output:
+        rows=temp(directory(scatter.bucket(f"{RESULTS}/ingest/rows/{{scatteritem}}"))),
+        rejects=temp(f"{RESULTS}/ingest/rejects.parquet"),
+        n_rows=temp(f"{RESULTS}/ingest/n_rows.json"),
+    log:
+        f"{RESULTS}/logs/put_aside.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/put_aside.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        raw=lambda wildcards: DATASET.path,
+        format=DATASET.format,
+        options=as_json(DATASET.model_dump(include=INGEST_OPTIONS)),
+        code=digest("put_aside"),
+    shell:
+        'python "$SCRIPTS/put_aside.py"'
+        " {params.raw:q} {output.rows:q} --format {params.format} --options {params.options:q}"
+        " --rejects {output.rejects:q} --n-rows {output.n_rows:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+rule finish_rows:
+    input:
+        f"{RESULTS}/ingest/rows/{{scatteritem}}",
+    output:
+        interactions=temp(f"{RESULTS}/ingest/interactions/{{scatteritem}}.parquet"),
+        users=temp(f"{RESULTS}/ingest/users/{{scatteritem}}.parquet"),
+        titles=temp(f"{RESULTS}/ingest/titles/{{scatteritem}}.parquet"),
+        repeats=temp(f"{RESULTS}/ingest/repeats/{{scatteritem}}.parquet"),
+    log:
+        f"{RESULTS}/logs/finish_rows/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/finish_rows/{{scatteritem}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        format=DATASET.format,
+        code=digest("finish_rows"),
+    shell:
+        'python "$SCRIPTS/finish_rows.py"'
+        " {input:q} --format {params.format} --interactions {output.interactions:q}"
+        " --users {output.users:q} --titles {output.titles:q} --repeats {output.repeats:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+rule gather_ingest:
+    input:
+        interactions=gather.bucket(
+            f"{RESULTS}/ingest/interactions/{{scatteritem}}.parquet"
+        ),
+        users=gather.bucket(f"{RESULTS}/ingest/users/{{scatteritem}}.parquet"),
+        titles=gather.bucket(f"{RESULTS}/ingest/titles/{{scatteritem}}.parquet"),
+        repeats=gather.bucket(f"{RESULTS}/ingest/repeats/{{scatteritem}}.parquet"),
+        rejects=f"{RESULTS}/ingest/rejects.parquet",
+        n_rows=f"{RESULTS}/ingest/n_rows.json",
+    output:
+        interactions=f"{RESULTS}/interactions.parquet",
+        users=f"{RESULTS}/users.parquet",
+        films=f"{RESULTS}/items.parquet",
+        rejects=f"{RESULTS}/rejects.parquet",
+        counts=f"{RESULTS}/ingest.json",
+    log:
+        f"{RESULTS}/logs/gather_ingest.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_ingest.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        raw=lambda wildcards: DATASET.path,
+        format=DATASET.format,
+        folder=lambda wildcards, output: Path(output.interactions).parent,
+        max_reject_share=DATASET.max_reject_share,
+        code=digest("gather_ingest"),
+    shell:
+        'python "$SCRIPTS/gather_ingest.py"'
+        " {params.raw:q} --format {params.format} --interactions {input.interactions:q} --users {input.users:q}"
+        " --titles {input.titles:q} --rejects {input.rejects:q} {input.repeats:q} --n-rows {input.n_rows:q}"
+        " --folder {params.folder:q} --max-reject-share {params.max_reject_share}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+use rule split as split_bucket with:
+    output:
+        temp(f"{RESULTS}/split/{{scatteritem}}.parquet"),
+    log:
+        f"{RESULTS}/logs/split/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/split/{{scatteritem}}.tsv"
+    params:
+        by=CONFIG.split.by,
+        val_ratio=CONFIG.split.val_ratio,
+        test_ratio=CONFIG.split.test_ratio,
+        seed=CONFIG.split.seed,
+        bucket=bucket_argument,
+        code=digest("split"),
+
+
+rule gather_split:
+    input:
+        gather.bucket(f"{RESULTS}/split/{{scatteritem}}.parquet"),
+    output:
+        f"{RESULTS}/split.parquet",
+    log:
+        f"{RESULTS}/logs/gather_split.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_split.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=digest("gather"),
+    shell:
+        'python "$SCRIPTS/gather.py"'
+        " {input:q} --artefact split --output {output:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+use rule sample as sample_bucket with:
+    output:
+        temp(f"{RESULTS}/samples/{{sample}}/{{scatteritem}}.parquet"),
+    log:
+        f"{RESULTS}/logs/sample/{{sample}}/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sample/{{sample}}/{{scatteritem}}.tsv"
+    params:
+        settings=lambda wildcards: as_json(sample_settings(wildcards)),
+        bucket=bucket_argument,
+        code=digest("sample"),
+
+
+rule gather_sample:
+    input:
+        gather.bucket(f"{RESULTS}/samples/{{{{sample}}}}/{{scatteritem}}.parquet"),
+    output:
+        f"{RESULTS}/samples/{{sample}}.parquet",
+    log:
+        f"{RESULTS}/logs/gather_sample/{{sample}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_sample/{{sample}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        settings=lambda wildcards: as_json(sample_settings(wildcards)),
+        code=digest("gather_sample"),
+    shell:
+        'python "$SCRIPTS/gather_sample.py"'
+        " {input:q} --output {output:q} --settings {params.settings:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+use rule render as render_bucket with:
+    output:
+        temp(f"{RESULTS}/prompts/{{sample}}/{{ablation}}/{{scatteritem}}.parquet"),
+    log:
+        f"{RESULTS}/logs/render/{{sample}}/{{ablation}}/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}/{{scatteritem}}.tsv"
+    params:
+        parts=lambda wildcards: as_json(parts_of(wildcards)),
+        task=DATASET.task,
+        cue=DATASET.cue,
+        bucket=bucket_argument,
+        code=digest("render"),
+
+
+rule gather_prompts:
+    input:
+        gather.bucket(
+            f"{RESULTS}/prompts/{{{{sample}}}}/{{{{ablation}}}}/{{scatteritem}}.parquet"
+        ),
+    output:
+        f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
+    log:
+        f"{RESULTS}/logs/gather_prompts/{{sample}}/{{ablation}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_prompts/{{sample}}/{{ablation}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        code=digest("gather"),
+    shell:
+        'python "$SCRIPTS/gather.py"'
+        " {input:q} --artefact prompts --output {output:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+use rule tokenize as tokenize_bucket with:
+    output:
+        tokens=temp(
+            f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.parquet"
+        ),
+    log:
+        f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tokenize/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.tsv"
+    params:
+        model=lambda wildcards: model_path(wildcards.model),
+        max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
+        bucket=bucket_argument,
+        preview=[],
+        code=digest("tokenize_prompts"),
+
+
+rule gather_tokens:
+    input:
+        parts=gather.bucket(
+            f"{RESULTS}/tokens/{{{{sample}}}}/{{{{ablation}}}}/{{{{model}}}}/{{scatteritem}}.parquet"
+        ),
+        prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
+        model=lambda wildcards: model_input(wildcards.model),
+    output:
+        tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
+        preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
+    log:
+        f"{RESULTS}/logs/gather_tokens/{{sample}}/{{ablation}}/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_tokens/{{sample}}/{{ablation}}/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        model=lambda wildcards: model_path(wildcards.model),
+        code=[digest("gather"), digest("preview")],
+    shell:
+        '(python "$SCRIPTS/gather.py" {input.parts:q} --artefact tokens --output {output.tokens:q} &&'
+        ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {output.preview:q}'
+        " --model {params.model:q})"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

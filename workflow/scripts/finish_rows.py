@@ -1,0 +1,24 @@
+"""Bring the rows of a part of the users in order and write what they say."""
+
+import argparse
+from pathlib import Path
+
+from persona import artefacts
+from persona.errors import run_command
+from persona.ingest import FORMATS, finish
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--format", choices=sorted(FORMATS), required=True)
+    for name in ("interactions", "users", "titles", "repeats"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    args = parser.parse_args()
+    finished = finish(args.rows, args.format, args.interactions, args.users)
+    artefacts.write_table(finished.titles, args.titles, artefacts.TITLES)
+    artefacts.write_table(finished.repeats, args.repeats, artefacts.REJECTS)
+
+
+if __name__ == "__main__":
+    run_command(main)

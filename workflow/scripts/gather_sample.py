@@ -1,0 +1,29 @@
+"""Join the targets of all parts of the users; of a cohort keep the users that it has room for."""
+
+import argparse
+import json
+from pathlib import Path
+
+import polars as pl
+
+from persona import artefacts
+from persona.errors import run_command
+from persona.sampling import check_sample, within_cohort
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    args = parser.parse_args()
+    tables = artefacts.read_buckets(args.parts, artefacts.SAMPLES)
+    max_users = args.settings["max_users"]
+    if max_users is not None:
+        tables = iter([within_cohort(pl.concat(tables), max_users, args.settings["sample_seed"])])
+    artefacts.write_tables(tables, args.output, artefacts.SAMPLES)
+    check_sample(args.output, args.settings["split_name"])
+
+
+if __name__ == "__main__":
+    run_command(main)
