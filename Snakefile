@@ -19,6 +19,7 @@ if CONFIG.buckets > 1:
 include: "workflow/rules/audit.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/checks.smk"
 
 
 rule train_all:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, settings
 
 from persona.ingest import Ingested
@@ -39,6 +41,16 @@ def raw_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tables(raw_csv: Path) -> Ingested:
     return ingested(raw_csv)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"]["dmsc"]["synthetic"]["users"] = 120
+    # Of so few users a third of the rows have a quirk.
+    config["datasets"]["dmsc"]["max_reject_share"] = 0.5
+    config["recipes"]["tiny"]["max_epochs"] = 1
+    return config
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -181,6 +181,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold all files of a folder, whatever happens to the machine."""
+    for file in folder.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
 def empty(artefact: Artefact) -> pl.DataFrame:
     """A table without rows."""
     return pl.DataFrame(schema=artefact.columns)
@@ -344,6 +351,34 @@ def _read_users(path: str | Path, columns: list[str], users: tuple[str, str]) ->
         table = file.read_row_groups(groups, columns=list(dict.fromkeys([*columns, "user_id"])))
     rows = pl.DataFrame(pl.from_arrow(table))
     return rows.filter(pl.col("user_id") >= low, pl.col("user_id") < high).select(columns)
+
+
+def set_aside_damaged(results: Path) -> list[Path]:
+    """Rename the tables below a folder that do not end as a Parquet file ends, so that they are made again.
+
+    This workflow leaves no such file, but a disk or a machine that fails may.
+    """
+    cut_off = [path for path in sorted(results.rglob("*.parquet")) if not _is_whole(path)]
+    for path in cut_off:
+        path.rename(path.with_name(f"{path.name}.damaged"))
+    return cut_off
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file begins and ends with Parquet's mark."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+        file.seek(max(4, path.stat().st_size - 4))
+        return begin == file.read(4) == b"PAR1"
+
+
+def human_size(size: float) -> str:
+    """Bytes in the decimal units in which disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
 
 
 def count_rows(path: str | Path) -> int:

@@ -105,6 +105,7 @@ class Lora(Model):
 class Recipe(Model):
     model: Name
     deepspeed: Name
+    nodes: Count = 1
     gpus: Annotated[int, Field(ge=0)] = 0
     cpu_processes: Count | None = None
     batch_size: Count = 1
@@ -126,8 +127,12 @@ class Recipe(Model):
     version: Count = 1
 
     @property
-    def processes(self) -> int:
+    def processes_per_node(self) -> int:
         return self.gpus or self.cpu_processes or 1
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.processes_per_node
 
 
 class Wandb(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,5 +22,7 @@ def run_command(main: Callable[[], None]) -> None:
     except Exception as error:
         traceback.print_exc()
         text = str(error) if isinstance(error, PersonaError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text = f"no room left on the disk ({error}); make room and start again"
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -35,29 +35,27 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, config: dict[str, Any], *arguments: str) -> list[str]:
+    """The command that runs the workflow with a configuration, which is written to `folder`, where it is to run."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    return [*start, *arguments, "--configfile", "config.yaml"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, *arguments, "--configfile", "config.yaml"],
+        command(folder, config, "--cores", "2", *arguments),
         cwd=folder,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
-
-
-@pytest.fixture(scope="session")
-def small_config() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-    config["datasets"]["dmsc"]["synthetic"]["users"] = 120
-    # Of so few users a third of the rows have a quirk.
-    config["datasets"]["dmsc"]["max_reject_share"] = 0.5
-    config["recipes"]["tiny"]["max_epochs"] = 1
-    return config
 
 
 @pytest.fixture(scope="session")

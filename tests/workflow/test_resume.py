@@ -132,5 +132,5 @@ def test_another_number_of_processes_is_refused_with_what_to_do(folder: Path, tm
 
 def test_a_full_disk_is_told_before_the_save(tmp_path: Path) -> None:
     require_room(tmp_path, 1)
-    with pytest.raises(PersonaError, match=r"a checkpoint needs 1,000,000\.0 GB and .* GB are free; make room"):
+    with pytest.raises(PersonaError, match=r"a checkpoint needs 1,000\.0 TB and .* GB are free; make room"):
         require_room(tmp_path, 10**15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ OPTIMIZATION = Optimization(
 )
 
 
-def schedule(max_tokens: int) -> Schedule:
+def schedule(max_tokens: int, **changes: Any) -> Schedule:
     """One epoch of three steps."""
-    return Schedule(
+    plan = Schedule(
         samples_per_step=8,
         max_tokens_per_gpu=max_tokens,
         max_epochs=1,
@@ -38,6 +38,7 @@ def schedule(max_tokens: int) -> Schedule:
         checkpoint_every_steps=None,
         seed=3,
     )
+    return replace(plan, **changes)
 
 
 def deepspeed_file(folder: Path, stage: int) -> Path:

@@ -16,6 +16,9 @@ rule audit_sample:
         f"{RESULTS}/benchmarks/audit_sample/{{sample}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         # Not an output, so that it is there after a failure as well.
         findings=f"{RESULTS}/audit/{{sample}}.findings.csv",
@@ -46,6 +49,9 @@ rule audit_prompts:
         f"{RESULTS}/benchmarks/audit_prompts/{{sample}}/{{ablation}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         findings=f"{RESULTS}/audit/{{sample}}/{{ablation}}.findings.csv",
         parts=lambda wildcards: as_json(parts_of(wildcards)),

@@ -53,6 +53,11 @@ wildcard_constraints:
     recipe="[a-z0-9_]+",
 
 
+def memory(gib):
+    """MB of a job; an attempt after one that was killed for want of memory gets twice as much."""
+    return lambda wildcards, attempt: gib * 1024 * 2 ** (attempt - 1)
+
+
 def raw_inputs():
     """The file that the data set is read from, or the files of its folder."""
     return [

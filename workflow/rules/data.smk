@@ -11,6 +11,9 @@ if DATASET.synthetic:
             f"{RESULTS}/benchmarks/generate_data.tsv"
         conda:
             ENVIRONMENT
+        resources:
+            mem_mb=memory(2),
+            runtime=60,
         params:
             users=DATASET.synthetic.users,
             seed=DATASET.synthetic.seed,
@@ -31,6 +34,9 @@ elif not Path(DATASET.path).exists():
             f"{RESULTS}/logs/raw_data.log",
         conda:
             ENVIRONMENT
+        resources:
+            mem_mb=memory(1),
+            runtime=60,
         params:
             message=f"error: {DATASET.path}: no such file; put the raw data there or set datasets.{CONFIG.dataset}.path",
         shell:
@@ -52,6 +58,9 @@ rule ingest:
         f"{RESULTS}/benchmarks/ingest.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         raw=lambda wildcards: DATASET.path,
         format=DATASET.format,
@@ -77,6 +86,9 @@ rule split:
         f"{RESULTS}/benchmarks/split.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(2),
+        runtime=60,
     params:
         by=CONFIG.split.by,
         val_ratio=CONFIG.split.val_ratio,
@@ -103,6 +115,9 @@ rule sample:
         f"{RESULTS}/benchmarks/sample/{{sample}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(2),
+        runtime=60,
     params:
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
         bucket=[],
@@ -129,6 +144,9 @@ rule render:
         f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         parts=lambda wildcards: as_json(parts_of(wildcards)),
         task=DATASET.task,
@@ -156,6 +174,9 @@ rule tokenize:
         f"{RESULTS}/benchmarks/tokenize/{{sample}}/{{ablation}}/{{model}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         model=lambda wildcards: model_path(wildcards.model),
         max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,

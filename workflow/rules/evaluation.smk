@@ -14,6 +14,9 @@ rule choose_targets:
         f"{RESULTS}/benchmarks/choose_targets.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         candidates=CONFIG.evaluation.candidates,
         seed=CONFIG.evaluation.seed,
@@ -41,6 +44,9 @@ rule baselines:
         f"{RESULTS}/benchmarks/baselines.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(8),
+        runtime=60,
     params:
         folder=lambda wildcards, output: Path(output[0]).parent,
         seed=CONFIG.evaluation.seed,
@@ -71,20 +77,23 @@ rule evaluate:
         f"{RESULTS}/benchmarks/evaluate/{{sample}}/{{ablation}}/{{recipe}}.tsv"
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: recipe_of(wildcards).processes
+    threads: lambda wildcards: recipe_of(wildcards).processes_per_node
     resources:
+        mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
+        runtime=12 * 60,
         gpu=lambda wildcards: recipe_of(wildcards).gpus,
+        tasks_per_gpu=0,
     params:
         model=lambda wildcards, input: input.model,
-        processes=lambda wildcards: recipe_of(wildcards).processes,
+        processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
+        gpus=lambda wildcards: recipe_of(wildcards).gpus,
         max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
         cues=as_json([DATASET.cue, DATASET.rating_cue]),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
-        "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
-        ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/evaluate.py"'
-        " --model {params.model:q} --gpus {resources.gpu} --targets {input.targets:q}"
+        'bash "$SCRIPTS/launch.sh" 1 {params.processes} "$SCRIPTS/evaluate.py"'
+        " --model {params.model:q} --gpus {params.gpus} --targets {input.targets:q}"
         " --val-tokens {input.val:q} --test-tokens {input.test:q} --empty-tokens {input.empty:q}"
         " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
         " --scores {output.scores:q} --generations {output.generations:q}"
@@ -106,13 +115,17 @@ use rule evaluate as evaluate_untrained with:
         f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
-    threads: lambda wildcards: largest_recipe(wildcards.model).processes
+    threads: lambda wildcards: largest_recipe(wildcards).processes_per_node
     resources:
-        gpu=lambda wildcards: largest_recipe(wildcards.model).gpus,
+        mem_mb=lambda wildcards: host_memory(largest_recipe(wildcards)),
+        runtime=12 * 60,
+        gpu=lambda wildcards: largest_recipe(wildcards).gpus,
+        tasks_per_gpu=0,
     params:
         model=lambda wildcards: model_path(wildcards.model),
-        processes=lambda wildcards: largest_recipe(wildcards.model).processes,
-        max_tokens=lambda wildcards: largest_recipe(wildcards.model).max_tokens_per_gpu,
+        processes=lambda wildcards: largest_recipe(wildcards).processes_per_node,
+        gpus=lambda wildcards: largest_recipe(wildcards).gpus,
+        max_tokens=lambda wildcards: largest_recipe(wildcards).max_tokens_per_gpu,
         cues=as_json([DATASET.cue, DATASET.rating_cue]),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
@@ -136,6 +149,9 @@ rule measure:
         f"{RESULTS}/benchmarks/measure/{{sample}}/{{ablation}}/{{recipe}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(8),
+        runtime=60,
     params:
         candidates=CONFIG.evaluation.candidates,
         code=digest("measure"),
@@ -176,6 +192,9 @@ rule measure_baselines:
         f"{RESULTS}/benchmarks/measure_baselines.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(8),
+        runtime=60,
     params:
         folder=lambda wildcards, input: Path(input.tables[0]).parent,
         n_targets=CONFIG.generation.n_targets,
@@ -220,6 +239,9 @@ rule report:
         f"{RESULTS}/benchmarks/report.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(8),
+        runtime=60,
     params:
         folder=lambda wildcards, output: Path(output.page).parent,
         baselines=lambda wildcards, input: Path(input.baselines[0]).parent,

@@ -12,6 +12,9 @@ rule make_tiny_model:
         f"{RESULTS}/benchmarks/make_tiny_model/{{model}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         tiny=lambda wildcards: as_json(
             CONFIG.models[wildcards.model].tiny.model_dump(
@@ -41,6 +44,9 @@ rule plan:
     priority: 1  # before any training that could start as well
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         stages=json.dumps(STAGES_TO_PLAN),
         hardware=as_json(CONFIG.hardware.model_dump()),
@@ -72,23 +78,32 @@ rule train:
         f"{RESULTS}/benchmarks/train/{{sample}}/{{ablation}}/{{recipe}}.tsv"
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: recipe_of(wildcards).processes
+    threads: lambda wildcards: recipe_of(wildcards).processes_per_node
     resources:
-        gpu=lambda wildcards: recipe_of(wildcards).gpus,
+        mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
+        runtime=24 * 60,
+        nodes=lambda wildcards: recipe_of(wildcards).nodes,
+        gpu=lambda wildcards: recipe_of(wildcards).nodes * recipe_of(wildcards).gpus,
+        # For Slurm: GPUs of each node, and one task a node that starts its processes by itself.
+        gres=lambda wildcards: gpus_of_each_node(recipe_of(wildcards)),
+        tasks=lambda wildcards: recipe_of(wildcards).nodes,
+        tasks_per_gpu=0,
+        mpi=lambda wildcards: "srun" if recipe_of(wildcards).nodes > 1 else None,
     params:
         # Checkpoints and live logs; not an output, so that a killed training can go on from it.
         run=run_folder,
         base=lambda wildcards: model_path(recipe_of(wildcards).model),
-        processes=lambda wildcards: recipe_of(wildcards).processes,
+        nodes=lambda wildcards: recipe_of(wildcards).nodes,
+        processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
+        gpus=lambda wildcards: recipe_of(wildcards).gpus,
         optimization=lambda wildcards: as_json(optimization(recipe_of(wildcards))),
         schedule=lambda wildcards: as_json(schedule(recipe_of(wildcards))),
         hand_over=lambda wildcards: as_json(hand_over(recipe_of(wildcards))),
         factors=lambda wildcards: as_json(dict(wildcards)),
     shell:
-        "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
-        ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/train.py"'
+        'trap : TERM; bash "$SCRIPTS/launch.sh" {params.nodes} {params.processes} "$SCRIPTS/train.py"'
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
-        " --gpus {resources.gpu} --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
+        " --gpus {params.gpus} --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
         " --schedule {params.schedule:q} --hand-over {params.hand_over:q} --factors {params.factors:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

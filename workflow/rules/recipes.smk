@@ -52,6 +52,16 @@ def schedule(recipe):
     return {"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)}
 
 
+def host_memory(recipe):
+    """MB of each node: of CPU processes all that they need, of GPUs what loading and exporting takes. A guess."""
+    return recipe.processes_per_node * (64 if recipe.gpus else 4) * 1024
+
+
+def gpus_of_each_node(recipe):
+    """Slurm would divide the sum of several nodes as it likes."""
+    return f"gpu:{recipe.gpus}" if recipe.gpus and recipe.nodes > 1 else None
+
+
 def deepspeed_path(recipe):
     return str(ROOT / "config" / "deepspeed" / f"{recipe.deepspeed}.json")
 

@@ -26,6 +26,9 @@ rule put_aside:
         f"{RESULTS}/benchmarks/put_aside.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         raw=lambda wildcards: DATASET.path,
         format=DATASET.format,
@@ -52,6 +55,9 @@ rule finish_rows:
         f"{RESULTS}/benchmarks/finish_rows/{{scatteritem}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         format=DATASET.format,
         code=digest("finish_rows"),
@@ -84,6 +90,9 @@ rule gather_ingest:
         f"{RESULTS}/benchmarks/gather_ingest.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         raw=lambda wildcards: DATASET.path,
         format=DATASET.format,
@@ -125,6 +134,9 @@ rule gather_split:
         f"{RESULTS}/benchmarks/gather_split.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(2),
+        runtime=60,
     params:
         code=digest("gather"),
     shell:
@@ -157,6 +169,9 @@ rule gather_sample:
         f"{RESULTS}/benchmarks/gather_sample/{{sample}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(2),
+        runtime=60,
     params:
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
         code=digest("gather_sample"),
@@ -194,6 +209,9 @@ rule gather_prompts:
         f"{RESULTS}/benchmarks/gather_prompts/{{sample}}/{{ablation}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         code=digest("gather"),
     shell:
@@ -235,6 +253,9 @@ rule gather_tokens:
         f"{RESULTS}/benchmarks/gather_tokens/{{sample}}/{{ablation}}/{{model}}.tsv"
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
     params:
         model=lambda wildcards: model_path(wildcards.model),
         code=[digest("gather"), digest("preview")],

@@ -39,10 +39,10 @@ def scores_to_measure(wildcards):
     return [f"{folder}/{run}/scores.parquet" for run in runs]
 
 
-def largest_recipe(model):
+def largest_recipe(wildcards):
     """The untrained model is scored with as many processes as any training of it."""
-    recipes = [recipe for recipe in CONFIG.recipes.values() if recipe.model == model]
-    return max(recipes, key=lambda recipe: recipe.processes)
+    recipes = [r for r in CONFIG.recipes.values() if r.model == wildcards.model]
+    return max(recipes, key=lambda recipe: recipe.processes_per_node)
 
 
 def report_stages():

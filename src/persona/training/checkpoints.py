@@ -17,6 +17,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from torch import nn
 
 from persona import artefacts
 from persona.errors import PersonaError
+
+FULL = 1 << 20  # bytes
 
 
 @dataclass
@@ -126,12 +130,14 @@ class RunFolder:
         """Save a checkpoint; only when it is complete on all ranks does the pointer move to it."""
         tag = f"step_{state.global_step}"
         self.check_room(engine)
-        # Frozen weights are those of the base model.
-        engine.save_checkpoint(
-            str(self.checkpoints), tag=tag, save_latest=False, exclude_frozen_parameters=_has_frozen_weights(engine)
-        )
+        with full_disk_explained(self.path):
+            # Frozen weights are those of the base model.
+            engine.save_checkpoint(
+                str(self.checkpoints), tag=tag, save_latest=False, exclude_frozen_parameters=_has_frozen_weights(engine)
+            )
         dist.barrier()
         if dist.get_rank() == 0:
+            artefacts.sync_folder(self.checkpoints / tag)
             artefacts.write_json({"tag": tag, "state": asdict(state)}, self._latest)
             kept = {self.checkpoints / tag, self.best(state.best_epoch)}
             for old in [*self.checkpoints.glob("step_*"), *self.path.glob("best_epoch_*")]:
@@ -173,9 +179,22 @@ def require_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise PersonaError(
-            f"{folder}: a checkpoint needs {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; make room and "
-            "start again: the last checkpoint is whole"
+            f"{folder}: a checkpoint needs {artefacts.human_size(needed)} and {artefacts.human_size(free)} are free; "
+            "make room and start again: the last checkpoint is whole"
         )
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turn an error of a write into one that says so where the disk of `folder` is full."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if shutil.disk_usage(folder).free > FULL:
+            raise
+        raise PersonaError(
+            f"{folder}: the disk became full; make room and start again: the last checkpoint is whole"
+        ) from error
 
 
 def _has_frozen_weights(engine: Any) -> bool:

@@ -46,6 +46,7 @@ def _write(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
     model.save_pretrained(temporary, **options)
     tokenizer.save_pretrained(temporary)
     _make_readable_by_older_programs(temporary)
+    artefacts.sync_folder(temporary)
     temporary.rename(folder)
 
 

@@ -37,7 +37,7 @@ class TrainingLog:
 
     def step(self, record: Record) -> None:
         """One optimizer step."""
-        self._write("step", record)
+        self._write("step", {**record, "total_steps": self._total})
         self._recent.append(record["seconds"])
         remaining = sum(self._recent) / len(self._recent) * (self._total - record["step"])
         self.message(
@@ -45,7 +45,7 @@ class TrainingLog:
             f"lr {record['lr']:.2e} grad_norm {record['grad_norm']:.3f} "
             f"{record['tokens'] / record['seconds']:,.0f} tokens/s "
             f"{record['samples'] / record['seconds']:,.1f} samples/s "
-            f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps, all steps in {_clock(remaining)}"
+            f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps, all steps in {clock(remaining)}"
         )
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{record['loss']:.3f}", epoch=record["epoch"])
@@ -102,6 +102,7 @@ def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -19,9 +19,10 @@ import torch.distributed as dist
 
 from persona.errors import PersonaError
 from persona.modeling.packing import TokenTable, pack_row, plan_rows
-from persona.training.checkpoints import LoopState, RunFolder
+from persona.training.checkpoints import LoopState, RunFolder, full_disk_explained
 from persona.training.export import export_model
 from persona.training.logs import TrainingLog
+from persona.training.stopping import StopRequest
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,35 @@ class Training:
     schedule: Schedule
     folder: RunFolder
     log: TrainingLog | None
+    stop: StopRequest
 
     def run(self, state: LoopState) -> LoopState:
-        """Train from `state` to the end: `max_epochs`, or no better validation for `patience` epochs."""
-        schedule = self.schedule
-        while state.epoch < schedule.max_epochs and state.bad_epochs < schedule.early_stopping_patience:
+        """Train from `state` to the end.
+
+        Raises:
+            PersonaError: told to stop before; the state is saved.
+        """
+        while not self._at_the_end(state):
             self._run_epoch(state)
             self._validate(state)
             state.epoch += 1
             state.step_in_epoch = 0
             self.folder.save(self.engine, state)
+            if not self._at_the_end(state) and self.stop.agreed(self.engine.device):
+                self._end_early(state)
         return state
+
+    def _at_the_end(self, state: LoopState) -> bool:
+        """After `max_epochs`, or no better validation for `patience` epochs."""
+        schedule = self.schedule
+        return state.epoch >= schedule.max_epochs or state.bad_epochs >= schedule.early_stopping_patience
+
+    def _end_early(self, state: LoopState) -> None:
+        told = f" ({self.stop.name})" if self.stop.name else ""
+        message = f"told to stop{told}: saved after step {state.global_step}; start again to go on"
+        if self.log is not None:
+            self.log.message(message)
+        raise PersonaError(message)
 
     def _run_epoch(self, state: LoopState) -> None:
         steps = step_targets(len(self.train), self.schedule, state.epoch)
@@ -77,9 +96,14 @@ class Training:
             state.seconds += record["seconds"]
             if self.log is not None:
                 self.log.step({"epoch": state.epoch + 1, "step": state.global_step, **record})
+            if state.step_in_epoch == len(steps):
+                return
             every = self.schedule.checkpoint_every_steps
-            if every and state.global_step % every == 0 and state.step_in_epoch < len(steps):
+            stop = self.stop.agreed(self.engine.device)
+            if stop or (every and state.global_step % every == 0):
                 self.folder.save(self.engine, state)
+            if stop:
+                self._end_early(state)
 
     def _step(self, targets: np.ndarray, step: int) -> dict[str, Any]:
         """One optimizer step on exactly these targets."""
@@ -113,7 +137,8 @@ class Training:
         if is_best:
             state.best_val_loss, state.best_epoch, state.bad_epochs = val_loss, state.epoch + 1, 0
             self.folder.check_room(self.engine)
-            export_model(self.engine, self.tokenizer, self.folder.best(state.best_epoch))
+            with full_disk_explained(self.folder.path):
+                export_model(self.engine, self.tokenizer, self.folder.best(state.best_epoch))
         else:
             state.bad_epochs += 1
         if self.log is not None:

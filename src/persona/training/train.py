@@ -21,6 +21,7 @@ from persona.training.engine import Optimization, build_engine
 from persona.training.export import merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Schedule, Training
+from persona.training.stopping import StopRequest
 
 PACKAGES = ["torch", "transformers", "deepspeed", "peft", "numpy", "polars", "pyarrow"]
 
@@ -52,6 +53,7 @@ def train(
 ) -> None:
     """Train, or go on, or hand over what is already trained. Every rank calls it."""
     end_with_the_launcher()
+    stop = StopRequest()
     start_distributed()
     folder = RunFolder(files.run_folder)
     fingerprint: dict[str, Any] = {}
@@ -60,7 +62,7 @@ def train(
         folder.claim(fingerprint)
     dist.barrier()
     if not folder.finished:
-        _train(files, optimization, schedule, folder, factors, digest(fingerprint))
+        _train(files, optimization, schedule, folder, factors, digest(fingerprint), stop)
     if dist.get_rank() == 0:
         _hand_over(files, folder, fingerprint, hand_over)
     dist.barrier()
@@ -74,6 +76,7 @@ def _train(
     folder: RunFolder,
     factors: dict[str, str],
     run: str,
+    stop: StopRequest,
 ) -> None:
     tables = [TokenTable.read(path) for path in (files.train_tokens, files.val_tokens)]
     epoch_steps = schedule.steps_per_epoch(len(tables[0]))
@@ -83,7 +86,7 @@ def _train(
     if dist.get_rank() == 0:
         log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, factors, run)
         log.message(_greeting(tables[0], tables[1], schedule, state))
-    training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log)
+    training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log, stop)
     state = training.run(state)
     if log is not None:
         log.message(f"finished after {state.epoch} epochs, best epoch {state.best_epoch}")

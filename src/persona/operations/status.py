@@ -1,0 +1,115 @@
+"""What trains, how far it is, and when it will be through: from the logs alone, wherever it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from persona.operations.runs import Run, find_runs
+from persona.training.logs import JSON_LOG, clock
+
+TAIL = 65_536
+RECENT = 50
+COLUMNS = ["training", "state", "epoch", "step", "loss", "val loss", "best", "s/step", "left at most", "saved at"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands; fields are None where its log does not say."""
+
+    run: Run
+    state: str
+    epoch: int | None
+    step: int
+    total_steps: int | None
+    loss: float | None
+    val_loss: float | None
+    best_epoch: int | None
+    seconds_a_step: float | None
+    saved_step: int
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last epoch, which early stopping may not wait for; validation is not counted."""
+        if self.seconds_a_step is None or self.total_steps is None or self.run.finished:
+            return None
+        return self.seconds_a_step * (self.total_steps - self.step)
+
+
+def progress(run: Run) -> Progress:
+    """Read where a training stands from the end of its log."""
+    records = _last_records(run.path / JSON_LOG)
+    steps = [record for record in records if record["type"] == "step"]
+    validations = [record for record in records if record["type"] == "val"]
+    best = [record["epoch"] for record in validations if record["is_best"]]
+    last: dict[str, Any] = steps[-1] if steps else {}
+    latest = run.path / "latest.json"
+    saved = json.loads(latest.read_text(encoding="utf-8"))["state"]["global_step"] if latest.exists() else 0
+    return Progress(
+        run=run,
+        state=_state(run),
+        epoch=last.get("epoch"),
+        step=last.get("step", 0),
+        total_steps=last.get("total_steps"),
+        loss=last.get("loss"),
+        val_loss=validations[-1]["val_loss"] if validations else None,
+        best_epoch=best[-1] if best else None,
+        seconds_a_step=statistics.median(r["seconds"] for r in steps[-RECENT:]) if steps else None,
+        saved_step=saved,
+    )
+
+
+def _last_records(log: Path) -> list[dict[str, Any]]:
+    """The records in the last bytes of a log, but for a line that is just being written."""
+    if not log.exists():
+        return []
+    with log.open("rb") as file:
+        start = max(0, os.fstat(file.fileno()).st_size - TAIL)
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    return [json.loads(line) for line in lines[1 if start else 0 : -1]]
+
+
+def _state(run: Run) -> str:
+    if run.finished:
+        return "finished"
+    silent = run.seconds_silent()
+    if silent == float("inf"):
+        return "starting" if run.in_use else "not begun"
+    return f"running, {silent:.0f} s ago" if run.in_use else f"silent for {clock(silent)}"
+
+
+def status_table(results: Path) -> str:
+    """A line for each training below `results`, as text."""
+    rows = [_row(progress(run)) for run in find_runs(results) if not run.set_aside]
+    if not rows:
+        return f"nothing was trained in {results}"
+    return table(COLUMNS, rows)
+
+
+def _row(p: Progress) -> list[str]:
+    total = f"/{p.total_steps}" if p.total_steps else ""
+    left = p.seconds_left
+    return [
+        f"{p.run.results.name}/{p.run.factors}/{p.run.path.name}",
+        p.state,
+        str(p.epoch or ""),
+        f"{p.step}{total}",
+        "" if p.loss is None else f"{p.loss:.4f}",
+        "" if p.val_loss is None else f"{p.val_loss:.4f}",
+        "" if p.best_epoch is None else f"epoch {p.best_epoch}",
+        "" if p.seconds_a_step is None else f"{p.seconds_a_step:.2f}",
+        "" if left is None else clock(left),
+        f"step {p.saved_step}" if p.saved_step else "",
+    ]
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Text in columns as wide as their longest entry."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = [columns, *rows]
+    return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)

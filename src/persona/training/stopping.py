@@ -1,0 +1,30 @@
+"""Stop between two steps when told to, with everything saved."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+# torchrun hands them on: a cluster's time limit or preemption, a cancelled job, Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Notes a signal instead of ending by it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+    def agreed(self, device: torch.device) -> bool:
+        """Whether any rank was told to stop. All ranks must ask, and all get the same answer."""
+        told = torch.tensor(int(bool(self.name)), device=device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)

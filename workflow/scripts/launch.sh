@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Run a Python script in so many processes on each of so many nodes: launch.sh NODES PROCESSES SCRIPT ARGUMENTS...
+# One node is this machine. Several are those of the Slurm job that this runs in, and share its file system.
+# In a Slurm job the processes are told to stop (SIGTERM) before the job's time is up, and have time to save.
+set -euo pipefail
+nodes=$1 processes=$2
+shift 2
+export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
+
+# The state of a training that is told to stop must be written before its processes are killed.
+torchrun=(torchrun --shutdown-timeout 600 --nproc-per-node "$processes")
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    end=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
+    # A job without a limit has no such time.
+    if limit=$(date --date "$end" +%s 2> /dev/null); then
+        left=$((limit - $(date +%s)))
+        reserve=$((left / 5 < 600 ? left / 5 : 600))
+        torchrun=(timeout --foreground --signal TERM $((left - reserve)) "${torchrun[@]}")
+    fi
+fi
+
+if ((nodes == 1)); then
+    # A rendezvous on a free port, so that runs beside each other do not meet.
+    exec "${torchrun[@]}" --standalone "$@"
+fi
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    echo "error: the recipe asks for nodes: $nodes, and this is no Slurm job; use --workflow-profile slurm, or set nodes: 1" >&2
+    exit 1
+fi
+port=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+exec srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 --kill-on-bad-exit=1 \
+    "${torchrun[@]}" --nnodes "$nodes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" \
+    --rdzv-endpoint "$(hostname):$port" "$@"
