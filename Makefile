@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: install demo test lint schema
+.PHONY: install demo test slurm test-slurm status clean-checkpoints lint schema
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,19 @@ demo: install  ## train and compare the four stages on synthetic data
 
 test: install .venv/transformers4  ## unit and workflow tests
 	$(BIN)/python -m pytest
+
+slurm:  ## Debian's packages of Slurm, to test with
+	dpkg -s munge slurm-client slurmctld slurmd > /dev/null 2>&1 || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends munge slurm-client slurmctld slurmd)
+
+test-slurm: install slurm  ## the workflow on a real Slurm of two nodes on this machine; needs root
+	$(BIN)/python -m pytest tests/slurm
+
+status: install  ## what trains, and how far it is
+	$(BIN)/python -m persona status
+
+clean-checkpoints: install  ## delete what no training needs any more, and say what is left
+	$(BIN)/python -m persona disk --delete
 
 lint: install  ## style, types, workflow
 	$(BIN)/ruff check .

@@ -56,13 +56,18 @@ def local(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> P
     return folder
 
 
+def untrained_copy(local: Path, folder: Path) -> Path:
+    """A copy of a folder in which nothing is trained yet."""
+    shutil.copytree(local, folder, dirs_exist_ok=True)
+    for name in ("models", "runs"):
+        shutil.rmtree(folder / "results" / "dmsc" / name)
+    return folder
+
+
 @pytest.fixture
 def prepared(local: Path, tmp_path: Path) -> Path:
-    """A copy of the local folder in which nothing is trained yet."""
-    shutil.copytree(local, tmp_path, dirs_exist_ok=True)
-    for name in ("models", "runs"):
-        shutil.rmtree(tmp_path / "results" / "dmsc" / name)
-    return tmp_path
+    """All data is there, and nothing is trained."""
+    return untrained_copy(local, tmp_path)
 
 
 def slurm_command(folder: Path, config: dict[str, Any], *arguments: str) -> list[str]:

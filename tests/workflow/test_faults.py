@@ -105,6 +105,7 @@ def test_a_table_that_is_cut_off_is_made_again(finished: Path, tmp_path: Path, s
     copy_of(finished, tmp_path)
     for name in ("interactions", "tokens/test/profile_and_history/tiny_qwen3_moe"):
         os.truncate(tmp_path / RESULTS / f"{name}.parquet", 2000)
+    shutil.rmtree(tmp_path / RESULTS / "evaluation")
     run = snakemake(tmp_path, small_config, "evaluate_all")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "interactions.parquet is cut off; it is now interactions.parquet.damaged" in run.stderr

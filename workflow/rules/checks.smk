@@ -10,43 +10,45 @@ if workflow.is_main_process:
         )
 
 
-def jobs_on_processes():
-    """Jobs to run that start processes, each with its recipe's name."""
-    named = {}
+def recipes_to_run(*rules):
+    """The recipes of the jobs to run of some rules, by name."""
+    names = set()
     for job in workflow.dag.needrun_jobs():
-        if job.rule.name in ("train", "evaluate"):
-            named[job] = job.wildcards.recipe.partition(SEED_MARK)[0]
-        elif job.rule.name == "evaluate_untrained":
-            recipe = largest_recipe(job.wildcards)
-            named[job] = next(n for n, r in CONFIG.recipes.items() if r == recipe)
-    return named
+        if job.rule.name not in rules:
+            continue
+        if "recipe" in job.wildcards.keys():
+            names.add(job.wildcards.recipe.partition(SEED_MARK)[0])
+        else:
+            largest = largest_recipe(job.wildcards)
+            names |= {name for name, r in CONFIG.recipes.items() if r == largest}
+    return {name: CONFIG.recipes[name] for name in sorted(names)}
 
 
 def missing_hardware():
     """Why this machine cannot run the jobs, or None. Of a cluster's hardware its scheduler knows."""
     if not workflow.local_exec:
         return None
-    named = jobs_on_processes()
-    for job, recipe in named.items():
-        if job.resources.get("nodes", 1) > 1:
+    for name, recipe in recipes_to_run("train").items():
+        if recipe.nodes > 1:
             return (
-                f"recipes.{recipe} asks for nodes: {job.resources.nodes}, and this run has this machine alone; "
+                f"recipes.{name} asks for nodes: {recipe.nodes}, and this run has this machine alone; "
                 "use --workflow-profile slurm, or set nodes: 1"
             )
-    if not any(job.resources.gpu for job in named):
+    recipes = recipes_to_run("train", "evaluate", "evaluate_untrained")
+    if not any(recipe.gpus for recipe in recipes.values()):
         return None
     import torch
 
     found, limit = torch.cuda.device_count(), workflow.global_resources.get("gpu").value
-    for job, recipe in named.items():
-        if job.resources.gpu > found:
+    for name, recipe in recipes.items():
+        if recipe.gpus > found:
             return (
-                f"recipes.{recipe} asks for gpus: {job.resources.gpu}, and torch finds {found} here; "
-                "lower it, set cpu_processes instead, install torch's CUDA build, or use --workflow-profile slurm"
+                f"recipes.{name} asks for gpus: {recipe.gpus}, and torch finds {found} here; lower it, "
+                "set cpu_processes instead, install torch's CUDA build, or use --workflow-profile slurm"
             )
-    if limit and limit > found:
+    if limit is None or limit > found:
         return (
-            f"the profile says that this machine has {limit} GPUs, and torch finds {found}; "
+            f"this run may use {limit or 'any number of'} GPUs at a time, and torch finds {found}; "
             f"give --resources gpu={found}, or jobs would share them"
         )
     return None

@@ -16,6 +16,15 @@ from persona.ingest.sources import raw_files
 ROOT = Path(os.path.relpath(workflow.basedir))
 SCRIPTS = ROOT / "workflow" / "scripts"
 COHORTS = ["val", "test"]
+# A tiny model by its files: a folder has no checksum, so a copy of it would count as changed.
+TINY_MODEL = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+]
 
 try:
     CONFIG = load_config(config, ROOT)
@@ -105,7 +114,9 @@ def model_path(name):
 def model_input(name):
     """A model on this disk is an input of the rules that read it; a hub id is not."""
     path = model_path(name)
-    return path if CONFIG.models[name].tiny or Path(path).is_dir() else []
+    if CONFIG.models[name].tiny:
+        return [f"{path}/{file}" for file in TINY_MODEL]
+    return path if Path(path).is_dir() else []
 
 
 def corpus_path(tiny):

@@ -60,7 +60,9 @@ rule baselines:
 
 rule evaluate:
     input:
-        model=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model",
+        # Of the model's folder Snakemake has no checksum; what it was trained on and how is in the manifest.
+        model=ancient(f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model"),
+        manifest=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
         targets=f"{RESULTS}/targets.parquet",
         audits=f"{RESULTS}/audit/test/{{ablation}}.json",
         val=recipe_tokens("val"),

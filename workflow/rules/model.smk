@@ -5,7 +5,7 @@ rule make_tiny_model:
     input:
         lambda wildcards: corpus_path(CONFIG.models[wildcards.model].tiny),
     output:
-        directory(f"{RESULTS}/base_models/{{model}}"),
+        [f"{RESULTS}/base_models/{{model}}/{file}" for file in TINY_MODEL],
     log:
         f"{RESULTS}/logs/make_tiny_model/{{model}}.log",
     benchmark:
@@ -16,6 +16,7 @@ rule make_tiny_model:
         mem_mb=memory(4),
         runtime=60,
     params:
+        folder=lambda wildcards, output: Path(output[0]).parent,
         tiny=lambda wildcards: as_json(
             CONFIG.models[wildcards.model].tiny.model_dump(
                 exclude={"corpus_sample", "corpus_ablation"}
@@ -24,7 +25,7 @@ rule make_tiny_model:
         code=digest("make_tiny_model"),
     shell:
         'python "$SCRIPTS/make_tiny_model.py"'
-        " {input:q} {output:q} --tiny {params.tiny:q}"
+        " {input:q} {params.folder:q} --tiny {params.tiny:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

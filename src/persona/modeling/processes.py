@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from persona.errors import PersonaError
 from persona.modeling.loading import default_device
 
 PATIENCE = timedelta(hours=2)
+TIME_TO_SAVE = 600.0  # seconds, as in launch.sh
 
 
 def require_gpus(n_gpus: int) -> None:
@@ -57,10 +59,13 @@ def start_distributed() -> None:
         torch.cuda.set_device(default_device())
 
 
-def end_with_the_launcher() -> None:
+def end_with_the_launcher(ending: Callable[[], bool] = lambda: False) -> None:
     """End this process when torchrun, or the Snakemake that started it, is gone.
 
     Killed without a chance to say so they would leave ranks that hold the GPUs and the run folder.
+
+    Args:
+        ending: whether this process was told to end and is about to; then it has time to save.
     """
     launchers = _launchers()
     if not launchers:
@@ -69,6 +74,8 @@ def end_with_the_launcher() -> None:
     def watch() -> None:
         while all(map(_lives, launchers)):
             time.sleep(0.5)
+        if ending():
+            time.sleep(TIME_TO_SAVE)
         _end()
 
     threading.Thread(target=watch, daemon=True).start()

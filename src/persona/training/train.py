@@ -52,8 +52,8 @@ def train(
     files: Files, optimization: Optimization, schedule: Schedule, hand_over: HandOver, factors: dict[str, str]
 ) -> None:
     """Train, or go on, or hand over what is already trained. Every rank calls it."""
-    end_with_the_launcher()
     stop = StopRequest()
+    end_with_the_launcher(ending=lambda: bool(stop.name))
     start_distributed()
     folder = RunFolder(files.run_folder)
     fingerprint: dict[str, Any] = {}
