@@ -22,7 +22,7 @@ demo: install  ## train and compare the four stages on synthetic data
 	touch $@
 
 test: install .venv/transformers4  ## unit and workflow tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 slurm:  ## Debian's packages of Slurm, to test with
 	dpkg -s munge slurm-client slurmctld slurmd > /dev/null 2>&1 || \

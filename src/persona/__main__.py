@@ -17,7 +17,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="trainings: state, step, loss, time left")
     disk = commands.add_parser("disk", help="what lies in the results, how large it is, and what may be deleted")
-    disk.add_argument("--delete", action="store_true", help="delete what may be deleted")
+    disk.add_argument("--delete", action="store_true", help="delete what nothing needs")
+    disk.add_argument("--old", action="store_true", help="with --delete: trainings of earlier settings as well")
     for command in (status, disk):
         command.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: results")
     cancel = commands.add_parser("cancel", help="cancel the Slurm jobs that work in this folder")
@@ -31,13 +32,13 @@ def main() -> None:
 
 def _answer(args: argparse.Namespace) -> str:
     if args.command == "cancel":
-        return cancel_jobs(args.folder.resolve())
+        return cancel_jobs(args.folder)
     if not args.results.is_dir():
         raise PersonaError(f"{args.results}: no such folder; name the one that results_dir of the configuration names")
     if args.command == "status":
         return status_table(args.results)
     items = list_items(args.results)
-    return f"{storage_table(items)}\n{delete(items)}" if args.delete else storage_table(items)
+    return f"{storage_table(items)}\n{delete(items, args.old)}" if args.delete else storage_table(items)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -358,9 +358,12 @@ def set_aside_damaged(results: Path) -> list[Path]:
 
     This workflow leaves no such file, but a disk or a machine that fails may.
     """
-    cut_off = [path for path in sorted(results.rglob("*.parquet")) if not _is_whole(path)]
-    for path in cut_off:
-        path.rename(path.with_name(f"{path.name}.damaged"))
+    cut_off = []
+    for path in sorted(results.rglob("*.parquet")):
+        with suppress(FileNotFoundError):  # a run beside this one takes away what it no longer needs
+            if not _is_whole(path):
+                path.rename(path.with_name(f"{path.name}.damaged"))
+                cut_off.append(path)
     return cut_off
 
 

@@ -7,6 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+# The disk is full, or the user's quota.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 
 class PersonaError(Exception):
     """Something the user can mend: says what is wrong, where, and what to do."""
@@ -22,7 +25,7 @@ def run_command(main: Callable[[], None]) -> None:
     except Exception as error:
         traceback.print_exc()
         text = str(error) if isinstance(error, PersonaError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             text = f"no room left on the disk ({error}); make room and start again"
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -51,7 +51,7 @@ CONF
         for gpu in {0..7}; do mknod "$root/gpus/$name-$gpu" c 1 3 2> /dev/null || true; done
         echo "NodeName=$name Name=gpu File=$root/gpus/$name-[0-7]"
     done > "$root/etc/gres.conf"
-    echo "PartitionName=all Nodes=n1,n2 Default=YES State=UP" >> "$root/etc/slurm.conf"
+    echo "PartitionName=gpu Nodes=n1,n2 Default=YES State=UP" >> "$root/etc/slurm.conf"
     # Snakemake's job step removes SLURM_CONF from the environment, so the clients set it.
     for client in srun sbatch squeue scancel scontrol sinfo; do
         printf '#!/bin/sh\nSLURM_CONF=%s exec /usr/bin/%s "$@"\n' "$root/etc/slurm.conf" $client > "$root/bin/$client"

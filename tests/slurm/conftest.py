@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.conftest import command, snakemake
+from tests.workflow.conftest import command, snakemake, terminal
+
+__all__ = ["terminal"]
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
 # Look every second how jobs are; a training runs on CPU processes and takes eight pretended GPUs.
@@ -34,16 +36,17 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def config(small_config: dict[str, Any]) -> dict[str, Any]:
-    """Two stages of two epochs with a checkpoint after every step."""
+    """Two stages of two epochs with a checkpoint after every step; they differ in their learning rate alone."""
     config = copy.deepcopy(small_config)
     config["models"]["tiny_qwen3_moe"]["tiny"] |= {
         "corpus_sample": "two_per_user",
         "corpus_ablation": "profile_and_context",
     }
-    config["stages"] = {name: config["stages"][name] for name in ("quick", "history")}
+    quick = config["stages"]["quick"]
+    config["stages"] = {"quick": quick, "slow": quick | {"recipe": "slow"}}
     config["evaluation"] = {}
     recipe = config["recipes"]["tiny"] | {"max_epochs": 2, "checkpoint_every_steps": 1}
-    config["recipes"] = {"tiny": recipe}
+    config["recipes"] = {"tiny": recipe, "slow": recipe | {"learning_rate": 1.0e-4}}
     return config
 
 
@@ -70,14 +73,21 @@ def prepared(local: Path, tmp_path: Path) -> Path:
     return untrained_copy(local, tmp_path)
 
 
-def slurm_command(folder: Path, config: dict[str, Any], *arguments: str) -> list[str]:
-    return command(folder, config, "--workflow-profile", "slurm", *QUICK, *arguments)
+def slurm_command(folder: Path, config: dict[str, Any], *arguments: str, profile: str = "slurm") -> list[str]:
+    return command(folder, config, "--workflow-profile", profile, *QUICK, *arguments)
 
 
-def on_slurm(folder: Path, config: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+def on_slurm(
+    folder: Path, config: dict[str, Any], *arguments: str, profile: str = "slurm"
+) -> subprocess.CompletedProcess[str]:
     """Run the workflow to its end on the cluster."""
     return subprocess.run(
-        slurm_command(folder, config, *arguments), cwd=folder, capture_output=True, text=True, timeout=600, check=False
+        slurm_command(folder, config, *arguments, profile=profile),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
 
 

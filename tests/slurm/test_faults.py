@@ -18,7 +18,7 @@ import pytest
 
 from persona.training.logs import read_log
 from tests.slurm.conftest import clients, on_slurm, slurm_command, untrained_copy
-from tests.workflow.conftest import snakemake
+from tests.workflow.conftest import Terminal, snakemake
 
 RESULTS = Path("results") / "dmsc"
 TRAINED = Path("two_per_user") / "profile_and_context" / "tiny"
@@ -29,7 +29,7 @@ RUN = RESULTS / "runs" / TRAINED / "v1"
 def long_config(config: dict[str, Any]) -> dict[str, Any]:
     """A training that can be caught within."""
     config = copy.deepcopy(config)
-    changed = {"max_epochs": 150, "early_stopping_patience": 150, "lr_scheduler_type": "constant_with_warmup"}
+    changed = {"max_epochs": 120, "early_stopping_patience": 120, "lr_scheduler_type": "constant_with_warmup"}
     config["recipes"]["tiny"] |= changed
     return config
 
@@ -49,18 +49,6 @@ def wait_until(happened: Callable[[], bool], seconds: float = 90.0) -> None:
 def steps_done(folder: Path) -> int:
     log = folder / RUN / "train_log.jsonl"
     return log.read_text().count('"step", ') if log.exists() else 0
-
-
-def start(folder: Path, config: dict[str, Any], *arguments: str) -> psutil.Popen:
-    """Start the workflow on the cluster, as in a terminal of its own."""
-    with (folder / "output").open("a") as output:
-        return psutil.Popen(
-            slurm_command(folder, config, "train_quick", *arguments),
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
 
 
 def jobs_of(folder: Path) -> list[str]:
@@ -93,10 +81,14 @@ def wait_for_steps(folder: Path, more: int) -> None:
 
 
 def test_a_training_survives_all_that_happens_to_its_job(
-    local: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory, long_config: dict[str, Any]
+    local: Path,
+    prepared: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    long_config: dict[str, Any],
+    terminal: Terminal,
 ) -> None:
     folder = prepared
-    process = start(folder, long_config)
+    process = terminal(slurm_command(folder, long_config, "train_quick"), folder)
     wait_for_steps(folder, 10)
     assert "running" in persona(folder, "status")
 
@@ -122,7 +114,7 @@ def test_a_training_survives_all_that_happens_to_its_job(
     assert "Directory cannot be locked" in refused.stderr
     assert snakemake(folder, long_config, "--unlock").returncode == 0
 
-    process = start(folder, long_config)
+    process = terminal(slurm_command(folder, long_config, "train_quick"), folder)
     wait_for_steps(folder, 10)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C: its job is cancelled
     assert process.wait(timeout=60) != 0
@@ -138,12 +130,13 @@ def test_a_training_survives_all_that_happens_to_its_job(
     assert losses(folder) == losses(whole)
 
 
-def test_a_time_limit_is_not_lost_time(prepared: Path, long_config: dict[str, Any]) -> None:
+def test_a_time_limit_is_not_lost_time(prepared: Path, long_config: dict[str, Any], terminal: Terminal) -> None:
     """A minute is the shortest limit; the training is told to stop after 48 seconds, and goes on in another job."""
     recipe = long_config["recipes"]["tiny"]
     # Only the signal saves.
     recipe |= {"max_epochs": 2000, "early_stopping_patience": 2000, "checkpoint_every_steps": None}
-    process = start(prepared, long_config, "--set-resources", "train:runtime=1")
+    command = slurm_command(prepared, long_config, "train_quick", "--set-resources", "train:runtime=1")
+    process = terminal(command, prepared)
     wait_until(lambda: "Trying to restart job" in (prepared / "output").read_text(), 120)
     log = prepared / RUN / "training_logs" / "detailed_training_log.txt"
     [saved] = map(int, re.findall(r"told to stop \(SIGTERM\): saved after step (\d+);", log.read_text()))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 import yaml
 
@@ -56,6 +59,33 @@ def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subproce
         timeout=600,
         check=False,
     )
+
+
+Terminal = Callable[[list[str], Path], psutil.Popen]
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """Starts a command as in a terminal of its own, where Ctrl-C reaches all of its processes; ends them with the test.
+
+    What it prints goes to the file `output` of the folder that it runs in.
+    """
+    started: list[psutil.Popen] = []
+
+    def start(command: list[str], folder: Path) -> psutil.Popen:
+        with (folder / "output").open("a") as output:
+            # Tests that were started in the background ignore Ctrl-C, and so would what they start.
+            process = psutil.Popen(
+                command, cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def recipes_to_run(*rules):
 
 def missing_hardware():
     """Why this machine cannot run the jobs, or None. Of a cluster's hardware its scheduler knows."""
-    if not workflow.local_exec:
+    if workflow.touch or not workflow.local_exec:
         return None
     for name, recipe in recipes_to_run("train").items():
         if recipe.nodes > 1:
@@ -39,7 +39,8 @@ def missing_hardware():
         return None
     import torch
 
-    found, limit = torch.cuda.device_count(), workflow.global_resources.get("gpu").value
+    found = torch.cuda.device_count()
+    limit = getattr(workflow.global_resources.get("gpu"), "value", None)
     for name, recipe in recipes.items():
         if recipe.gpus > found:
             return (

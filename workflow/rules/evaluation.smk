@@ -82,7 +82,8 @@ rule evaluate:
     threads: lambda wildcards: recipe_of(wildcards).processes_per_node
     resources:
         mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
-        runtime=12 * 60,
+        runtime=lambda wildcards, attempt: attempt * 12 * 60,
+        nodes=1,
         gpu=lambda wildcards: recipe_of(wildcards).gpus,
         tasks_per_gpu=0,
     params:
@@ -94,7 +95,8 @@ rule evaluate:
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
-        'bash "$SCRIPTS/launch.sh" 1 {params.processes} "$SCRIPTS/evaluate.py"'
+        "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
+        ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/evaluate.py"'
         " --model {params.model:q} --gpus {params.gpus} --targets {input.targets:q}"
         " --val-tokens {input.val:q} --test-tokens {input.test:q} --empty-tokens {input.empty:q}"
         " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
@@ -120,7 +122,8 @@ use rule evaluate as evaluate_untrained with:
     threads: lambda wildcards: largest_recipe(wildcards).processes_per_node
     resources:
         mem_mb=lambda wildcards: host_memory(largest_recipe(wildcards)),
-        runtime=12 * 60,
+        runtime=lambda wildcards, attempt: attempt * 12 * 60,
+        nodes=1,
         gpu=lambda wildcards: largest_recipe(wildcards).gpus,
         tasks_per_gpu=0,
     params:

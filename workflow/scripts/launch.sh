@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a Python script in so many processes on each of so many nodes: launch.sh NODES PROCESSES SCRIPT ARGUMENTS...
+# Train in so many processes on each of so many nodes: launch.sh NODES PROCESSES SCRIPT ARGUMENTS...
 # One node is this machine. Several are those of the Slurm job that this runs in, and share its file system.
 # In a Slurm job the processes are told to stop (SIGTERM) before the job's time is up, and have time to save.
 set -euo pipefail
@@ -10,10 +10,9 @@ export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
 # The state of a training that is told to stop must be written before its processes are killed.
 torchrun=(torchrun --shutdown-timeout 600 --nproc-per-node "$processes")
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
-    end=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
-    # A job without a limit has no such time.
-    if limit=$(date --date "$end" +%s 2> /dev/null); then
-        left=$((limit - $(date +%s)))
+    # Nothing where squeue does not answer, and no time where the job has no limit: then Slurm's own end is the end.
+    end=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e 2> /dev/null) || end=
+    if [[ $end == *T* ]] && left=$(($(date --date "$end" +%s) - $(date +%s))) && ((left > 0)); then
         reserve=$((left / 5 < 600 ? left / 5 : 600))
         torchrun=(timeout --foreground --signal TERM $((left - reserve)) "${torchrun[@]}")
     fi
@@ -28,6 +27,8 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     exit 1
 fi
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
-exec srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 --kill-on-bad-exit=1 \
+# A step would get one core a task, since what the job asked for does not reach srun here.
+exec srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 --cpus-per-task "$processes" --cpu-bind=none \
+    --kill-on-bad-exit=1 \
     "${torchrun[@]}" --nnodes "$nodes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" \
     --rdzv-endpoint "$(hostname):$port" "$@"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from persona.training.logs import JSON_LOG
 
-QUIET_SECONDS = 600
+QUIET_SECONDS = 7200
 VERSION = re.compile(r"v(\d+)(-[0-9a-f]{12})?")
 
 
@@ -44,11 +44,9 @@ class Run:
         return (self.path / "finished.json").exists()
 
     @property
-    def in_use(self) -> bool:
-        """Whether a process trains here; across machines, whose locks may not be seen, whether it wrote lately."""
+    def locked(self) -> bool:
+        """Whether a process trains here, as far as this machine sees the locks of others."""
         lock = self.path / "lock"
-        if not self.finished and self.seconds_silent() < QUIET_SECONDS:
-            return True
         if not lock.exists():
             return False
         with lock.open("r") as file:
@@ -57,6 +55,17 @@ class Run:
             except OSError:
                 return True
         return False
+
+    @property
+    def may_be_training(self) -> bool:
+        """Whether to keep away: it is locked, or not finished and something in it was written in the last two hours.
+
+        Between two lines of its log a large model may load, be validated, exported and saved.
+        """
+        if self.locked:
+            return True
+        times = [file.stat().st_mtime for file in self.path.rglob("*") if file.exists()]
+        return not self.finished and time.time() - max(times, default=0.0) < QUIET_SECONDS
 
     def seconds_silent(self) -> float:
         """Since the last line of its log."""

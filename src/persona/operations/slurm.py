@@ -14,16 +14,17 @@ PATIENCE = 120.0
 
 
 def cancel_jobs(folder: Path) -> str:
-    """Cancel all Slurm jobs of this user that run in `folder`, and wait until they have ended.
+    """Cancel the Slurm jobs that Snakemake submitted for this user in `folder`, and wait until they have ended.
 
     Raises:
         PersonaError: there is no Slurm here, or a job does not end.
     """
+    folder = folder.resolve()
     if shutil.which("squeue") is None:
         raise PersonaError("squeue is not on PATH; run this where you submit jobs")
     jobs = jobs_in(folder)
     if not jobs:
-        return f"no Slurm job of yours works in {folder}"
+        return f"none of your Slurm jobs was submitted by Snakemake in {folder}"
     _call("scancel", *jobs)
     deadline = time.monotonic() + PATIENCE
     while left := jobs_in(folder):
@@ -34,10 +35,11 @@ def cancel_jobs(folder: Path) -> str:
 
 
 def jobs_in(folder: Path) -> list[str]:
-    """Ids of this user's jobs, waiting, running or ending, whose working directory is `folder`."""
-    listed = _call("squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i %Z")
-    pairs = [line.split(" ", 1) for line in listed.splitlines()]
-    return [job for job, place in pairs if Path(place).resolve() == folder.resolve()]
+    """Ids of this user's jobs that Snakemake submitted in `folder`, waiting, running or ending."""
+    listed = _call("squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i\t%k\t%Z")
+    jobs = [line.split("\t") for line in listed.splitlines()]
+    # Snakemake names the rule in the comment; others may work in this folder too.
+    return [job for job, comment, place in jobs if comment.startswith("rule_") and Path(place).resolve() == folder]
 
 
 def _call(*command: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from persona.training.logs import JSON_LOG, clock
 
 TAIL = 65_536
 RECENT = 50
-COLUMNS = ["training", "state", "epoch", "step", "loss", "val loss", "best", "s/step", "left at most", "saved at"]
+FRESH_SECONDS = 600
+COLUMNS = ["training", "state", "epoch", "step", "loss", "best val loss", "s/step", "left at most", "saved at"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Progress:
     step: int
     total_steps: int | None
     loss: float | None
-    val_loss: float | None
+    best_val_loss: float | None
     best_epoch: int | None
     seconds_a_step: float | None
     saved_step: int
@@ -42,13 +44,11 @@ class Progress:
 
 def progress(run: Run) -> Progress:
     """Read where a training stands from the end of its log."""
-    records = _last_records(run.path / JSON_LOG)
-    steps = [record for record in records if record["type"] == "step"]
-    validations = [record for record in records if record["type"] == "val"]
-    best = [record["epoch"] for record in validations if record["is_best"]]
+    steps = [record for record in _last_records(run.path / JSON_LOG) if record["type"] == "step"]
     last: dict[str, Any] = steps[-1] if steps else {}
     latest = run.path / "latest.json"
-    saved = json.loads(latest.read_text(encoding="utf-8"))["state"]["global_step"] if latest.exists() else 0
+    saved = json.loads(latest.read_text(encoding="utf-8"))["state"] if latest.exists() else {}
+    validated = saved.get("best_epoch", -1) > 0
     return Progress(
         run=run,
         state=_state(run),
@@ -56,22 +56,26 @@ def progress(run: Run) -> Progress:
         step=last.get("step", 0),
         total_steps=last.get("total_steps"),
         loss=last.get("loss"),
-        val_loss=validations[-1]["val_loss"] if validations else None,
-        best_epoch=best[-1] if best else None,
+        best_val_loss=saved["best_val_loss"] if validated else None,
+        best_epoch=saved["best_epoch"] if validated else None,
         seconds_a_step=statistics.median(r["seconds"] for r in steps[-RECENT:]) if steps else None,
-        saved_step=saved,
+        saved_step=saved.get("global_step", 0),
     )
 
 
 def _last_records(log: Path) -> list[dict[str, Any]]:
-    """The records in the last bytes of a log, but for a line that is just being written."""
+    """The records in the last bytes of a log, but for lines that are not whole."""
     if not log.exists():
         return []
     with log.open("rb") as file:
         start = max(0, os.fstat(file.fileno()).st_size - TAIL)
         file.seek(start)
         lines = file.read().split(b"\n")
-    return [json.loads(line) for line in lines[1 if start else 0 : -1]]
+    records = []
+    for line in lines[1 if start else 0 : -1]:
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return records
 
 
 def _state(run: Run) -> str:
@@ -79,8 +83,9 @@ def _state(run: Run) -> str:
         return "finished"
     silent = run.seconds_silent()
     if silent == float("inf"):
-        return "starting" if run.in_use else "not begun"
-    return f"running, {silent:.0f} s ago" if run.in_use else f"silent for {clock(silent)}"
+        return "starting" if run.may_be_training else "not begun"
+    runs = run.locked or silent < FRESH_SECONDS
+    return f"running, {silent:.0f} s ago" if runs else f"silent for {clock(silent)}"
 
 
 def status_table(results: Path) -> str:
@@ -100,8 +105,7 @@ def _row(p: Progress) -> list[str]:
         str(p.epoch or ""),
         f"{p.step}{total}",
         "" if p.loss is None else f"{p.loss:.4f}",
-        "" if p.val_loss is None else f"{p.val_loss:.4f}",
-        "" if p.best_epoch is None else f"epoch {p.best_epoch}",
+        "" if p.best_val_loss is None else f"{p.best_val_loss:.4f} (epoch {p.best_epoch})",
         "" if p.seconds_a_step is None else f"{p.seconds_a_step:.2f}",
         "" if left is None else clock(left),
         f"step {p.saved_step}" if p.saved_step else "",

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import nn
 
 from persona import artefacts
-from persona.errors import PersonaError
+from persona.errors import NO_ROOM, PersonaError
 
 FULL = 1 << 20  # bytes
 
@@ -186,14 +186,16 @@ def require_room(folder: Path, needed: int) -> None:
 
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn an error of a write into one that says so where the disk of `folder` is full."""
+    """Turn an error of a write into one that says so where the disk of `folder`, or a quota, is full."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if shutil.disk_usage(folder).free > FULL:
+        # Of its writer torch tells no more than that it failed.
+        failed_to_write = getattr(error, "errno", None) in NO_ROOM or "PytorchStreamWriter" in str(error)
+        if not failed_to_write and shutil.disk_usage(folder).free > FULL:
             raise
         raise PersonaError(
-            f"{folder}: the disk became full; make room and start again: the last checkpoint is whole"
+            f"{folder}: the disk or the quota became full; make room and start again: the last checkpoint is whole"
         ) from error
 
 

@@ -21,9 +21,11 @@ Record = Mapping[str, Any]
 class TrainingLog:
     """Writes the logs of one training into its run folder. Only rank 0 has one."""
 
-    def __init__(self, folder: Path, total_steps: int, steps_done: int, factors: Mapping[str, str], run: str) -> None:
+    def __init__(
+        self, folder: Path, total_steps: int, steps_done: int, epochs_done: int, factors: Mapping[str, str], run: str
+    ) -> None:
         (folder / TEXT_LOG).parent.mkdir(parents=True, exist_ok=True)
-        _drop_records_after(folder / JSON_LOG, steps_done)
+        _drop_records_after(folder / JSON_LOG, steps_done, epochs_done)
         self._json = (folder / JSON_LOG).open("a", encoding="utf-8")
         self._text = (folder / TEXT_LOG).open("a", encoding="utf-8")
         self._total = total_steps
@@ -78,13 +80,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _drop_records_after(path: Path, step: int) -> None:
-    """Take out the steps that a killed training did after its last checkpoint: they come again."""
+def _drop_records_after(path: Path, step: int, epoch: int) -> None:
+    """Take out what a killed training did after its last checkpoint: it comes again."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    artefacts.write_text("".join(kept), path)
+    artefacts.write_text("".join(line for line in lines if line.endswith("\n") and _is_done(line, step, epoch)), path)
+
+
+def _is_done(line: str, step: int, epoch: int) -> bool:
+    """Whether a record is of a step up to `step`, or of a validation up to `epoch`."""
+    record = json.loads(line)
+    return bool(record["epoch"] <= epoch if record["type"] == "val" else record["step"] <= step)
 
 
 def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:

@@ -61,14 +61,13 @@ class Training:
         Raises:
             PersonaError: told to stop before; the state is saved.
         """
+        self.stop.listen()
         while not self._at_the_end(state):
             self._run_epoch(state)
             self._validate(state)
             state.epoch += 1
             state.step_in_epoch = 0
             self.folder.save(self.engine, state)
-            if not self._at_the_end(state) and self.stop.agreed(self.engine.device):
-                self._end_early(state)
         return state
 
     def _at_the_end(self, state: LoopState) -> bool:
@@ -89,6 +88,7 @@ class Training:
             started = time.perf_counter()
             with explained(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
                 record = self._step(targets, state.global_step)
+                stop = self.stop.agreed(self.engine.device)
             state.step_in_epoch += 1
             state.global_step += 1
             state.tokens += record["tokens"]
@@ -96,11 +96,9 @@ class Training:
             state.seconds += record["seconds"]
             if self.log is not None:
                 self.log.step({"epoch": state.epoch + 1, "step": state.global_step, **record})
-            if state.step_in_epoch == len(steps):
-                return
             every = self.schedule.checkpoint_every_steps
-            stop = self.stop.agreed(self.engine.device)
-            if stop or (every and state.global_step % every == 0):
+            due = every and state.global_step % every == 0 and state.step_in_epoch < len(steps)
+            if stop or due:
                 self.folder.save(self.engine, state)
             if stop:
                 self._end_early(state)

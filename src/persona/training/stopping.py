@@ -13,10 +13,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Notes a signal instead of ending by it."""
+    """Notes a signal instead of ending by it, once it listens."""
 
     def __init__(self) -> None:
         self.name = ""
+
+    def listen(self) -> None:
+        """From now on; before there is nothing to save."""
         for number in SIGNALS:
             signal.signal(number, self._note)
 

@@ -84,7 +84,7 @@ def _train(
     state = folder.load(engine)
     log = None
     if dist.get_rank() == 0:
-        log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, factors, run)
+        log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, state.epoch, factors, run)
         log.message(_greeting(tables[0], tables[1], schedule, state))
     training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log, stop)
     state = training.run(state)
