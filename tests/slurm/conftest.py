@@ -18,7 +18,7 @@ from tests.workflow.conftest import command, snakemake, terminal
 __all__ = ["terminal"]
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
-# Look every second how jobs are; a training runs on CPU processes and takes eight pretended GPUs.
+# Look every second how jobs are.
 QUICK = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
 
 

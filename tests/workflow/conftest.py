@@ -77,7 +77,7 @@ def terminal() -> Iterator[Terminal]:
             # Tests that were started in the background ignore Ctrl-C, and so would what they start.
             process = psutil.Popen(
                 command, cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
         started.append(process)
         return process

@@ -149,7 +149,7 @@ class Finished:
 
 def finish(rows: Path, data_format: str, interactions: Path, users: Path) -> Finished:
     """Give stored rows their ids, set repeats aside, bring them in order, and write interactions and users."""
-    titles, repeated = [artefacts.empty(artefacts.TITLES)], [artefacts.empty(artefacts.REJECTS)]
+    titles, repeated = artefacts.empty(artefacts.TITLES), [artefacts.empty(artefacts.REJECTS)]
     with (
         artefacts.table_writer(interactions, artefacts.INTERACTIONS) as interactions_writer,
         artefacts.table_writer(users, artefacts.USERS) as users_writer,
@@ -159,9 +159,9 @@ def finish(rows: Path, data_format: str, interactions: Path, users: Path) -> Fin
             ordered = in_order(kept)
             interactions_writer.write(ordered)
             users_writer.write(ordered.filter(pl.col("position") == 0))
-            titles = [sum_titles([*titles, count_titles(ordered)])]
+            titles = sum_titles([titles, count_titles(ordered)])
             repeated.append(repeats)
-    return Finished(sum_titles(titles), pl.concat(repeated))
+    return Finished(titles, pl.concat(repeated))
 
 
 def conclude(

@@ -18,6 +18,7 @@ GZIP, ZIP, ZSTD = b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"
 SUFFIXES = ("", ".gz", ".zst", ".zip")
 BLOCK = 16 << 20
 BOM = b"\xef\xbb\xbf"
+# zipfile raises RuntimeError for an encrypted member and NotImplementedError for a compression it does not know.
 DAMAGED = (EOFError, OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, pa.ArrowException)
 
 
