@@ -92,6 +92,7 @@ class LanguageModel(Model):
     path: str | None = None
     tiny: Tiny | None = None
     max_length: Count
+    history_window: Literal["anchored", "recent"] = "anchored"
 
 
 class Lora(Model):
@@ -111,6 +112,8 @@ class Recipe(Model):
     batch_size: Count = 1
     gradient_accumulation_steps: Count = 8
     max_tokens_per_gpu: Count = 8192
+    batch_by: Literal["user", "sample"] = "user"
+    prefix_sharing: bool = True
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -125,6 +128,11 @@ class Recipe(Model):
     keep_training_state: bool = False
     seed: Seed = 42
     version: Count = 1
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Where it is exact: adapters with dropout drop other values in each sample."""
+        return self.prefix_sharing and not (self.lora and self.lora.dropout)
 
     @property
     def processes_per_node(self) -> int:
@@ -356,6 +364,11 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> l
         problems.append(
             f"recipes.{name}.max_tokens_per_gpu: got {recipe.max_tokens_per_gpu}, allowed is at least the model's "
             f"max_length, {config.models[recipe.model].max_length}"
+        )
+    if recipe.prefix_sharing != recipe.shares_prefixes and "prefix_sharing" in recipe.model_fields_set:
+        problems.append(
+            f"recipes.{name}.prefix_sharing: got true, but samples that share tokens would share what "
+            "lora.dropout drops; allowed is false, or lora.dropout: 0"
         )
     return problems
 

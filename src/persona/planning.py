@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from persona.modeling.loss import CHUNK
-from persona.modeling.packing import TokenTable, plan_rows
-from persona.training.engine import Lora, Optimization
+from persona.modeling.packing import RowPlan, TokenTable, plan_rows
+from persona.training.engine import Lora, Optimization, sharing_explained
 from persona.training.loop import Schedule, step_targets
 
 GIB = 2**30
-COUNTED_STEPS = 1000  # micro-steps are counted on so many steps of the first epoch
+COUNTED_STEPS = 1000  # micro-steps and computed tokens are counted on so many steps of the first epoch
 
 
 @dataclass(frozen=True)
@@ -150,17 +150,38 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
     )
 
 
-def flops(size: ModelSize, lengths: np.ndarray, completion_tokens: int, recompute: bool) -> float:
-    """Floating point operations of forward and backward of packed targets.
+@dataclass(frozen=True)
+class Work:
+    """What some rows compute: `lengths[i]` tokens of sample i, `shared[i]` of which another sample computes."""
+
+    lengths: np.ndarray
+    shared: np.ndarray
+    completion_tokens: int
+
+    @classmethod
+    def of(cls, table: TokenTable, rows: list[RowPlan]) -> Work:
+        members = np.array([sample for row in rows for sample in row.members])
+        shared = np.array([n for row in rows for n in row.shared])
+        return cls(table.computed_lengths[members], shared, int(table.completion_lengths[members].sum()))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model."""
+        return int(self.lengths.sum() - self.shared.sum())
+
+
+def flops(size: ModelSize, work: Work, recompute: bool) -> float:
+    """Floating point operations of forward and backward.
 
     2 a multiply-add, once forward, twice backward, once more if recomputed; attention of a document of n tokens is
     n^2 / 2 scores of `attention_width` multiply-adds, twice (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, app. B).
     The head sees completion tokens alone; its chunks are always recomputed.
     """
     passes = 4 if recompute else 3
-    body = 2.0 * size.active_parameters * float(lengths.sum())
-    attention = 2.0 * size.layers * size.attention_width * float((lengths.astype(np.float64) ** 2).sum())
-    return passes * (body + attention) + 4 * 2.0 * size.head_parameters * completion_tokens
+    body = 2.0 * size.active_parameters * work.tokens
+    squares = float((work.lengths.astype(np.float64) ** 2 - work.shared.astype(np.float64) ** 2).sum())
+    attention = 2.0 * size.layers * size.attention_width * squares
+    return passes * (body + attention) + 4 * 2.0 * size.head_parameters * work.completion_tokens
 
 
 def step_seconds(
@@ -195,23 +216,23 @@ def plan_stage(
     size = model_size(model, optimization.lora)
     launch = Launch.from_deepspeed(deepspeed, processes, bytes_per_weight)
     recompute = optimization.gradient_checkpointing
-    steps = step_targets(len(table), schedule, epoch=0)
+    steps = step_targets(table.users, schedule, epoch=0)
     counted = steps[:COUNTED_STEPS]
-    rows = [len(plan_rows(table.lengths[step], processes, schedule.max_tokens_per_gpu)[0]) for step in counted]
-    micro_steps = float(np.mean(rows))
-    epoch_flops = flops(size, table.lengths, int(table.completion_lengths.sum()), recompute)
-    compute, traffic = step_seconds(size, launch, hardware, epoch_flops / len(steps), micro_steps)
-    val_rows = len(plan_rows(val.lengths, processes, schedule.max_tokens_per_gpu)[0])
+    work, rows = _work(table, counted, schedule, processes)
+    micro_steps = rows / len(counted)
+    compute, traffic = step_seconds(size, launch, hardware, flops(size, work, recompute) / len(counted), micro_steps)
+    val_work, val_rows = _work(val, [np.arange(len(val))], schedule, processes)
     # Validation is the forward pass alone, and one gathering of the weights.
-    val_flops = flops(size, val.lengths, int(val.completion_lengths.sum()), False) / 3
-    val_seconds = max(step_seconds(size, launch, hardware, val_flops, val_rows))
+    val_seconds = max(step_seconds(size, launch, hardware, flops(size, val_work, False) / 3, val_rows))
     epoch_hours = (max(compute, traffic) * len(steps) + val_seconds) / 3600
     needed = memory(size, launch, schedule.max_tokens_per_gpu, recompute)
     checkpoint = size.trained_parameters * (12 + bytes_per_weight)
     export = size.trained_parameters * bytes_per_weight
     return {
         "samples": len(table),
+        "prefix_sharing": sharing_explained(schedule.prefix_sharing, optimization.lora),
         "tokens_per_epoch": int(table.lengths.sum()),
+        "computed_tokens_per_epoch": round(work.tokens / len(counted) * len(steps)),
         "loss_tokens_per_epoch": int(table.completion_lengths.sum()),
         "steps_per_epoch": len(steps),
         "micro_steps_per_step": micro_steps,
@@ -230,6 +251,15 @@ def plan_stage(
         # The old ones go when the new ones are whole, so two of each are there for a moment.
         "disk_gb": 2 * (checkpoint + export) / 1e9,
     }
+
+
+def _work(table: TokenTable, steps: list[np.ndarray], schedule: Schedule, processes: int) -> tuple[Work, int]:
+    """What some steps compute, and the sum of their micro-steps."""
+    planned = [
+        plan_rows(table, step, processes, schedule.max_tokens_per_gpu, schedule.prefix_sharing) for step in steps
+    ]
+    rows = [row for ranks in planned for of_rank in ranks for row in of_rank]
+    return Work.of(table, rows), sum(len(ranks[0]) for ranks in planned)
 
 
 def nearest_that_fits(
@@ -259,8 +289,8 @@ def nearest_that_fits(
 
 def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
     """The plan as Markdown, and readable on a terminal."""
-    header = ["stage", "samples", "tokens/epoch", "steps/epoch", "micro-steps/step", "s/step", "h/epoch", "at most",
-              "GPU-h/epoch", "GiB/process", "disk GB"]  # fmt: skip
+    header = ["stage", "samples", "tokens/epoch", "computed", "steps/epoch", "micro-steps/step", "s/step", "h/epoch",
+              "at most", "GPU-h/epoch", "GiB/process", "disk GB"]  # fmt: skip
     rows = [header]
     for name, plan in stages.items():
         most = plan["hours_per_epoch"] * plan["max_epochs"]
@@ -269,6 +299,7 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
                 name,
                 f"{plan['samples']:,}",
                 f"{plan['tokens_per_epoch']:,}",
+                f"{plan['computed_tokens_per_epoch']:,}",
                 f"{plan['steps_per_epoch']:,}",
                 f"{plan['micro_steps_per_step']:.2f}",
                 f"{plan['seconds_per_step']:.2f}",
@@ -289,12 +320,16 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
         for name, plan in stages.items()
         if not plan["fits"]
     ]
-    return "\n".join([*lines, "", *warnings, _assumptions(hardware)]) + "\n"
+    sharing = {plan["prefix_sharing"] for plan in stages.values()}
+    notes = (
+        [f"{name}: {plan['prefix_sharing']}" for name, plan in stages.items()] if len(sharing) > 1 else list(sharing)
+    )
+    return "\n".join([*lines, "", *notes, *warnings, _assumptions(hardware)]) + "\n"
 
 
 def _assumptions(hardware: Hardware) -> str:
     return (
-        "Counted: samples, tokens, steps, micro-steps. Assumed, not measured: "
+        "Counted: samples, tokens, those of them that are computed, steps, micro-steps. Assumed, not measured: "
         f"{hardware.peak_tflops:g} TFLOP/s a process used to {hardware.utilisation:.0%}, "
         f"{hardware.interconnect_gb_s:g} GB/s between processes, {hardware.micro_step_overhead_s:g} s overhead a "
         "micro-step, compute and traffic overlapping. Early stopping may end a training before `at most`."

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from persona import artefacts
 from persona.errors import PersonaError
 
 Ints = npt.NDArray[Any]
+Window = Literal["anchored", "recent"]
+WINDOWS: tuple[Window, ...] = get_args(Window)
 
 _PROMPT, _COMPLETION = "\x02prompt\x03", "\x02completion\x03"
 # Until the last letter or digit, unless a mark follows, which may become one character with it.
@@ -153,7 +155,7 @@ class _Pool:
 
 
 def tokenize_file(
-    prompts: Path, tokenizer: Any, max_length: int, bucket: tuple[int, int] = (1, 1)
+    prompts: Path, tokenizer: Any, max_length: int, bucket: tuple[int, int] = (1, 1), window: Window = "anchored"
 ) -> Iterator[pl.DataFrame]:
     """`tokenize` for prompts of any number, some users at a time; each time some targets are checked.
 
@@ -163,15 +165,18 @@ def tokenize_file(
     n = max(1, math.ceil(artefacts.count_rows(prompts) / CHUNK / bucket[1]))
     for some in artefacts.user_ranges(n, bucket):
         table = artefacts.read_table(prompts, artefacts.PROMPTS, users=some)
-        tokens = tokenize(table, tokenizer, max_length)
+        tokens = tokenize(table, tokenizer, max_length, window)
         check_assembly(table, tokens, tokenizer, max(CHECKED_OF_A_CHUNK, CHECKED_SAMPLES // n))
         yield tokens
 
 
-def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataFrame:
+def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int, window: Window = "anchored") -> pl.DataFrame:
     """Tokenize every prompt with its completion; drop the oldest history entries of those that do not fit.
 
     Where all history is not enough, the oldest turns of the context are dropped as well.
+
+    Args:
+        window: which entries stay; see `_stays`.
 
     Returns:
         The columns of `artefacts.TOKENS`. `input_ids` is prompt, completion and end token; the first
@@ -183,13 +188,15 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> pl.DataF
     rest = prompts.sort("user_id", "interaction_id").with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
     tables: list[pl.DataFrame] = []
     while rest.height or not tables:
-        tokens, too_long = _tokenize(rest, tokenizer, max_length)
+        tokens, too_long = _tokenize(rest, tokenizer, max_length, window)
         tables.append(tokens)
         rest = _without_oldest_turn(too_long, max_length)
     return tables[0] if len(tables) == 1 else pl.concat(tables).sort("user_id", "interaction_id")
 
 
-def _tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _tokenize(
+    prompts: pl.DataFrame, tokenizer: Any, max_length: int, window: Window
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tokens of those that fit, with less history if need be, and the others, with their `n_tokens` without any."""
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
@@ -198,7 +205,8 @@ def _tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int) -> tuple[p
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
     fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
     too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > max_length))
-    stays = _fits(pool.lengths[pieces.entries].sum(1), pieces.counts, max_length - fixed - lengths["heading"])
+    room = max_length - fixed - lengths["heading"]
+    stays = _stays(pool.lengths[pieces.entries].sum(1), pieces.counts, room, max_length, window)
     kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[stays], minlength=prompts.height)
     n = len(pieces.texts)
     # Without an entry there is no heading either; the text of number 0 is empty.
@@ -274,13 +282,39 @@ def _pieces(prompts: pl.DataFrame) -> _Pieces:
     )
 
 
-def _fits(lengths: Ints, counts: Ints, room: Ints) -> npt.NDArray[np.bool_]:
-    """Which of the entries stay: of each row the last ones, as many as there is room for."""
+def _stays(lengths: Ints, counts: Ints, room: Ints, max_length: int, window: Window) -> npt.NDArray[np.bool_]:
+    """Which of the history entries stay: of each prompt the last ones.
+
+    `recent`: as many as there is room for. Then the oldest that stays is another for nearly every target of a user,
+    and so is every token after it. `anchored`: from the first of them that begins a block. A block is half of
+    `max_length`, or half of that and so on until it is at most two thirds of the room, and counted from the user's
+    first entry. So the oldest that stays is the same for all targets within a block, and what is given up is less
+    than one. It depends on nothing but the prompt, whatever targets are trained together.
+
+    Args:
+        lengths: tokens of each entry, one prompt after the other.
+        counts: entries of each prompt.
+        room: tokens that each prompt has for them.
+    """
     until = np.cumsum(lengths)
     ends = np.concatenate([[0], until])[np.cumsum(counts)]
-    # Tokens of an entry and of those after it.
-    from_here_on = np.repeat(ends, counts) - (until - lengths)
-    return np.asarray(from_here_on <= np.repeat(room, counts))
+    begins = until - lengths
+    fits = np.repeat(ends, counts) - begins <= np.repeat(room, counts)
+    if window == "recent":
+        return np.asarray(fits)
+    first = np.cumsum(counts) - counts
+    first_begins = np.concatenate([begins, [0]])[first]
+    halvings = np.ceil(np.log2(1.5 * max_length / np.maximum(room, 1))).astype(np.int64)
+    block = np.maximum(max_length >> np.maximum(halvings, 1), 1)
+    number = (begins - np.repeat(first_begins, counts)) // np.repeat(block, counts)
+    begins_block = np.append(True, number[1:] != number[:-1])[: len(number)]
+    begins_block[first[counts > 0]] = True
+    started = np.cumsum(fits & begins_block)
+    before = np.concatenate([[0], started])
+    anchored = started > np.repeat(before[first], counts)
+    # Where no block begins among those that fit, as many of them as there are.
+    has_anchor = before[np.cumsum(counts)] > before[first]
+    return np.asarray(np.where(np.repeat(has_anchor, counts), anchored, fits))
 
 
 def _without_oldest_turn(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:

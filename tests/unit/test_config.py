@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from persona.config import Config, load_config
+from persona.config import Config, Recipe, load_config
 from persona.errors import PersonaError
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,14 @@ def test_the_conda_environment_has_the_pins_of_the_project() -> None:
 def test_the_schema_for_editors_is_that_of_the_configuration() -> None:
     schema = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text(encoding="utf-8"))
     assert schema == Config.model_json_schema(), "renew it with `make schema`"
+
+
+def test_prefixes_are_shared_by_default_where_that_is_exact() -> None:
+    recipe = {"model": "m", "deepspeed": "d", "gpus": 8}
+    assert Recipe.model_validate(recipe).shares_prefixes
+    for dropout, shares in ((0.05, False), (0.0, True)):
+        lora = {"target_modules": ["q_proj"], "dropout": dropout}
+        assert Recipe.model_validate(recipe | {"lora": lora}).shares_prefixes is shares
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config").glob("*.yaml")))
@@ -43,6 +51,17 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ),
         ("stages.quick.sample", "two_per_usr", r"stages\.quick\.sample: got 'two_per_usr' \(did you mean two_per_user"),
         ("stages.quick.ablation", "nothing", r"stages\.quick\.ablation: got 'nothing'.*allowed are none, profile"),
+        (
+            "recipes.tiny",
+            {
+                "model": "tiny_qwen3_moe",
+                "deepspeed": "zero3_cpu",
+                "cpu_processes": 1,
+                "lora": {"target_modules": ["q_proj"]},
+                "prefix_sharing": True,
+            },
+            r"recipes\.tiny\.prefix_sharing: got true.*what lora\.dropout drops; allowed is false, or lora\.dropout: 0",
+        ),
         (
             "recipes.tiny.lora",
             {"target_modules": ["q_proj"], "rank": 8},

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from persona.modeling import loss
-from persona.modeling.attention import BY_DOCUMENT
+from persona.modeling.attention import BY_PREFIX
 from persona.modeling.loss import CHUNK, CompletionLoss, chunked_nll
 from persona.modeling.packing import TokenTable, fill_rows, pack_row, plan_rows
 
@@ -29,8 +29,9 @@ def table() -> TokenTable:
             {
                 "input_ids": [rng.integers(0, 97, n).tolist() for n in lengths],
                 "prompt_length": [int(rng.integers(2, n - 1)) for n in lengths],
+                "user_id": [str(n) for n in range(len(lengths))],
             },
-            schema={"input_ids": pl.List(pl.Int32), "prompt_length": pl.Int32},
+            schema={"input_ids": pl.List(pl.Int32), "prompt_length": pl.Int32, "user_id": pl.String},
         )
     )
 
@@ -58,7 +59,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("chunk", "attention"), [(7, BY_DOCUMENT), (1024, BY_DOCUMENT), (1024, "sdpa")])
+@pytest.mark.parametrize(("chunk", "attention"), [(7, BY_PREFIX), (1024, BY_PREFIX), (1024, "sdpa")])
 def test_packed_equals_one_at_a_time_in_plain_torch(
     table: TokenTable, chunk: int, attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,10 +86,13 @@ def test_packed_equals_one_at_a_time_in_plain_torch(
 
 def test_every_target_is_in_exactly_one_row_and_ranks_run_as_many(table: TokenTable) -> None:
     for ranks in (1, 2, 5):
-        planned = plan_rows(table.lengths, ranks, 60)
+        planned = plan_rows(table, np.arange(len(table)), ranks, 60, prefix_sharing=False)
         assert len({len(rows) for rows in planned}) == 1
-        assert sorted(i for rows in planned for row in rows for i in row) == list(range(len(table)))
-        assert all(sum(table.lengths[row]) <= 60 for rows in planned for row in rows if len(row) > 1)
+        assert sorted(i for rows in planned for row in rows for i in row.members) == list(range(len(table)))
+        of_rows = [
+            table.computed_lengths[row.members].sum() for rows in planned for row in rows if len(row.members) > 1
+        ]
+        assert max(of_rows) <= 60
 
 
 class LiveLogits(TorchDispatchMode):
@@ -127,7 +131,13 @@ def test_the_memory_of_the_logits_is_that_of_one_chunk() -> None:
 
 
 def test_a_step_of_the_eight_gpu_recipe_is_one_row_a_gpu() -> None:
-    lengths = np.full(64, 400, dtype=np.int64)
-    assert [len(rows) for rows in plan_rows(lengths, 8, 8192)] == [1] * 8
-    # One sample at a time takes eight.
-    assert [len(rows) for rows in plan_rows(lengths, 8, 400)] == [8] * 8
+    lengths = np.full(64, 400)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(starts[-1], dtype=np.int32)
+    table = TokenTable(ids, starts, np.full(64, 300, dtype=np.int32), np.arange(64))
+    for prefix_sharing in (True, False):
+        rows = plan_rows(table, np.arange(64), 8, 8192, prefix_sharing)
+        assert [len(of_rank) for of_rank in rows] == [1] * 8
+        # One sample at a time takes eight.
+        rows = plan_rows(table, np.arange(64), 8, 400, prefix_sharing)
+        assert [len(of_rank) for of_rank in rows] == [8] * 8

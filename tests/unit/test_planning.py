@@ -16,6 +16,7 @@ from persona.planning import (
     Hardware,
     Launch,
     ModelSize,
+    Work,
     flops,
     memory,
     model_size,
@@ -80,9 +81,11 @@ def test_memory_is_divided_as_zero_divides_it(size: ModelSize) -> None:
 
 def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
-    lengths = np.full(64, 400)
-    assert flops(size, lengths, 64 * 400, recompute=True) / lengths.sum() == pytest.approx(25e9, rel=0.02)
-    work = flops(size, lengths, 64 * 35, recompute=True)
+    lengths, nothing = np.full(64, 400), np.zeros(64, dtype=np.int64)
+    assert flops(size, Work(lengths, nothing, 64 * 400), recompute=True) / lengths.sum() == pytest.approx(
+        25e9, rel=0.02
+    )
+    work = flops(size, Work(lengths, nothing, 64 * 35), recompute=True)
     compute, traffic = step_seconds(size, launch, H100, work, micro_steps=1)
     assert compute == pytest.approx(0.26, abs=0.01)
     # Weights twice and gradients once, 7 of 8 parts of each.
@@ -107,7 +110,7 @@ def test_the_work_is_what_torch_counts(tmp_path: Path) -> None:
     ids = torch.randint(0, 512, (1, 200))
     with counter:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
-    planned = flops(model_size(str(tmp_path), None), np.array([200]), 200, recompute=False)
+    planned = flops(model_size(str(tmp_path), None), Work(np.array([200]), np.array([0]), 200), recompute=False)
     # Torch counts the whole square of attention, the plan the causal half; the plan recomputes the head once.
     head, square = 2 * 200 * 64 * 512, 3 * 2 * 3 * 4 * 32 * 200**2
     assert planned == pytest.approx(counter.get_total_flops() - square + head, rel=0.01)
@@ -126,5 +129,5 @@ def test_what_does_not_fit_gets_the_nearest_setting_that_does(
     size: ModelSize, processes: int, recompute: bool, max_tokens: int, expected: str
 ) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=processes, bytes_per_weight=2)
-    schedule = Schedule(64, max_tokens, 50, 3, 0.0, None, 42)
+    schedule = Schedule(64, max_tokens, 50, 3, 0.0, None, 42, "user", True)
     assert nearest_that_fits(size, launch, H100, schedule, recompute, longest=2048) == expected

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
-from benchmarks.corpus import qwen_tokenizer
+from benchmarks.corpus import qwen_tokenizer, write_long_histories
 
 from persona import artefacts
 from persona.errors import PersonaError
 from persona.ingest import Ingested
+from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
-from persona.tokenization import chat_frame, check_assembly, encode, preview, tokenize
+from persona.tokenization import WINDOWS, Window, chat_frame, check_assembly, encode, preview, tokenize
 from tests.ingesting import ingested
 from tests.unit.test_data import raw_row, write_raw
 
@@ -130,9 +134,10 @@ def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, toke
     assert tokenizer.decode(row["input_ids"][row["prompt_length"] :]) == row["completion"] + "<|im_end|>"
 
 
-def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, tokenizer: Any) -> None:
+@pytest.mark.parametrize("window", ["anchored", "recent"])
+def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, tokenizer: Any, window: Window) -> None:
     prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
-    tokens = tokenize(prompts, tokenizer, max_length=400)
+    tokens = tokenize(prompts, tokenizer, 400, window)
     check_assembly(prompts, tokens.filter(pl.col("n_history_dropped") > 0), tokenizer)
     assert tokens["input_ids"].list.len().max() <= 400
     row = prompts.join(tokens, on="interaction_id").sort("n_history_dropped").row(-1, named=True)
@@ -141,6 +146,64 @@ def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, toke
     text = tokenizer.decode(row["input_ids"])
     assert f"\n{dropped + 1}. [" in text and f"\n{dropped}. [" not in text and f"\n{total}. [" in text
     assert row["completion"] in text
+
+
+@pytest.fixture(scope="module")
+def long_histories(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """Prompts of three users with 60 reviews each, some of which are many entries."""
+    folder = tmp_path_factory.mktemp("long")
+    write_long_histories(folder / "DMSC.csv", 3, 60)
+    tables = ingested(folder / "DMSC.csv")
+    long = pl.when(pl.col("position") % 17 == 5).then(pl.col("text").repeat_by(9).list.join("")).otherwise("text")
+    tables = replace(tables, interactions=tables.interactions.with_columns(text=long))
+    return prompts_of(tables, "detailed", Parts(profile=True, history=True, context=False))
+
+
+def entry_lengths(prompt: dict[str, Any], tokenizer: Any) -> list[int]:
+    offsets = prompt["history_offsets"]
+    texts = [prompt["prompt"][start:end] for start, end in itertools.pairwise(offsets[1:])]
+    return [len(ids) for ids in encode(tokenizer, texts, special=False)]
+
+
+def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFrame, tokenizer: Any) -> None:
+    """Against the rules written as loops."""
+    limit = 1000
+    kept = {}
+    for window in WINDOWS:
+        tokens = tokenize(long_histories, tokenizer, limit, window)
+        check_assembly(long_histories, tokens, tokenizer)
+        assert tokens["input_ids"].list.len().max() <= limit
+        kept[window] = dict(tokens.select("interaction_id", "n_history_dropped").iter_rows())
+    whole = tokenize(long_histories, tokenizer, 100_000)
+    total = dict(zip(whole["interaction_id"], whole["input_ids"].list.len(), strict=True))
+    for prompt in long_histories.iter_rows(named=True):
+        target, lengths = prompt["interaction_id"], entry_lengths(prompt, tokenizer)
+        room = limit - (total[target] - sum(lengths))
+        begins = list(itertools.accumulate(lengths, initial=0))
+        recent = next(n for n in range(len(lengths) + 1) if sum(lengths[n:]) <= room)
+        assert kept["recent"][target] == recent
+        block = limit // 2
+        while block > room * 2 / 3:
+            block //= 2
+        anchors = [n for n in range(1, len(lengths)) if begins[n] // block != begins[n - 1] // block]
+        assert kept["anchored"][target] == next((n for n in [0, *anchors] if n >= recent), recent)
+        if recent and any(n >= recent for n in anchors):
+            assert sum(lengths[kept["anchored"][target] :]) > room / 3 - max(lengths)
+
+
+def test_successive_targets_share_an_anchored_history(long_histories: pl.DataFrame, tokenizer: Any) -> None:
+    shared = {}
+    for window in WINDOWS:
+        table = TokenTable.from_frame(tokenize(long_histories, tokenizer, 1000, window))
+        [[row]] = plan_rows(table, np.arange(len(table)), 1, 10**9, prefix_sharing=True)
+        shared[window] = tokens_to_compute(table, [row]) / table.computed_lengths.sum()
+    assert shared["anchored"] < shared["recent"] / 2
+
+
+def test_a_target_is_the_same_prompt_whatever_else_is_tokenized(long_histories: pl.DataFrame, tokenizer: Any) -> None:
+    whole = tokenize(long_histories, tokenizer, 1000)
+    some = tokenize(long_histories.gather_every(7), tokenizer, 1000)
+    assert some.equals(whole.join(some.select("interaction_id"), on="interaction_id", how="semi"))
 
 
 def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:

@@ -19,6 +19,7 @@ from persona.evaluation.generation import GenerationSettings, choose_targets, ge
 from persona.evaluation.scoring import STARS, CohortFiles, Pairs, ask_for_stars, score_cohort
 from persona.evaluation.targets import evaluation_targets
 from persona.ingest import Ingested
+from persona.modeling.loading import load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.tiny import write_tiny_model
 from persona.prompts import Parts, load_style, render
@@ -65,7 +66,7 @@ def tokens(folder: Path) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def scored(folder: Path, tables: Ingested, tokens: pl.DataFrame) -> pl.DataFrame:
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    model = load_model(str(folder / "model"), torch.float32, torch.device("cpu")).eval()
     keys = tables.interactions.select("interaction_id", "user_id", "item_id")
     cohort = keys.join(tokens.select("interaction_id"), on="interaction_id", how="semi")
     targets = evaluation_targets({"test": cohort}, tables.interactions, 10, 42)
@@ -139,6 +140,20 @@ def test_prompts_that_are_the_same_are_scored_once() -> None:
     pairs = Pairs([one, two, one.copy()], [text], np.array([[0, 0], [1, 0], [2, 0]]))
     assert len(pairs.pairs) == 2
     assert pairs.answers[0] == pairs.answers[2] != pairs.answers[1]
+
+
+def test_what_prompts_and_texts_share_is_computed_once(tokens: pl.DataFrame) -> None:
+    own = halves(tokens)
+    prompts, texts = (
+        [np.array(half, dtype=np.int32) for half in each] for each in zip(*list(own.values())[:9], strict=True)
+    )
+    texts += [np.array([5], dtype=np.int32), texts[0][:1]]  # a star, and one that a text begins with
+    pairs = Pairs(prompts, texts, np.array([(p, t) for p in range(len(prompts)) for t in range(len(texts))]))
+    documents = {(*prompt.tolist(), *text.tolist()[:-1]) for prompt in prompts for text in texts}
+    distinct = {document[:n] for document in documents for n in range(1, len(document) + 1)}
+    assert pairs.row(0, len(pairs.pairs)).input_ids.shape[1] == len(distinct)
+    assert pairs.order.cut(10**9) == [(0, len(pairs.pairs))]
+    assert len(distinct) < sum(map(len, documents)) / 5
 
 
 def test_the_same_targets_are_chosen_for_every_model(tokens: pl.DataFrame) -> None:

@@ -26,9 +26,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tokens.parquet` of 24 targets and a model at `base`; trainings put their outputs beside them."""
+    """`tokens.parquet` of 24 targets, three a user, and a model at `base`; trainings put their outputs beside them."""
     folder = tmp_path_factory.mktemp("training")
-    targets = tables.interactions.filter(pl.col("position") == 2).head(24)
+    reviews = tables.interactions.sort("user_id", "position")
+    targets = reviews.filter(pl.len().over("user_id") > 3, pl.col("position").is_between(1, 3)).head(24)
     style = load_style(ROOT / "config" / "prompts" / "detailed.yaml")
     prompts = render(targets, tables.interactions, tables.users, tables.items, style, Parts(True, True, True), "T", "C")
     texts = tables.interactions["text"].to_list()

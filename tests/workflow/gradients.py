@@ -1,15 +1,16 @@
-"""Started by torchrun: write loss and full gradients of one step, at several row lengths, as the engine has them."""
+"""Started by torchrun: write loss and full gradients of a step as the engine has them, rows made in several ways."""
 
 from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from persona.modeling.packing import TokenTable
+from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.processes import start_distributed
 from persona.training.engine import Optimization, build_engine
 from persona.training.loop import accumulate, step_targets
@@ -22,14 +23,19 @@ def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths:
 
     table = TokenTable.read(folder / "tokens.parquet")
     # At a learning rate of 0 a step only clears the gradients.
-    engine = build_engine(str(folder / "base"), deepspeed, optimization, 1, 1)
-    targets = step_targets(len(table), schedule(1), epoch=0)[0]
+    engine = build_engine(str(folder / "base"), deepspeed, optimization, 1, 1, prefix_sharing=True)
+    targets = step_targets(table.users, schedule(1), epoch=0)[0]
     found = {}
-    for length in row_lengths:
-        loss, micro_steps = accumulate(engine, table, targets, length)
+    for prefix_sharing, length in product([True, False], row_lengths):
+        rows = plan_rows(table, targets, dist.get_world_size(), length, prefix_sharing)
+        loss = accumulate(engine, table, targets, rows)
         named = engine.module.model.named_parameters()
-        gradients = {name: safe_get_full_grad(p).clone() for name, p in named}
-        found[length] = {"loss": loss, "micro_steps": micro_steps, "gradients": gradients}
+        found[prefix_sharing, length] = {
+            "loss": loss,
+            "micro_steps": len(rows[0]),
+            "computed_tokens": sum(tokens_to_compute(table, of_rank) for of_rank in rows),
+            "gradients": {name: safe_get_full_grad(p).clone() for name, p in named},
+        }
         engine.step()
     if dist.get_rank() == 0:
         torch.save(found, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -53,7 +54,7 @@ class Plain:
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.first_gradients: dict[str, torch.Tensor] = {}
-        for targets in step_targets(len(table), schedule(1), epoch=0):
+        for targets in step_targets(table.users, schedule(1), epoch=0):
             n_tokens = int(table.completion_lengths[targets].sum())
             loss = sum((nll(model, table, int(i)) for i in targets), torch.zeros(())) / n_tokens
             optimizer.zero_grad()
@@ -81,7 +82,7 @@ def nll(model: torch.nn.Module, table: TokenTable, i: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 0), (2, 0), (2, 2), (1, 3), (2, 3)], ids=lambda value: str(value))
 def test_gradients_of_every_parameter_are_those_of_plain_torch(
-    folder: Path, plain: Plain, tmp_path: Path, ranks: int, stage: int
+    folder: Path, table: TokenTable, plain: Plain, tmp_path: Path, ranks: int, stage: int
 ) -> None:
     optimization = json.dumps(asdict(replace(OPTIMIZATION, learning_rate=0.0, gradient_checkpointing=stage == 3)))
     lengths = [1, 400, 4000]  # one target a row and so accumulated, several a row, all in one
@@ -89,7 +90,11 @@ def test_gradients_of_every_parameter_are_those_of_plain_torch(
     finished = run([*torchrun(ranks), *script, optimization, json.dumps(lengths), str(tmp_path / "found")])
     assert finished.returncode == 0, finished.stderr
     found = torch.load(tmp_path / "found")
-    assert [found[length]["micro_steps"] for length in lengths][:: len(lengths) - 1] == [8 // ranks, 1]
+    n_targets = len(step_targets(table.users, schedule(1), epoch=0)[0])
+    for prefix_sharing in (True, False):
+        micro_steps = [found[prefix_sharing, length]["micro_steps"] for length in (lengths[0], lengths[-1])]
+        assert micro_steps == [math.ceil(n_targets / ranks), 1]
+    assert found[True, 4000]["computed_tokens"] < 0.8 * found[False, 4000]["computed_tokens"]
     for at_length in found.values():
         assert at_length["loss"] == pytest.approx(plain.losses[0], rel=1e-5)
         assert at_length["gradients"].keys() == plain.first_gradients.keys()
@@ -99,18 +104,17 @@ def test_gradients_of_every_parameter_are_those_of_plain_torch(
 
 
 @pytest.mark.parametrize(
-    ("ranks", "max_tokens", "checkpointing"),
-    [(1, 400, False), (2, 4000, True)],
-    ids=["one_rank", "two_ranks_long_rows_recomputed"],
+    ("ranks", "max_tokens", "checkpointing", "prefix_sharing"),
+    [(1, 400, False, False), (2, 4000, True, True)],
+    ids=["one_rank_packed", "two_ranks_long_rows_recomputed_shared"],
 )
 def test_training_does_what_plain_torch_does(
-    folder: Path, plain: Plain, tmp_path: Path, ranks: int, max_tokens: int, checkpointing: bool
+    folder: Path, plain: Plain, tmp_path: Path, ranks: int, max_tokens: int, checkpointing: bool, prefix_sharing: bool
 ) -> None:
     name = f"parity_{ranks}"
     optimization = replace(OPTIMIZATION, gradient_checkpointing=checkpointing)
-    records = train(
-        command(folder, name, ranks, schedule(max_tokens), deepspeed_file(tmp_path, 3), optimization=optimization)
-    )
+    plan = schedule(max_tokens, prefix_sharing=prefix_sharing)
+    records = train(command(folder, name, ranks, plan, deepspeed_file(tmp_path, 3), optimization=optimization))
     np.testing.assert_allclose(steps(records, "loss"), plain.losses, rtol=2e-5)
     np.testing.assert_allclose(steps(records, "grad_norm"), plain.norms, rtol=1e-4)
     trained = AutoModelForCausalLM.from_pretrained(folder / name / "model", dtype=torch.float32).state_dict()
@@ -158,7 +162,7 @@ def test_adapters_are_trained_alone_and_merged_when_asked(
 ) -> None:
     lora = Lora(r=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
     optimization = replace(OPTIMIZATION, learning_rate=1e-2, lora=lora)
-    plan = replace(schedule(800), max_epochs=3, early_stopping_patience=3)
+    plan = replace(schedule(800), max_epochs=3, early_stopping_patience=3, prefix_sharing=False)
     name = f"lora_{stage}"
     file = deepspeed_file(tmp_path, stage)
     keep = {"keep_training_state": True}
@@ -199,6 +203,15 @@ def test_a_model_with_a_missing_or_unknown_weight_is_refused(folder: Path, tmp_p
     )
     finished = run(command(folder, "unexpected", 1, plan, file, base="damaged"))
     assert "1 weights are unexpected, the first is model.extra.weight" in finished.stderr
+
+
+def test_shared_prefixes_are_refused_where_dropout_would_be_shared(folder: Path, tmp_path: Path) -> None:
+    optimization = replace(OPTIMIZATION, lora=Lora(r=4, alpha=8, dropout=0.1, target_modules=["q_proj"]))
+    finished = run(command(folder, "dropout", 1, schedule(800), deepspeed_file(tmp_path, 3), optimization=optimization))
+    assert finished.returncode != 0
+    assert "has dropout 0.1: samples that share tokens would share what is dropped; set prefix_sharing: false" in (
+        finished.stderr
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_save(folder: Path, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def schedule(max_tokens: int, **changes: Any) -> Schedule:
         early_stopping_threshold=0.0,
         checkpoint_every_steps=None,
         seed=3,
+        batch_by="user",
+        prefix_sharing=True,
     )
     return replace(plan, **changes)
 

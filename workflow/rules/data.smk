@@ -180,11 +180,13 @@ rule tokenize:
     params:
         model=lambda wildcards: model_path(wildcards.model),
         max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
+        window=lambda wildcards: CONFIG.models[wildcards.model].history_window,
         bucket=[],
         preview=lambda wildcards, output: ["--preview", output.preview],
         code=digest("tokenize_prompts"),
     shell:
         'python "$SCRIPTS/tokenize_prompts.py"'
         " {input.prompts:q} {output.tokens:q}"
-        " --model {params.model:q} --max-length {params.max_length} {params.bucket} {params.preview:q}"
+        " --model {params.model:q} --max-length {params.max_length} --history-window {params.window}"
+        " {params.bucket} {params.preview:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -15,6 +15,7 @@ SCHEDULE = {
     "early_stopping_threshold",
     "checkpoint_every_steps",
     "seed",
+    "batch_by",
 }
 
 
@@ -49,7 +50,11 @@ def hand_over(recipe):
 
 def schedule(recipe):
     samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
-    return {"samples_per_step": samples, **recipe.model_dump(include=SCHEDULE)}
+    return {
+        "samples_per_step": samples,
+        "prefix_sharing": recipe.shares_prefixes,
+        **recipe.model_dump(include=SCHEDULE),
+    }
 
 
 def host_memory(recipe):

@@ -232,6 +232,7 @@ use rule tokenize as tokenize_bucket with:
     params:
         model=lambda wildcards: model_path(wildcards.model),
         max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
+        window=lambda wildcards: CONFIG.models[wildcards.model].history_window,
         bucket=bucket_argument,
         preview=[],
         code=digest("tokenize_prompts"),

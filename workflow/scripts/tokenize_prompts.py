@@ -5,7 +5,7 @@ from pathlib import Path
 
 from persona import artefacts
 from persona.errors import run_command
-from persona.tokenization import PREVIEWED_SAMPLES, load_tokenizer, preview, tokenize_file
+from persona.tokenization import PREVIEWED_SAMPLES, WINDOWS, load_tokenizer, preview, tokenize_file
 
 
 def main() -> None:
@@ -14,11 +14,12 @@ def main() -> None:
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--history-window", choices=WINDOWS, required=True, help="which entries stay that fit")
     parser.add_argument("--bucket", type=artefacts.bucket, default=(1, 1), help="which part of the users, 3-of-8")
     parser.add_argument("--preview", type=Path)
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.model)
-    tables = tokenize_file(args.prompts, tokenizer, args.max_length, args.bucket)
+    tables = tokenize_file(args.prompts, tokenizer, args.max_length, args.bucket, args.history_window)
     artefacts.write_tables(tables, args.tokens, artefacts.TOKENS)
     if args.preview:
         artefacts.write_text(preview(args.prompts, args.tokens, tokenizer, PREVIEWED_SAMPLES), args.preview)

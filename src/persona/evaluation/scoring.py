@@ -1,8 +1,11 @@
-"""Likelihoods of reviews under prompts, and probabilities of stars, spread over all processes."""
+"""Likelihoods of reviews under prompts, and probabilities of stars, spread over all processes.
+
+A prompt is computed once, whatever number of reviews and stars are asked of it: all of them are neighbours in one
+prefix tree.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,12 @@ import torch.distributed as dist
 from persona import artefacts
 from persona.errors import PersonaError
 from persona.modeling.loss import CompletionLoss
-from persona.modeling.packing import Row, TokenTable, balance, fill_rows, pack_row
+from persona.modeling.packing import Row, TokenTable, pack_row
+from persona.modeling.prefix_tree import Ints, PrefixOrder, common_prefix, sort_key
 from persona.progress import progress_bar
 from persona.tokenization import chat_frame, encode
 
 STARS = ["1", "2", "3", "4", "5"]
-WINDOW = 512  # documents that are packed together
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -36,32 +39,46 @@ class CohortFiles:
 
 
 class Pairs:
-    """Distinct (prompt, completion) pairs, and for each request the pair that answers it.
+    """Distinct (prompt, completion) pairs in the order of their tokens, and for each request the one that answers it.
 
     Prompts that are the same tokens are one prompt, so nothing is scored twice.
     """
 
     def __init__(self, prompts: list[Ids], completions: list[Ids], requests: npt.NDArray[np.int64]) -> None:
         """`requests` `[N, 2]` are numbers of a prompt and a completion."""
-        numbers: dict[bytes, int] = {}
-        same = np.array([numbers.setdefault(p.tobytes(), len(numbers)) for p in prompts], dtype=np.int64)
-        first = np.unique(same, return_index=True)[1]
-        asked = np.column_stack([same[requests[:, 0]], requests[:, 1]])
-        distinct, self.answers = np.unique(asked, axis=0, return_inverse=True)
-        self.prompts, self.completions = prompts, completions
-        self.pairs = np.column_stack([first[distinct[:, 0]], distinct[:, 1]])
-        self.lengths = np.array([len(prompts[p]) + len(completions[c]) for p, c in self.pairs], dtype=np.int64)
+        (self.prompts, prompt), (self.completions, completion) = _distinct(prompts), _distinct(completions)
+        asked = np.column_stack([prompt[requests[:, 0]], completion[requests[:, 1]]])
+        self.pairs, self.answers = np.unique(asked, axis=0, return_inverse=True)
+        # The last token predicts nothing and is not computed.
+        lengths = np.array([len(self.prompts[p]) + len(self.completions[c]) - 1 for p, c in self.pairs])
+        common = np.array([0, *map(self._common_prefix, self.pairs[:-1], self.pairs[1:])])
+        shared = np.minimum(common, np.minimum(lengths, np.roll(lengths, 1)))
+        self.order = PrefixOrder(np.arange(len(self.pairs)), lengths, shared)
 
-    def row(self, members: list[int]) -> Row:
-        """Some pairs as one packed row, whose targets count from 0."""
-        documents = [(self.prompts[p], self.completions[c]) for p, c in self.pairs[members]]
+    def _common_prefix(self, one: Ints, other: Ints) -> int:
+        if one[0] != other[0]:
+            return common_prefix(self.prompts[one[0]], self.prompts[other[0]])
+        return len(self.prompts[one[0]]) + common_prefix(self.completions[one[1]], self.completions[other[1]])
+
+    def row(self, start: int, stop: int) -> Row:
+        """Some neighbouring pairs as one row."""
+        documents = [(self.prompts[p], self.completions[c]) for p, c in self.pairs[start:stop]]
         ids = [np.concatenate(document) for document in documents]
         table = TokenTable(
             ids=np.concatenate(ids),
             starts=np.concatenate([[0], np.cumsum([len(i) for i in ids])]),
             prompt_lengths=np.array([len(prompt) for prompt, _ in documents], dtype=np.int32),
+            users=np.zeros(len(documents), dtype=np.int64),
         )
-        return pack_row(table, list(range(len(members))))
+        return pack_row(table, range(stop - start), [0, *self.order.shared[start + 1 : stop].tolist()])
+
+
+def _distinct(texts: list[Ids]) -> tuple[list[Ids], Ints]:
+    """The distinct texts in the order of their tokens, and for each text which of them it is."""
+    keys = [sort_key(text) for text in texts]
+    distinct = sorted(set(keys))
+    number = {key: n for n, key in enumerate(distinct)}
+    return [np.frombuffer(key, dtype=">i4") for key in distinct], np.array([number[key] for key in keys])
 
 
 def score_cohort(
@@ -78,44 +95,67 @@ def score_cohort(
     Args:
         targets: `artefacts.TARGETS`; targets of one block are scored under each other's prompts.
         max_tokens: of a packed row.
-        cues: the last line of the prompts, and the one that asks for the stars instead, if there is one.
+        cues: the last line of the prompts, and the one that asks for the stars instead, if there is one. A model that
+            writes reviews was not trained on that question: it is a zero-shot probe.
 
     Returns:
         The columns of `artefacts.SCORES`.
     """
     tokens = artefacts.read_table(files.tokens, artefacts.TOKENS).sort("interaction_id")
-    prompts, completions = _split(tokens)
     known = tokens.select("interaction_id").join(
         targets.filter(pl.col("cohort") == cohort), on="interaction_id", how="left", maintain_order="left"
     )
     impostors = _impostors(known["block"])
-    requests = [(n, n) for n in range(len(prompts))]
-    requests += [(other, n) for n, others in enumerate(impostors) for other in others]
+    asks_stars = bool(files.empty_tokens and known["rating"].count() and cues[1])
+    requests = _requests(impostors, files.empty_tokens is not None, asks_stars)
+    prompts, completions = _split(tokens)
+    n_tokens = [len(completion) for completion in completions]
     if files.empty_tokens:
-        empty, _ = _split(artefacts.read_table(files.empty_tokens, artefacts.TOKENS).sort("interaction_id"))
-        requests += [(len(prompts) + n, n) for n in range(len(prompts))]
-        prompts = prompts + empty
-    nll = score_pairs(model, Pairs(prompts, completions, np.array(requests)), max_tokens, f"scoring {cohort}")
-    n, n_impostors = len(completions), sum(map(len, impostors))
-    under_others = np.split(nll[n : n + n_impostors], np.cumsum([len(i) for i in impostors])[:-1])
+        prompts += _split(artefacts.read_table(files.empty_tokens, artefacts.TOKENS).sort("interaction_id"))[0]
+    if asks_stars:
+        prompts += ask_for_stars(tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
+        completions += [np.array(ids[:1]) for ids in encode(tokenizer, STARS, special=False)]
+    pairs = Pairs(prompts, completions, np.concatenate(requests))
+    nll = score_pairs(model, pairs, max_tokens, f"scoring {cohort}")
+    own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
     ids = tokens["interaction_id"].to_numpy()
-    stars = None
-    if files.empty_tokens and known["rating"].count() and cues[1]:
-        stars = score_stars(model, tokenizer, prompts[:n], (cues[0], cues[1]), max_tokens)
     scored = known.select(
         "interaction_id",
         "user_id",
         "item_id",
         "cohort",
         n_characters=pl.col("text").str.len_chars(),
-        n_tokens=pl.Series([len(c) for c in completions]),
-        nll=pl.Series(nll[:n]),
+        n_tokens=pl.Series(n_tokens),
+        nll=pl.Series(own),
         impostor_ids=_lists([ids[i] for i in impostors], pl.Int64) if files.empty_tokens else pl.lit(None),
-        nll_impostors=_lists(under_others, pl.Float64) if files.empty_tokens else pl.lit(None),
-        nll_empty=pl.Series(nll[n + n_impostors :], dtype=pl.Float64) if files.empty_tokens else pl.lit(None),
-        stars=_lists(list(stars), pl.Float64) if stars is not None else pl.lit(None),
+        nll_impostors=_lists(_like(impostors, under_others), pl.Float64) if files.empty_tokens else pl.lit(None),
+        nll_empty=pl.Series(under_none) if files.empty_tokens else pl.lit(None),
+        # The five need not add up to 1.
+        stars=_lists(list(np.exp(-of_stars).reshape(-1, len(STARS))), pl.Float64) if asks_stars else pl.lit(None),
     )
     return scored.select(pl.col(name).cast(dtype) for name, dtype in artefacts.SCORES.columns.items())
+
+
+def _requests(impostors: list[Ints], under_none: bool, stars: bool) -> list[Ints]:
+    """What is asked, each as numbers of prompt and completion `[N, 2]`.
+
+    Prompts are those of the targets, the empty ones and those that ask for stars, completions the targets' and the five
+    stars: each target's own text under its own prompt, under its impostors' and under the empty one, and each star.
+    """
+    n = len(impostors)
+    own = np.arange(n)
+    asked: list[list[Any]] = [
+        [own, own],
+        [np.concatenate(impostors), np.repeat(own, [len(others) for others in impostors])],
+        [n + own, own] if under_none else [[], []],
+        [2 * n + np.repeat(own, len(STARS)), n + np.tile(np.arange(len(STARS)), n)] if stars else [[], []],
+    ]
+    return [np.column_stack(columns).astype(np.int64) for columns in asked]
+
+
+def _like(lists: list[Ints], values: Ints) -> list[Ints]:
+    """Values one after the other in lists of these lengths."""
+    return np.split(values, np.cumsum([len(each) for each in lists])[:-1])
 
 
 def _lists(arrays: list[Any], dtype: Any) -> pl.Series:
@@ -132,7 +172,7 @@ def _split(tokens: pl.DataFrame) -> tuple[list[Ids], list[Ids]]:
     )
 
 
-def _impostors(blocks: pl.Series) -> list[npt.NDArray[np.int64]]:
+def _impostors(blocks: pl.Series) -> list[Ints]:
     """For every target the numbers of the others of its block."""
     members: dict[int, list[int]] = {}
     for n, block in enumerate(blocks):
@@ -146,33 +186,21 @@ def _impostors(blocks: pl.Series) -> list[npt.NDArray[np.int64]]:
 
 def score_pairs(model: CompletionLoss, pairs: Pairs, max_tokens: int, what: str) -> Floats:
     """Negative log-likelihood in nats of every request `[N]`. Every process gets all of them."""
-
-    def score(members: list[int]) -> Floats:
-        row = pairs.row(members).to(model.model.device)
-        nll = torch.zeros(len(members), dtype=torch.float64, device=row.targets.device)
-        return np.asarray(nll.index_add_(0, row.targets, model(row).double()).cpu())
-
-    distinct = _over_processes(score, pairs.lengths, max_tokens, 1, what)
-    return np.asarray(distinct[pairs.answers, 0])
-
-
-def score_stars(
-    model: CompletionLoss, tokenizer: Any, prompts: list[Ids], cues: tuple[str, str], max_tokens: int
-) -> Floats:
-    """Probabilities `[N, 5]` of the five stars as the answer to the prompts with another last line.
-
-    A model that writes reviews was not trained on that question: it is a zero-shot probe. The five need not
-    add up to 1.
-    """
-    answers = [ids[0] for ids in encode(tokenizer, STARS, special=False)]
-    questions = ask_for_stars(tokenizer, prompts, cues)
-    lengths = np.array([len(question) for question in questions], dtype=np.int64)
-
-    def score(members: list[int]) -> Floats:
-        row = _question_row([questions[m] for m in members], answers).to(model.model.device)
-        return np.asarray(torch.exp(-model(row).double()).cpu()).reshape(len(members), len(STARS))
-
-    return _over_processes(score, lengths, max_tokens, len(STARS), "scoring stars")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    mine = pairs.order.cut(max_tokens, world)[rank::world]
+    scored = torch.zeros(len(pairs.pairs), dtype=torch.float64, device=model.model.device)
+    bar = progress_bar(sum(stop - start for start, stop in mine), 0, what, "text") if rank == 0 else None
+    with torch.inference_mode():
+        for start, stop in mine:
+            row = pairs.row(start, stop).to(model.model.device)
+            scored.index_add_(0, start + row.samples, model(row).double())
+            if bar is not None:
+                bar.update(stop - start)
+    if bar is not None:
+        bar.close()
+    # Every pair is scored by one process and 0 in all others.
+    dist.all_reduce(scored)
+    return np.asarray(scored.cpu())[pairs.answers]
 
 
 def ask_for_stars(tokenizer: Any, prompts: list[Ids], cues: tuple[str, str]) -> list[Ids]:
@@ -187,43 +215,3 @@ def ask_for_stars(tokenizer: Any, prompts: list[Ids], cues: tuple[str, str]) -> 
         if not np.array_equal(prompt[-len(old) :], old):
             raise PersonaError(f"the prompts do not end with the cue {cues[0]!r}; rerun the step `tokenize`")
     return [np.concatenate([prompt[: -len(old)], new]) for prompt in prompts]
-
-
-def _question_row(questions: list[Ids], answers: list[int]) -> Row:
-    """Questions one after the other; each answer is a label at the last token of each question."""
-    lengths = [len(question) for question in questions]
-    last = np.cumsum(lengths) - 1
-    return Row(
-        input_ids=torch.from_numpy(np.concatenate(questions).astype(np.int64))[None],
-        position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
-        positions=torch.from_numpy(np.repeat(last, len(answers))),
-        labels=torch.tensor(answers).repeat(len(questions)),
-        targets=torch.arange(len(questions)).repeat_interleave(len(answers)),
-        document_lengths=lengths,
-    )
-
-
-def _over_processes(
-    score: Callable[[list[int]], Floats], lengths: npt.NDArray[np.int64], max_tokens: int, width: int, what: str
-) -> Floats:
-    """Documents shared out by tokens and packed; each process scores its own, and all get all `[N, width]`."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    mine = balance(lengths, world)[rank]
-    scored = np.zeros((len(lengths), width))
-    bar = progress_bar(len(mine), 0, what, "text") if rank == 0 else None
-    with torch.inference_mode():
-        for start in range(0, len(mine), WINDOW):
-            window = mine[start : start + WINDOW]
-            for members in fill_rows(lengths, window, max_tokens):
-                scored[members] = score(members).reshape(len(members), width)
-            if bar is not None:
-                bar.update(len(window))
-    if bar is not None:
-        bar.close()
-    # Every document is scored by one process and 0 in all others.
-    total = torch.from_numpy(scored)
-    if torch.cuda.is_available():
-        total = total.cuda()
-    dist.all_reduce(total)
-    summed: Floats = total.cpu().numpy()
-    return summed

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from persona.errors import PersonaError
+from persona.modeling.attention import BY_PREFIX
 
 
 def default_device() -> torch.device:
@@ -23,13 +24,11 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def default_attention(device: torch.device) -> str:
-    """FlashAttention 2 on a GPU where the package is installed, torch's own attention by document else."""
+def packed_attention(device: torch.device) -> str:
+    """For rows that share nothing: FlashAttention 2 on a GPU where the package is installed, else `BY_PREFIX`."""
     from transformers.utils import is_flash_attn_2_available
 
-    from persona.modeling.attention import BY_DOCUMENT
-
-    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else BY_DOCUMENT
+    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else BY_PREFIX
 
 
 def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -39,15 +38,15 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
         PersonaError: see `check_weights`.
     """
     check_weights(path)
-    return _from_pretrained(path, dtype=dtype, device_map={"": device})
+    return _from_pretrained(path, BY_PREFIX, dtype=dtype, device_map={"": device})
 
 
-def load_partitioned_model(path: str, dtype: torch.dtype) -> Any:
+def load_partitioned_model(path: str, dtype: torch.dtype, attention: str) -> Any:
     """Load a causal language model whose weights DeepSpeed partitions as they come, if an HfDeepSpeedConfig says so.
 
     Call `check_weights` before that config exists.
     """
-    return _from_pretrained(path, dtype=dtype)
+    return _from_pretrained(path, attention, dtype=dtype)
 
 
 def check_weights(path: str) -> None:
@@ -60,7 +59,7 @@ def check_weights(path: str) -> None:
     """
     try:
         _, info = _from_pretrained(
-            path, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
+            path, BY_PREFIX, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError) as error:
         raise PersonaError(f"{path}: no model could be loaded: {str(error).splitlines()[0]}") from error
@@ -70,8 +69,7 @@ def check_weights(path: str) -> None:
             raise PersonaError(f"{path}: {len(names)} weights are {kind.split('_')[0]}, the first is {names[0]}")
 
 
-def _from_pretrained(path: str, **options: Any) -> Any:
+def _from_pretrained(path: str, attention: str, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    attention = default_attention(default_device())
     return AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, **options)

@@ -1,10 +1,11 @@
-"""Rows of tokens: several targets one after the other, each attending to itself alone.
+"""Rows of tokens: several samples, each attending to itself alone, packed one after the other or as prefix trees.
 
-Position ids start at 0 at every target, and the row knows the length of each.
+Position ids start at 0 at every sample, whatever its place in the row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from torch.nn import functional
 
 from persona import artefacts
+from persona.modeling.prefix_tree import Layout, PrefixOrder, lay_out
 
 Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """All targets of a tokens file as flat arrays: target i is `ids[starts[i]:starts[i + 1]]`."""
+    """All samples of a tokens file as flat arrays: sample i is `ids[starts[i]:starts[i + 1]]`, of user `users[i]`."""
 
     ids: Int32Array
-    starts: npt.NDArray[np.int64]
+    starts: Int64Array
     prompt_lengths: Int32Array
+    users: Int64Array
 
     @classmethod
     def from_frame(cls, tokens: pl.DataFrame) -> TokenTable:
@@ -34,41 +39,59 @@ class TokenTable:
             ids=tokens["input_ids"].explode(empty_as_null=False).to_numpy(),
             starts=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             prompt_lengths=tokens["prompt_length"].to_numpy(),
+            users=tokens["user_id"].rank("dense").to_numpy().astype(np.int64) - 1,
         )
 
     @classmethod
     def read(cls, path: Path) -> TokenTable:
-        """The targets of a tokens file."""
+        """The samples of a tokens file."""
         return cls.from_frame(artefacts.read_table(path, artefacts.TOKENS))
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
 
+    def __getitem__(self, sample: int) -> Int32Array:
+        """The tokens of a sample, prompt and completion."""
+        return self.ids[self.starts[sample] : self.starts[sample + 1]]
+
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each target, prompt and completion."""
+    def lengths(self) -> Int64Array:
+        """Tokens of each sample, prompt and completion."""
         return np.diff(self.starts)
 
     @property
-    def completion_lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens with loss of each target, the end token included."""
+    def computed_lengths(self) -> Int64Array:
+        """Tokens of each sample that are computed: the last one predicts nothing."""
+        return self.lengths - 1
+
+    @property
+    def completion_lengths(self) -> Int64Array:
+        """Tokens with loss of each sample, the end token included."""
         return self.lengths - self.prompt_lengths
 
 
 @dataclass(frozen=True)
-class Row:
-    """One packed row, ready for the model.
+class RowPlan:
+    """Which samples a row has, and how many tokens each shares with the one before it."""
 
-    `positions[j]` is the place in the row whose hidden state predicts `labels[j]`, and `targets[j]` the
-    number of the target that this label belongs to.
+    members: list[int]
+    shared: list[int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, ready for the model.
+
+    `positions[j]` is the place in the row whose hidden state predicts `labels[j]`, and `samples[j]` the number,
+    within the row, of the sample that this label belongs to.
     """
 
     input_ids: torch.Tensor  # [1, T] int64
     position_ids: torch.Tensor  # [1, T] int64
     positions: torch.Tensor  # [N] int64
     labels: torch.Tensor  # [N] int64
-    targets: torch.Tensor  # [N] int64
-    document_lengths: list[int]  # sum to T
+    samples: torch.Tensor  # [N] int64
+    layout: Layout
 
     def to(self, device: torch.device) -> Row:
         tensors: dict[str, Any] = {
@@ -76,25 +99,41 @@ class Row:
         }
         return replace(self, **tensors)
 
-
-def pack_row(table: TokenTable, targets: list[int]) -> Row:
-    """Put targets into one row. A target's last token predicts nothing, so it is not computed."""
-    ids, place, positions, labels, owner = [], [], [], [], []
-    offset = 0
-    for target in targets:
-        tokens = table.ids[table.starts[target] : table.starts[target + 1]]
-        prompt = int(table.prompt_lengths[target])
-        ids.append(tokens[:-1])
-        place.append(np.arange(len(tokens) - 1))
-        positions.append(offset + np.arange(prompt - 1, len(tokens) - 1))
-        labels.append(tokens[prompt:])
-        owner.append(np.full(len(tokens) - prompt, target))
-        offset += len(tokens) - 1
-    flat = [torch.from_numpy(np.concatenate(part).astype(np.int64)) for part in (ids, place, positions, labels, owner)]
-    return Row(flat[0][None], flat[1][None], flat[2], flat[3], flat[4], [len(part) for part in ids])
+    def padded(self, length: int) -> Row:
+        """The same row with tokens of no sample at its end, up to a length."""
+        padding = (0, length - self.input_ids.shape[1])
+        ids, places = (functional.pad(values, padding) for values in (self.input_ids, self.position_ids))
+        return replace(self, input_ids=ids, position_ids=places)
 
 
-def balance(lengths: npt.NDArray[np.int64], n_ranks: int) -> list[list[int]]:
+def pack_row(table: TokenTable, members: Sequence[int], shared: Sequence[int] | None = None) -> Row:
+    """Put samples into one row.
+
+    Args:
+        shared: how many tokens each has in common with the one before it, which are not repeated; none if not given.
+    """
+    shared = shared or [0] * len(members)
+    documents = [table[sample] for sample in members]
+    prompts = [int(table.prompt_lengths[sample]) for sample in members]
+    layout, places = lay_out([len(tokens) - 1 for tokens in documents], shared)
+    parts = {
+        "input_ids": [tokens[common:-1] for tokens, common in zip(documents, shared, strict=True)],
+        "positions": [path[prompt - 1 :] for path, prompt in zip(places, prompts, strict=True)],
+        "labels": [tokens[prompt:] for tokens, prompt in zip(documents, prompts, strict=True)],
+        "samples": [
+            np.full(len(tokens) - prompt, n) for n, (tokens, prompt) in enumerate(zip(documents, prompts, strict=True))
+        ],
+    }
+    flat = {name: torch.from_numpy(np.concatenate(part).astype(np.int64)) for name, part in parts.items()}
+    return Row(
+        input_ids=flat.pop("input_ids")[None],
+        position_ids=torch.from_numpy(layout.depths)[None],
+        layout=layout,
+        **flat,
+    )
+
+
+def balance(lengths: Int64Array, n_ranks: int) -> list[list[int]]:
     """Share items out over the ranks: the longest first, each to the rank with the fewest tokens so far."""
     loads = np.zeros(n_ranks, dtype=np.int64)
     shares: list[list[int]] = [[] for _ in range(n_ranks)]
@@ -105,7 +144,7 @@ def balance(lengths: npt.NDArray[np.int64], n_ranks: int) -> list[list[int]]:
     return shares
 
 
-def fill_rows(lengths: npt.NDArray[np.int64], items: list[int], max_tokens: int) -> list[list[int]]:
+def fill_rows(lengths: Int64Array, items: list[int], max_tokens: int) -> list[list[int]]:
     """Put items into as few rows of at most `max_tokens` as first-fit decreasing finds.
 
     An item longer than that gets a row of its own.
@@ -124,11 +163,33 @@ def fill_rows(lengths: npt.NDArray[np.int64], items: list[int], max_tokens: int)
     return rows
 
 
-def plan_rows(lengths: npt.NDArray[np.int64], n_ranks: int, max_tokens: int) -> list[list[list[int]]]:
-    """The rows of every rank. All ranks get the same number: every rank has to run every forward.
+def plan_rows(
+    table: TokenTable, samples: Int64Array, n_ranks: int, max_tokens: int, prefix_sharing: bool
+) -> list[list[RowPlan]]:
+    """The rows of every rank for some samples: as few rounds of one row a rank as can be, the work balanced.
 
-    A rank that would have fewer is given empty rows; the caller computes those on any target, with weight 0.
+    All ranks get the same number of rows: every rank has to run every forward. A rank that would have fewer is given
+    empty rows; the caller computes those on any sample, with weight 0.
     """
-    shares = [fill_rows(lengths, share, max_tokens) for share in balance(lengths, n_ranks)]
-    most = max(len(rows) for rows in shares)
-    return [rows + [[]] * (most - len(rows)) for rows in shares]
+    if prefix_sharing:
+        ranks = _shared_rows(table, samples, n_ranks, max_tokens)
+    else:
+        lengths = table.computed_lengths[samples]
+        shares = [fill_rows(lengths, share, max_tokens) for share in balance(lengths, n_ranks)]
+        ranks = [[RowPlan(samples[row].tolist(), [0] * len(row)) for row in rows] for rows in shares]
+    most = max(len(rows) for rows in ranks)
+    return [rows + [RowPlan([], [])] * (most - len(rows)) for rows in ranks]
+
+
+def _shared_rows(table: TokenTable, samples: Int64Array, n_ranks: int, max_tokens: int) -> list[list[RowPlan]]:
+    order = PrefixOrder.of([table[sample][:-1] for sample in samples], samples)
+    rows = [
+        RowPlan(order.members[start:stop].tolist(), [0, *order.shared[start + 1 : stop].tolist()])
+        for start, stop in order.cut(max_tokens, n_ranks)
+    ]
+    return [rows[rank::n_ranks] for rank in range(n_ranks)]
+
+
+def tokens_to_compute(table: TokenTable, rows: Sequence[RowPlan]) -> int:
+    """Tokens that go through the model for some rows."""
+    return sum(int(table.computed_lengths[row.members].sum()) - sum(row.shared) for row in rows)

@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from persona.errors import PersonaError
-from persona.modeling.loading import check_weights, default_device, default_dtype, load_partitioned_model
+from persona.modeling.attention import BY_PREFIX
+from persona.modeling.loading import (
+    check_weights,
+    default_device,
+    default_dtype,
+    load_partitioned_model,
+    packed_attention,
+)
 from persona.modeling.loss import CompletionLoss
 
 
@@ -44,9 +51,18 @@ class Optimization:
 
 
 def build_engine(
-    model_path: str, deepspeed_file: Path, settings: Optimization, epoch_steps: int, max_epochs: int
+    model_path: str,
+    deepspeed_file: Path,
+    settings: Optimization,
+    epoch_steps: int,
+    max_epochs: int,
+    prefix_sharing: bool,
 ) -> Any:
-    """Load the model, partitioned as the DeepSpeed file says, and put optimizer and schedule on it."""
+    """Load the model, partitioned as the DeepSpeed file says, and put optimizer and schedule on it.
+
+    Raises:
+        PersonaError: shared prefixes would not give this model's loss.
+    """
     import deepspeed
     from transformers import get_scheduler
     from transformers.integrations import HfDeepSpeedConfig
@@ -56,10 +72,14 @@ def build_engine(
     check_weights(model_path)
     # Must live while the model loads, or the weights are not partitioned.
     partitioning = HfDeepSpeedConfig(config)
-    model = load_partitioned_model(model_path, dtype)
+    model = load_partitioned_model(
+        model_path, dtype, BY_PREFIX if prefix_sharing else packed_attention(default_device())
+    )
     del partitioning
     if settings.lora is not None:
         _add_adapters(model, settings.lora)
+    if prefix_sharing:
+        _refuse_dropout(model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss = CompletionLoss(model)
@@ -77,6 +97,33 @@ def build_engine(
     )
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, lr_scheduler=scheduler, config=config)
     return engine
+
+
+def sharing_explained(prefix_sharing: bool, lora: Lora | None) -> str:
+    """For people: whether samples share prefixes, and why not."""
+    if prefix_sharing:
+        return "shared prefixes computed once"
+    if lora and lora.dropout:
+        return f"prefixes not shared: lora.dropout {lora.dropout:g} drops other values in each sample"
+    return "prefixes not shared"
+
+
+def _refuse_dropout(model: Any) -> None:
+    """Make sure that a shared token is the same in all samples that it belongs to.
+
+    A router's auxiliary loss, a mean over tokens, would be another one as well; this training has none.
+
+    Raises:
+        PersonaError: the model draws dropout, which would differ between the samples.
+    """
+    drawn = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    drawn["attention_dropout"] = getattr(model.config, "attention_dropout", 0.0)
+    for name, probability in drawn.items():
+        if probability > 0:
+            raise PersonaError(
+                f"{name} has dropout {probability:g}: samples that share tokens would share what is dropped; set "
+                "prefix_sharing: false in the recipe, or train without dropout"
+            )
 
 
 def _add_adapters(model: Any, lora: Lora) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: choose a step's targets, pack them, one optimizer step, again; keep the best model.
+"""The training loop: choose a step's targets, put them into rows, one optimizer step, again; keep the best model.
 
 The targets of a step are chosen first, by seed and epoch, and packed afterwards. So which targets make up a
 step, its loss and its gradient do not depend on the packing or on the number of ranks.
@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from persona.errors import PersonaError
-from persona.modeling.packing import TokenTable, pack_row, plan_rows
+from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.training.checkpoints import LoopState, RunFolder, full_disk_explained
 from persona.training.export import export_model
 from persona.training.logs import TrainingLog
@@ -36,9 +36,11 @@ class Schedule:
     early_stopping_threshold: float
     checkpoint_every_steps: int | None
     seed: int
+    batch_by: Literal["user", "sample"]
+    prefix_sharing: bool
 
     def steps_per_epoch(self, n_targets: int) -> int:
-        """Optimizer steps an epoch; the last one takes what is left."""
+        """Optimizer steps an epoch."""
         return math.ceil(n_targets / self.samples_per_step)
 
 
@@ -83,7 +85,7 @@ class Training:
         raise PersonaError(message)
 
     def _run_epoch(self, state: LoopState) -> None:
-        steps = step_targets(len(self.train), self.schedule, state.epoch)
+        steps = step_targets(self.train.users, self.schedule, state.epoch)
         for targets in steps[state.step_in_epoch :]:
             started = time.perf_counter()
             with explained(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
@@ -107,7 +109,8 @@ class Training:
         """One optimizer step on exactly these targets."""
         # Dropout of adapters is a function of seed, step and rank, so a resumed training draws the same.
         torch.manual_seed(int(np.random.default_rng([self.schedule.seed, step, dist.get_rank()]).integers(2**63)))
-        loss, micro_steps = accumulate(self.engine, self.train, targets, self.schedule.max_tokens_per_gpu)
+        rows = self._rows(self.train, targets)
+        loss = accumulate(self.engine, self.train, targets, rows)
         if not math.isfinite(loss):
             raise PersonaError(f"the loss is {loss}; stopped before a save: lower the learning_rate")
         learning_rate = self.engine.optimizer.param_groups[0]["lr"]
@@ -122,13 +125,18 @@ class Training:
             "samples": len(targets),
             "tokens": int(self.train.lengths[targets].sum()),
             "loss_tokens": int(self.train.completion_lengths[targets].sum()),
-            "micro_steps": micro_steps,
+            "computed_tokens": sum(tokens_to_compute(self.train, of_rank) for of_rank in rows),
+            "micro_steps": len(rows[0]),
         }
+
+    def _rows(self, table: TokenTable, targets: np.ndarray) -> list[list[RowPlan]]:
+        schedule = self.schedule
+        return plan_rows(table, targets, dist.get_world_size(), schedule.max_tokens_per_gpu, schedule.prefix_sharing)
 
     def _validate(self, state: LoopState) -> None:
         """Score the validation targets; export the model if it is the best so far."""
         with explained(f"validation after epoch {state.epoch + 1}", self.schedule.max_tokens_per_gpu):
-            val_loss = mean_nll(self.engine, self.val, self.schedule.max_tokens_per_gpu)
+            val_loss = mean_nll(self.engine, self.val, self._rows(self.val, np.arange(len(self.val))))
         if not math.isfinite(val_loss):
             raise PersonaError(f"the validation loss is {val_loss}; stopped before a save: lower the learning_rate")
         is_best = val_loss < state.best_val_loss - self.schedule.early_stopping_threshold
@@ -144,22 +152,37 @@ class Training:
             self.log.validation(record)
 
 
-def accumulate(engine: Any, table: TokenTable, targets: np.ndarray, max_tokens: int) -> tuple[float, int]:
-    """Forward and backward of one optimizer step: its loss in nats a completion token, and its micro-steps.
+def accumulate(engine: Any, table: TokenTable, targets: np.ndarray, planned: list[list[RowPlan]]) -> float:
+    """Forward and backward of one optimizer step: its loss in nats a completion token.
 
     DeepSpeed averages gradients over ranks, so the sum of NLL is scaled by ranks / completion tokens of the whole
     step: the gradient is that of the mean over the step's completion tokens.
+
+    Args:
+        planned: the rows of all ranks, which hold these targets.
     """
     n_tokens = int(table.completion_lengths[targets].sum())
-    rows = list(rank_rows(table, targets, max_tokens))
+    rows = planned[dist.get_rank()]
     total = torch.zeros((), device=engine.device)
     engine.train()
-    for n, (members, weight) in enumerate(rows):
-        nll = engine(pack_row(table, members).to(engine.device)).sum() * weight
+    for n, row in enumerate(rows):
+        nll = _row_nll(engine, table, row)
         total += nll.detach()
         engine.set_gradient_accumulation_boundary(n == len(rows) - 1)
         engine.backward(nll * (dist.get_world_size() / n_tokens))
-    return _sum_over_ranks(total) / n_tokens, len(rows)
+    return _sum_over_ranks(total) / n_tokens
+
+
+def _row_nll(engine: Any, table: TokenTable, row: RowPlan) -> torch.Tensor:
+    """The sum of a row's negative log-likelihood.
+
+    A rank that has fewer rows than another computes some target with weight 0: every rank runs every forward.
+    """
+    if not row.members:
+        nll: torch.Tensor = engine(pack_row(table, [0]).to(engine.device)).sum() * 0.0
+        return nll
+    nll = engine(pack_row(table, row.members, row.shared).to(engine.device)).sum()
+    return nll
 
 
 @contextmanager
@@ -181,31 +204,49 @@ def explained(where: str, max_tokens: int) -> Iterator[None]:
         raise
 
 
-def step_targets(n_targets: int, schedule: Schedule, epoch: int) -> list[np.ndarray]:
-    """The targets of every step of an epoch: a shuffle that depends on seed and epoch alone, cut in portions."""
-    order = np.random.default_rng([schedule.seed, epoch]).permutation(n_targets)
-    return [
-        order[start : start + schedule.samples_per_step] for start in range(0, n_targets, schedule.samples_per_step)
-    ]
+def step_targets(users: np.ndarray, schedule: Schedule, epoch: int) -> list[np.ndarray]:
+    """The targets of every step of an epoch: a shuffle that depends on seed and epoch alone, cut in portions.
 
+    By sample, each portion has `samples_per_step`, and the last one what is left. By user, those who are shuffled are
+    the users: a portion ends after the user whose last target is nearest to where an even cut would be, so that it
+    has as many samples as an even one, but for half a user's at each end. A user with more targets than that is
+    several.
 
-def rank_rows(table: TokenTable, targets: np.ndarray, max_tokens: int) -> Iterator[tuple[list[int], float]]:
-    """This rank's rows of a set of targets, each with its weight.
-
-    A rank that has fewer rows than another repeats a target with weight 0: every rank runs every forward.
+    Args:
+        users: number of the user of each target.
     """
-    planned = plan_rows(table.lengths[targets], dist.get_world_size(), max_tokens)
-    for members in planned[dist.get_rank()]:
-        yield ([int(targets[i]) for i in members], 1.0) if members else ([int(targets[0])], 0.0)
+    rng = np.random.default_rng([schedule.seed, epoch])
+    n_steps = schedule.steps_per_epoch(len(users))
+    if schedule.batch_by == "sample":
+        order = rng.permutation(len(users))
+        return np.split(order, np.arange(1, n_steps) * schedule.samples_per_step)
+    groups = _user_groups(users, len(users) // n_steps)
+    groups = [groups[n] for n in rng.permutation(len(groups))]
+    ends = np.cumsum([len(group) for group in groups])
+    even = np.arange(1, n_steps) * len(users) / n_steps
+    # The nearest end; of two as near the earlier one, so that no portion is empty.
+    nearest = np.searchsorted((ends[:-1] + ends[1:]) / 2, even)
+    return np.split(np.concatenate(groups), ends[nearest])
 
 
-def mean_nll(engine: Any, table: TokenTable, max_tokens: int) -> float:
-    """Mean negative log-likelihood of all completion tokens of a table, in nats."""
+def _user_groups(users: np.ndarray, at_most: int) -> list[np.ndarray]:
+    """The targets of each user, those of one with more than `at_most` in several groups."""
+    order = np.argsort(users, kind="stable")
+    of_user = np.split(order, np.flatnonzero(np.diff(users[order])) + 1)
+    return [targets[start : start + at_most] for targets in of_user for start in range(0, len(targets), at_most)]
+
+
+def mean_nll(engine: Any, table: TokenTable, planned: list[list[RowPlan]]) -> float:
+    """Mean negative log-likelihood of all completion tokens of a table, in nats.
+
+    Args:
+        planned: the rows of all ranks, which hold all targets.
+    """
     engine.eval()
     total = torch.zeros((), device=engine.device, dtype=torch.float64)
     with torch.no_grad():
-        for members, weight in rank_rows(table, np.arange(len(table)), max_tokens):
-            total += engine(pack_row(table, members).to(engine.device)).sum() * weight
+        for row in planned[dist.get_rank()]:
+            total += _row_nll(engine, table, row)
     return _sum_over_ranks(total) / int(table.completion_lengths.sum())
 
 

@@ -17,7 +17,7 @@ from persona.modeling.packing import TokenTable
 from persona.modeling.processes import end_with_the_launcher, start_distributed
 from persona.tokenization import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
-from persona.training.engine import Optimization, build_engine
+from persona.training.engine import Optimization, build_engine, sharing_explained
 from persona.training.export import merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Schedule, Training
@@ -80,12 +80,14 @@ def _train(
 ) -> None:
     tables = [TokenTable.read(path) for path in (files.train_tokens, files.val_tokens)]
     epoch_steps = schedule.steps_per_epoch(len(tables[0]))
-    engine = build_engine(files.base_model, files.deepspeed, optimization, epoch_steps, schedule.max_epochs)
+    engine = build_engine(
+        files.base_model, files.deepspeed, optimization, epoch_steps, schedule.max_epochs, schedule.prefix_sharing
+    )
     state = folder.load(engine)
     log = None
     if dist.get_rank() == 0:
         log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, state.epoch, factors, run)
-        log.message(_greeting(tables[0], tables[1], schedule, state))
+        log.message(_greeting(tables[0], tables[1], schedule, state, optimization))
     training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log, stop)
     state = training.run(state)
     if log is not None:
@@ -95,19 +97,21 @@ def _train(
     dist.barrier()
 
 
-def _greeting(train: TokenTable, val: TokenTable, schedule: Schedule, state: LoopState) -> str:
+def _greeting(
+    train: TokenTable, val: TokenTable, schedule: Schedule, state: LoopState, optimization: Optimization
+) -> str:
     going_on = f", going on after step {state.global_step}" if state.started else ""
     return (
         f"{len(train):,} training samples "
         f"({train.lengths.sum():,} tokens, {train.completion_lengths.sum():,} with loss), "
         f"{len(val):,} validation samples; {schedule.samples_per_step} samples a step, "
         f"{schedule.steps_per_epoch(len(train))} steps an epoch, at most {schedule.max_epochs} epochs, "
-        f"{dist.get_world_size()} processes{going_on}"
+        f"{dist.get_world_size()} processes, {sharing_explained(schedule.prefix_sharing, optimization.lora)}{going_on}"
     )
 
 
 # They change how a training runs, and its result by rounding alone.
-EXECUTION = {"checkpoint_every_steps", "max_tokens_per_gpu", "gradient_checkpointing"}
+EXECUTION = {"checkpoint_every_steps", "max_tokens_per_gpu", "gradient_checkpointing", "prefix_sharing"}
 
 
 def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -> dict[str, Any]:

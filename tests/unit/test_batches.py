@@ -1,0 +1,62 @@
+"""Which targets make up an optimizer step."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from persona.training.loop import Schedule, step_targets
+
+
+def schedule(samples_per_step: int, batch_by: Literal["user", "sample"]) -> Schedule:
+    return Schedule(samples_per_step, 1000, 1, 1, 0.0, None, seed=7, batch_by=batch_by, prefix_sharing=True)
+
+
+def users_with(counts: list[int]) -> np.ndarray:
+    """The user of each target, in no order."""
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+COUNTS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
+
+
+@given(COUNTS, st.integers(1, 40), st.integers(0, 3))
+@example([1] * 50, 8, 0)
+@example([30, 1, 30], 8, 0)
+@example([8] * 9, 8, 0)
+def test_a_user_is_in_one_step_and_steps_are_nearly_as_large_as_configured(
+    counts: list[int], samples_per_step: int, epoch: int
+) -> None:
+    users = users_with(counts)
+    steps = step_targets(users, schedule(samples_per_step, "user"), epoch)
+    assert sorted(np.concatenate(steps).tolist()) == list(range(len(users)))
+    assert len(steps) == math.ceil(len(users) / samples_per_step)
+    even = len(users) / len(steps)
+    largest = min(max(counts), int(even))
+    for step in steps:
+        assert len(step) > 0
+        assert abs(len(step) - even) <= largest
+    for user, count in enumerate(counts):
+        parts = math.ceil(count / int(even))
+        assert len([step for step in steps if user in users[step]]) <= parts
+
+
+@given(COUNTS, st.integers(1, 40))
+def test_steps_by_sample_have_the_configured_number(counts: list[int], samples_per_step: int) -> None:
+    users = users_with(counts)
+    steps = step_targets(users, schedule(samples_per_step, "sample"), epoch=1)
+    assert sorted(np.concatenate(steps).tolist()) == list(range(len(users)))
+    assert {len(step) for step in steps[:-1]} <= {samples_per_step}
+    assert 0 < len(steps[-1]) <= samples_per_step
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    users = users_with([3] * 40)
+    for batch_by in ("user", "sample"):
+        plan = schedule(16, batch_by)  # type: ignore[arg-type]
+        first, again, other = (np.concatenate(step_targets(users, plan, epoch)).tolist() for epoch in (0, 0, 1))
+        assert first == again != other

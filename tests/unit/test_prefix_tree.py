@@ -1,0 +1,242 @@
+"""Rows that compute shared tokens once give the losses and gradients of samples computed one by one."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+from torch.nn.attention.flex_attention import create_mask
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from persona.modeling.attention import (
+    BY_PREFIX,
+    RunMasks,
+    attend_by_prefix,
+    block_mask,
+    bucketed,
+    flex_attention_works,
+)
+from persona.modeling.loss import CompletionLoss
+from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
+from persona.modeling.prefix_tree import PrefixOrder, common_prefix, lay_out
+
+VOCABULARY = 11
+Samples = list[tuple[list[int], list[int]]]
+
+# So few different tokens that prompts share prefixes, are prefixes of each other, or are the same.
+TOKENS = st.lists(st.sampled_from([3, 5]), min_size=1, max_size=9)
+SAMPLES = st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=9)
+GROWING: Samples = [([3, 5] * n, [5, 3, 5]) for n in (4, 2, 7, 5)]
+TIES: Samples = [([3, 5], [5, 5, 3])] * 3
+RAGGED: Samples = [([3], [5]), ([3, 5, 3, 3], [3]), ([3, 5], [3, 3, 5]), ([5] * 12, [3])]
+
+
+def table_of(samples: Samples) -> TokenTable:
+    documents = [prompt + completion for prompt, completion in samples]
+    return TokenTable(
+        ids=np.concatenate(documents).astype(np.int32),
+        starts=np.concatenate([[0], np.cumsum([len(document) for document in documents])]),
+        prompt_lengths=np.array([len(prompt) for prompt, _ in samples], dtype=np.int32),
+        users=np.zeros(len(samples), dtype=np.int64),
+    )
+
+
+def shared_rows(samples: Samples, max_tokens: int = 1000, n_ranks: int = 1) -> tuple[TokenTable, list[RowPlan]]:
+    table = table_of(samples)
+    planned = plan_rows(table, np.arange(len(table)), n_ranks, max_tokens, prefix_sharing=True)
+    return table, [row for of_rank in planned for row in of_rank if row.members]
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3MoeForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        # No part of the loss here, whatever the config says.
+        output_router_logits=True,
+    )
+    return Qwen3MoeForCausalLM._from_config(config, attn_implementation=BY_PREFIX)
+
+
+def gradients(model: Qwen3MoeForCausalLM, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if gradient is None else gradient
+        for name, p, gradient in zip(names, parameters, found, strict=True)
+    }
+
+
+def one_by_one(model: Qwen3MoeForCausalLM, samples: Samples) -> torch.Tensor:
+    """The sum of the completion tokens' NLL in plain transformers, a forward a sample."""
+    total = torch.zeros(())
+    for prompt, completion in samples:
+        logits = model.lm_head.__class__.forward(
+            model.lm_head, model.model(input_ids=torch.tensor([prompt + completion]), use_cache=False)[0]
+        )
+        total = total + functional.cross_entropy(
+            logits[0, len(prompt) - 1 : -1], torch.tensor(completion), reduction="sum"
+        )
+    return total
+
+
+@given(SAMPLES, st.integers(1, 60), st.booleans())
+@example(GROWING, 1000, False)
+@example(TIES, 1000, False)
+@example(RAGGED, 1000, True)
+@example([([3, 5], [5])], 1000, False)
+@example([([3], [5, 3, 5]), ([3, 5], [3, 5])], 1000, False)  # a prompt that goes on as another's completion does
+@settings(max_examples=40)
+def test_loss_and_gradients_are_those_of_one_by_one(
+    model: Qwen3MoeForCausalLM, samples: Samples, max_tokens: int, checkpointing: bool
+) -> None:
+    expected_loss = one_by_one(model, samples)
+    expected = gradients(model, expected_loss)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    table, rows = shared_rows(samples, max_tokens)
+    loss = CompletionLoss(model)
+    total = torch.stack([loss(pack_row(table, row.members, row.shared)).sum() for row in rows]).sum()
+    found = gradients(model, total)
+    model.gradient_checkpointing_disable()
+    torch.testing.assert_close(total, expected_loss, rtol=1e-5, atol=0)
+    whole = torch.sqrt(sum((torch.linalg.vector_norm(g) ** 2 for g in expected.values()), torch.zeros(())))
+    for name, gradient in found.items():
+        error = torch.linalg.vector_norm(gradient - expected[name])
+        # Of a gradient that is nearly 0 only the size beside the others is known.
+        assert error <= 1e-5 * torch.linalg.vector_norm(expected[name]) + 1e-7 * whole, name
+
+
+@given(SAMPLES)
+@example(GROWING)
+@example(TIES)
+def test_a_token_sees_its_ancestors_alone(samples: Samples) -> None:
+    table, [row] = shared_rows(samples)
+    layout, places = lay_out([int(table.computed_lengths[sample]) for sample in row.members], row.shared)
+    ids = pack_row(table, row.members, row.shared).input_ids[0].numpy()
+    ancestors = {int(place): set(path[: depth + 1].tolist()) for path in places for depth, place in enumerate(path)}
+    assert sorted(ancestors) == list(range(len(ids)))
+    for sample, path in zip(row.members, places, strict=True):
+        np.testing.assert_array_equal(ids[path], table[sample][:-1])
+        np.testing.assert_array_equal(layout.depths[path], np.arange(len(path)))
+
+    by_ends = {query: {key for key in range(query + 1) if query < layout.ends[key]} for query in ancestors}
+    assert by_ends == ancestors
+    masks = RunMasks.of(layout, torch.device("cpu"))
+    begins = np.cumsum([0, *layout.pieces])
+    query = 0
+    for run, seen, mask in zip(layout.runs, layout.seen, masks.masks, strict=True):
+        keys = np.concatenate([np.arange(begins[piece], begins[piece + 1]) for piece in seen])
+        visible = torch.ones(run, len(keys)).tril() if mask is None else mask
+        for of_query in visible.bool().numpy():
+            assert set(keys[of_query].tolist()) == ancestors[query]
+            query += 1
+    flex = block_mask(layout, bucketed(len(ids)), torch.device("cpu"))
+    dense = create_mask(flex.mask_mod, 1, 1, *flex.seq_lengths, device="cpu")[0, 0, : len(ids), : len(ids)]
+    assert {query: set(np.flatnonzero(seen).tolist()) for query, seen in enumerate(dense.numpy())} == ancestors
+
+
+@given(SAMPLES)
+@settings(max_examples=20)
+def test_every_distinct_prefix_is_computed_once(samples: Samples) -> None:
+    table, rows = shared_rows(samples)
+    documents = [tuple(prompt + completion)[:-1] for prompt, completion in samples]
+    distinct = {document[:n] for document in documents for n in range(1, len(document) + 1)}
+    assert tokens_to_compute(table, rows) == len(distinct)
+    assert pack_row(table, rows[0].members, rows[0].shared).input_ids.shape[1] == len(distinct)
+
+
+@given(SAMPLES, st.integers(1, 40), st.integers(1, 3))
+def test_rows_hold_every_sample_once_and_no_more_tokens_than_allowed(
+    samples: Samples, max_tokens: int, n_ranks: int
+) -> None:
+    table, rows = shared_rows(samples, max_tokens, n_ranks)
+    assert sorted(sample for row in rows for sample in row.members) == list(range(len(table)))
+    for row in rows:
+        assert len(row.members) == 1 or tokens_to_compute(table, [row]) <= max_tokens
+        for (one, other), shared in zip(pairwise(row.members), row.shared[1:], strict=True):
+            assert shared == common_prefix(table[one][:-1], table[other][:-1])
+        assert row.shared[0] == 0
+
+
+@given(st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=6), st.integers(9, 40), st.integers(1, 3))
+def test_no_other_cut_has_a_shorter_longest_row(samples: Samples, max_tokens: int, n_ranks: int) -> None:
+    table = table_of(samples)
+    order = PrefixOrder.of([table[sample][:-1] for sample in range(len(table))], np.arange(len(table)))
+
+    def tokens(rows: list[tuple[int, int]]) -> list[int]:
+        return [int((order.lengths - order.shared)[start:stop].sum() + order.shared[start]) for start, stop in rows]
+
+    n, found = len(order.members), order.cut(max_tokens, n_ranks)
+    cuts = [list(pairwise([0, *inner, n])) for size in range(n) for inner in combinations(range(1, n), size)]
+    allowed = [
+        rows
+        for rows in cuts
+        if all(stop == start + 1 or t <= max_tokens for (start, stop), t in zip(rows, tokens(rows), strict=True))
+    ]
+    rounds = min(-(-len(rows) // n_ranks) for rows in allowed)
+    assert -(-len(found) // n_ranks) == rounds
+    if order.lengths.max() <= max_tokens:
+        assert max(tokens(found)) == min(max(tokens(rows)) for rows in allowed if len(rows) <= rounds * n_ranks)
+
+
+def test_flex_attention_gives_what_attention_run_by_run_does() -> None:
+    """Its forward pass, which is all of it that a CPU has."""
+    table, [row] = shared_rows(GROWING + RAGGED)
+    layout = pack_row(table, row.members, row.shared).layout
+    n_tokens, torch_device = sum(layout.runs), torch.device("cpu")
+    length = bucketed(n_tokens)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, length, 16, generator=generator) for heads in (4, 2, 2))
+    flex, _ = attend_by_prefix(None, query, key, value, None, block_mask(layout, length, torch_device), scaling=0.25)
+    runs, _ = attend_by_prefix(
+        None, *(states[:, :, :n_tokens] for states in (query, key, value)), None, RunMasks.of(layout, torch_device),
+        scaling=0.25,
+    )  # fmt: skip
+    torch.testing.assert_close(flex[:, :n_tokens], runs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not flex_attention_works(), reason="FlexAttention has no backward pass on a CPU")
+def test_flex_attention_on_a_gpu_gives_the_gradients_of_attention_run_by_run() -> None:
+    table, [row] = shared_rows(GROWING + RAGGED)
+    layout = pack_row(table, row.members, row.shared).layout
+    n_tokens, device = sum(layout.runs), torch.device("cuda")
+    states = [torch.randn(1, heads, n_tokens, 16, device=device, requires_grad=True) for heads in (4, 2, 2)]
+    found = []
+    for flex in (True, False):
+        length = bucketed(n_tokens) if flex else n_tokens
+        padded = [functional.pad(each, (0, 0, 0, length - n_tokens)) for each in states]
+        mask = block_mask(layout, length, device) if flex else RunMasks.of(layout, device)
+        out, _ = attend_by_prefix(None, *padded, None, mask, scaling=0.25)
+        found.append(torch.autograd.grad(out[:, :n_tokens].square().sum(), states))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_lengths_of_flex_attention_are_few() -> None:
+    lengths = {bucketed(n) for n in range(1, 8193)}
+    assert len(lengths) <= 32
+    assert all(n <= bucketed(n) <= max(128, 1.25 * n) or bucketed(n) - n < 128 for n in range(1, 8193))
+
+
+def test_another_attention_refuses_rows_that_share(model: Qwen3MoeForCausalLM) -> None:
+    table, [row] = shared_rows(GROWING)
+    other = Qwen3MoeForCausalLM._from_config(deepcopy(model.config), attn_implementation="sdpa")
+    with pytest.raises(ValueError, match="need the attention"):
+        CompletionLoss(other)(pack_row(table, row.members, row.shared))
