@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ from benchmarks.training import forget_peak_memory, peak_memory_gib
 from persona.evaluation.scoring import Pairs
 from persona.ingest import Ingested, ingest, load
 from persona.ingest.rows import Options
-from persona.modeling.attention import RunMasks
+from persona.modeling import attention
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
-from persona.modeling.packing import Row, RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
-from persona.modeling.prefix_tree import PrefixOrder
+from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
+from persona.modeling.prefix_tree import Layout, PrefixOrder
 from persona.modeling.tiny import moe_config, train_tokenizer
 from persona.prompts import Parts, load_style, render
 from persona.tokenization import Window, tokenize
@@ -197,7 +197,7 @@ def case(
         way: lambda some=some: forward_and_backward(loss, table, some)  # type: ignore[misc]
         for way, some in rows.items()
     }
-    ways["dense"] = lambda: densely(loss, ways["shared"])
+    ways["dense"] = lambda: densely(ways["shared"])
     seconds, gib = turn_by_turn(ways, args.rounds)
     return Case(
         name=name or f"{reviews} reviews, {samples or 'all'} samples, {style}",
@@ -218,20 +218,22 @@ def forward_and_backward(loss: CompletionLoss, table: TokenTable, rows: list[Row
     loss.zero_grad()
 
 
-def densely(loss: CompletionLoss, work: Callable[[], None]) -> None:
-    """The same with a dense mask over each row."""
-    with_mask = loss._with_mask
-    loss._with_mask = dense_mask  # type: ignore[method-assign]
+def densely(work: Callable[[], None]) -> None:
+    """The same with a dense mask over each row in place of attention run by run."""
+    run_by_run = attention._attend_run_by_run
+    attention._attend_run_by_run = attend_densely
     work()
-    loss._with_mask = with_mask  # type: ignore[method-assign]
+    attention._attend_run_by_run = run_by_run
 
 
-def dense_mask(row: Row) -> tuple[Row, RunMasks]:
-    n, device = len(row.layout.ends), row.input_ids.device
-    place = torch.arange(n, device=device)
-    ends = torch.from_numpy(row.layout.ends).to(device)
+def attend_densely(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, dropout: float
+) -> torch.Tensor:
+    place = torch.arange(len(layout.ends), device=query.device)
+    ends = torch.from_numpy(layout.ends).to(query.device)
     sees = (place <= place[:, None]) & (place[:, None] < ends)
-    return row, RunMasks(replace(row.layout, runs=[n], pieces=[n], seen=[[0]]), [sees])
+    found = torch.nn.functional.scaled_dot_product_attention(query, key, value, sees, scale=scale, enable_gqa=True)
+    return found.transpose(1, 2).contiguous()
 
 
 def turn_by_turn(ways: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -275,7 +277,6 @@ def scoring(loss: CompletionLoss, table: TokenTable, n_blocks: int = 4, block: i
         (prompt, text)
         for prompt in range(len(last))
         for text in [*range(prompt - prompt % block, prompt - prompt % block + block), *range(len(last), len(texts))]
-        if text < len(texts)
     ]
     pairs = Pairs(prompts, texts, np.array(asked))
     order = pairs.order

@@ -112,7 +112,7 @@ class Recipe(Model):
     batch_size: Count = 1
     gradient_accumulation_steps: Count = 8
     max_tokens_per_gpu: Count = 8192
-    batch_by: Literal["user", "sample"] = "user"
+    batch_by: Literal["user", "sample"] = "sample"
     prefix_sharing: bool = True
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"

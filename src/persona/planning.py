@@ -1,8 +1,8 @@
 """What a stage will cost, from its real token counts and a stated model of the hardware, before it is trained.
 
-Counts (parameters, tokens, steps, micro-steps, bytes of weights and optimizer) are exact. Seconds and the
-memory of activations are estimates: a roofline with assumed utilisation, and the formulas beside them. None
-of the estimates was compared with a GPU.
+Counts (parameters, tokens, steps, bytes of weights and optimizer) are exact; micro-steps and computed tokens are
+counted on the first steps of an epoch. Seconds and the memory of activations are estimates: a roofline with assumed
+utilisation, and the formulas beside them. None of the estimates was compared with a GPU.
 """
 
 from __future__ import annotations
@@ -170,6 +170,36 @@ class Work:
         return int(self.lengths.sum() - self.shared.sum())
 
 
+def rows_of(table: TokenTable, steps: list[np.ndarray], schedule: Schedule, processes: int) -> tuple[Work, int]:
+    """What some steps compute, and the sum of their micro-steps."""
+    planned = [
+        plan_rows(table, step, processes, schedule.max_tokens_per_gpu, schedule.prefix_sharing) for step in steps
+    ]
+    rows = [row for ranks in planned for of_rank in ranks for row in of_rank]
+    return Work.of(table, rows), sum(len(ranks[0]) for ranks in planned)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The first epoch: its steps, and what so many of them that were counted compute."""
+
+    steps: int
+    counted: int
+    work: Work
+    micro_steps: float  # a step
+
+    @classmethod
+    def of(cls, table: TokenTable, schedule: Schedule, processes: int) -> Epoch:
+        steps = step_targets(table.users, schedule, epoch=0)
+        counted = steps[:COUNTED_STEPS]
+        work, micro_steps = rows_of(table, counted, schedule, processes)
+        return cls(len(steps), len(counted), work, micro_steps / len(counted))
+
+    @property
+    def computed_tokens(self) -> int:
+        return round(self.work.tokens / self.counted * self.steps)
+
+
 def flops(size: ModelSize, work: Work, recompute: bool) -> float:
     """Floating point operations of forward and backward.
 
@@ -216,15 +246,14 @@ def plan_stage(
     size = model_size(model, optimization.lora)
     launch = Launch.from_deepspeed(deepspeed, processes, bytes_per_weight)
     recompute = optimization.gradient_checkpointing
-    steps = step_targets(table.users, schedule, epoch=0)
-    counted = steps[:COUNTED_STEPS]
-    work, rows = _work(table, counted, schedule, processes)
-    micro_steps = rows / len(counted)
-    compute, traffic = step_seconds(size, launch, hardware, flops(size, work, recompute) / len(counted), micro_steps)
-    val_work, val_rows = _work(val, [np.arange(len(val))], schedule, processes)
+    epoch = Epoch.of(table, schedule, processes)
+    by_user = Epoch.of(table, replace(schedule, batch_by="user"), processes)
+    flops_a_step = flops(size, epoch.work, recompute) / epoch.counted
+    compute, traffic = step_seconds(size, launch, hardware, flops_a_step, epoch.micro_steps)
+    val_work, val_rows = rows_of(val, [np.arange(len(val))], schedule, processes)
     # Validation is the forward pass alone, and one gathering of the weights.
     val_seconds = max(step_seconds(size, launch, hardware, flops(size, val_work, False) / 3, val_rows))
-    epoch_hours = (max(compute, traffic) * len(steps) + val_seconds) / 3600
+    epoch_hours = (max(compute, traffic) * epoch.steps + val_seconds) / 3600
     needed = memory(size, launch, schedule.max_tokens_per_gpu, recompute)
     checkpoint = size.trained_parameters * (12 + bytes_per_weight)
     export = size.trained_parameters * bytes_per_weight
@@ -232,10 +261,11 @@ def plan_stage(
         "samples": len(table),
         "prefix_sharing": sharing_explained(schedule.prefix_sharing, optimization.lora),
         "tokens_per_epoch": int(table.lengths.sum()),
-        "computed_tokens_per_epoch": round(work.tokens / len(counted) * len(steps)),
+        "computed_tokens_per_epoch": epoch.computed_tokens,
+        "computed_tokens_per_epoch_by_user": by_user.computed_tokens,
         "loss_tokens_per_epoch": int(table.completion_lengths.sum()),
-        "steps_per_epoch": len(steps),
-        "micro_steps_per_step": micro_steps,
+        "steps_per_epoch": epoch.steps,
+        "micro_steps_per_step": epoch.micro_steps,
         "parameters": size.parameters,
         "active_parameters": size.active_parameters + size.head_parameters,
         "trained_parameters": size.trained_parameters,
@@ -251,15 +281,6 @@ def plan_stage(
         # The old ones go when the new ones are whole, so two of each are there for a moment.
         "disk_gb": 2 * (checkpoint + export) / 1e9,
     }
-
-
-def _work(table: TokenTable, steps: list[np.ndarray], schedule: Schedule, processes: int) -> tuple[Work, int]:
-    """What some steps compute, and the sum of their micro-steps."""
-    planned = [
-        plan_rows(table, step, processes, schedule.max_tokens_per_gpu, schedule.prefix_sharing) for step in steps
-    ]
-    rows = [row for ranks in planned for of_rank in ranks for row in of_rank]
-    return Work.of(table, rows), sum(len(ranks[0]) for ranks in planned)
 
 
 def nearest_that_fits(
@@ -320,11 +341,17 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
         for name, plan in stages.items()
         if not plan["fits"]
     ]
-    sharing = {plan["prefix_sharing"] for plan in stages.values()}
-    notes = (
-        [f"{name}: {plan['prefix_sharing']}" for name, plan in stages.items()] if len(sharing) > 1 else list(sharing)
-    )
-    return "\n".join([*lines, "", *notes, *warnings, _assumptions(hardware)]) + "\n"
+    return "\n".join([*lines, "", *_sharing(stages), *warnings, _assumptions(hardware)]) + "\n"
+
+
+def _sharing(stages: dict[str, dict[str, Any]]) -> list[str]:
+    """Whether prefixes are shared, and what the order by user would share where that is much more."""
+    notes = []
+    for name, plan in stages.items():
+        computed, by_user = plan["computed_tokens_per_epoch"], plan["computed_tokens_per_epoch_by_user"]
+        more = f"; with batch_by: user {by_user:,} tokens computed" if by_user < 0.9 * computed else ""
+        notes.append(f"{name}: {plan['prefix_sharing']}{more}")
+    return notes
 
 
 def _assumptions(hardware: Hardware) -> str:

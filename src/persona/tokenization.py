@@ -286,10 +286,12 @@ def _stays(lengths: Ints, counts: Ints, room: Ints, max_length: int, window: Win
     """Which of the history entries stay: of each prompt the last ones.
 
     `recent`: as many as there is room for. Then the oldest that stays is another for nearly every target of a user,
-    and so is every token after it. `anchored`: from the first of them that begins a block. A block is half of
-    `max_length`, or half of that and so on until it is at most two thirds of the room, and counted from the user's
-    first entry. So the oldest that stays is the same for all targets within a block, and what is given up is less
-    than one. It depends on nothing but the prompt, whatever targets are trained together.
+    and so is every token after it. `anchored`: from the first of them that begins a block of the user's history, a
+    block being half of `max_length`. So the oldest that stays is the same for successive targets until one does not
+    fit. Where less than a third of the room would be used, as many as there is room for.
+
+    Either depends on the prompt and, as far as both have to fit, on the length of what is to be written; never on
+    which targets are trained together.
 
     Args:
         lengths: tokens of each entry, one prompt after the other.
@@ -297,24 +299,21 @@ def _stays(lengths: Ints, counts: Ints, room: Ints, max_length: int, window: Win
         room: tokens that each prompt has for them.
     """
     until = np.cumsum(lengths)
-    ends = np.concatenate([[0], until])[np.cumsum(counts)]
-    begins = until - lengths
-    fits = np.repeat(ends, counts) - begins <= np.repeat(room, counts)
+    begins, ends = until - lengths, np.concatenate([[0], until])[np.cumsum(counts)]
+    used = np.repeat(ends, counts) - begins
+    fits = used <= np.repeat(room, counts)
     if window == "recent":
         return np.asarray(fits)
-    first = np.cumsum(counts) - counts
-    first_begins = np.concatenate([begins, [0]])[first]
-    halvings = np.ceil(np.log2(1.5 * max_length / np.maximum(room, 1))).astype(np.int64)
-    block = np.maximum(max_length >> np.maximum(halvings, 1), 1)
-    number = (begins - np.repeat(first_begins, counts)) // np.repeat(block, counts)
-    begins_block = np.append(True, number[1:] != number[:-1])[: len(number)]
-    begins_block[first[counts > 0]] = True
-    started = np.cumsum(fits & begins_block)
-    before = np.concatenate([[0], started])
-    anchored = started > np.repeat(before[first], counts)
-    # Where no block begins among those that fit, as many of them as there are.
-    has_anchor = before[np.cumsum(counts)] > before[first]
-    return np.asarray(np.where(np.repeat(has_anchor, counts), anchored, fits))
+    row, first = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts) - counts
+    block = (begins - begins[first[row]]) // max(1, max_length // 2)
+    is_first = np.arange(len(lengths)) == first[row]
+    begins_block = is_first | (block != np.roll(block, 1))
+    anchors = np.flatnonzero(fits & begins_block & (3 * used >= np.repeat(room, counts)))
+    # The first anchor of each prompt that has one, else beyond all entries.
+    anchor = np.full(len(counts), len(lengths))
+    np.minimum.at(anchor, row[anchors], anchors)
+    has_anchor = (anchor < len(lengths))[row]
+    return np.asarray(np.where(has_anchor, np.arange(len(lengths)) >= anchor[row], fits))
 
 
 def _without_oldest_turn(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:

@@ -21,6 +21,13 @@ def test_an_unfinished_training_of_something_else_is_refused_with_what_differs(t
         RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.2})
 
 
+def test_a_training_from_before_there_was_a_choice_of_order_was_by_sample(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "v1").claim({"seed": 1})
+    RunFolder(tmp_path / "v1").claim({"seed": 1, "batch_by": "sample"})
+    with pytest.raises(PersonaError, match=r"\(batch_by: was sample, is user\)"):
+        RunFolder(tmp_path / "v1").claim({"seed": 1, "batch_by": "user"})
+
+
 def test_a_finished_training_is_set_aside_and_found_again(tmp_path: Path) -> None:
     for seed in (1, 2):
         folder = RunFolder(tmp_path / "v1")

@@ -93,6 +93,13 @@ def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
     assert step_seconds(size, launch, H100, work, micro_steps=8)[1] == pytest.approx(8 * traffic)
 
 
+def test_work_that_is_shared_is_counted_once(size: ModelSize) -> None:
+    def work(lengths: list[int], shared: list[int]) -> float:
+        return flops(size, Work(np.array(lengths), np.array(shared), 0), recompute=True)
+
+    assert work([900, 800], [0, 500]) == pytest.approx(work([900], [0]) + work([800], [0]) - work([500], [0]))
+
+
 def test_the_work_is_what_torch_counts(tmp_path: Path) -> None:
     config = Qwen3Config(
         vocab_size=512,

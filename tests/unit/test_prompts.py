@@ -21,7 +21,7 @@ from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
-from persona.tokenization import WINDOWS, Window, chat_frame, check_assembly, encode, preview, tokenize
+from persona.tokenization import WINDOWS, Window, _stays, chat_frame, check_assembly, encode, preview, tokenize
 from tests.ingesting import ingested
 from tests.unit.test_data import raw_row, write_raw
 
@@ -183,12 +183,31 @@ def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFr
         recent = next(n for n in range(len(lengths) + 1) if sum(lengths[n:]) <= room)
         assert kept["recent"][target] == recent
         block = limit // 2
-        while block > room * 2 / 3:
-            block //= 2
         anchors = [n for n in range(1, len(lengths)) if begins[n] // block != begins[n - 1] // block]
-        assert kept["anchored"][target] == next((n for n in [0, *anchors] if n >= recent), recent)
-        if recent and any(n >= recent for n in anchors):
-            assert sum(lengths[kept["anchored"][target] :]) > room / 3 - max(lengths)
+        wanted = [n for n in [0, *anchors] if n >= recent and 3 * sum(lengths[n:]) >= room]
+        assert kept["anchored"][target] == (wanted[0] if wanted else recent)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "kept"),
+    [
+        (
+            [20, *[40] * 12, 290, 10],
+            780,
+            14,
+        ),  # from the next block on little would stay, so as much as there is room for
+        ([40] * 30, 760, 17),
+        ([40] * 30, 770, 17),
+        ([40] * 24, 300, 7),  # no block begins among these
+        ([40] * 5, 760, 5),
+    ],
+)
+def test_an_anchored_window_uses_at_least_a_third_of_the_room(lengths: list[int], room: int, kept: int) -> None:
+    """A second prompt that fits, to see that they do not mix."""
+    counts = np.array([len(lengths), 0, 2])
+    stays = _stays(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), 1024, "anchored")
+    assert stays[: len(lengths)].sum() == kept and stays[len(lengths) :].all()
+    assert stays[: len(lengths)].tolist() == sorted(stays[: len(lengths)].tolist())
 
 
 def test_successive_targets_share_an_anchored_history(long_histories: pl.DataFrame, tokenizer: Any) -> None:

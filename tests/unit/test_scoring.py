@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,15 @@ def test_star_probabilities_are_those_of_the_prompt_with_the_other_cue(
             p = torch.softmax(model(input_ids=ids).logits[0, -1].double(), dim=0)
         expected = [float(p[tokenizer.convert_tokens_to_ids(star)]) for star in STARS]
         np.testing.assert_allclose(row["stars"], expected, rtol=1e-4)
+
+
+def test_a_model_whose_tokens_do_not_see_all_before_them_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(settings | {"use_sliding_window": True, "sliding_window": 4}), encoding="utf-8")
+    with pytest.raises(PersonaError, match="attention has sliding_window; only full attention is supported"):
+        load_model(str(tmp_path / "model"), torch.float32, torch.device("cpu"))
 
 
 def test_a_prompt_that_does_not_end_with_the_cue_is_refused(folder: Path, tokens: pl.DataFrame) -> None:

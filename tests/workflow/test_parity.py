@@ -156,13 +156,13 @@ def test_training_stops_when_validation_is_no_longer_better_by_the_threshold(fol
     assert (counts["best_epoch"], counts["epoch"]) == (1, 3)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(("stage", "dropout"), [(2, 0.1), (3, 0.0)])
 def test_adapters_are_trained_alone_and_merged_when_asked(
-    folder: Path, table: TokenTable, tmp_path: Path, stage: int
+    folder: Path, table: TokenTable, tmp_path: Path, stage: int, dropout: float
 ) -> None:
-    lora = Lora(r=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
+    lora = Lora(r=4, alpha=8, dropout=dropout, target_modules=["q_proj", "v_proj"])
     optimization = replace(OPTIMIZATION, learning_rate=1e-2, lora=lora)
-    plan = replace(schedule(800), max_epochs=3, early_stopping_patience=3, prefix_sharing=False)
+    plan = replace(schedule(800), max_epochs=3, early_stopping_patience=3, prefix_sharing=not dropout)
     name = f"lora_{stage}"
     file = deepspeed_file(tmp_path, stage)
     keep = {"keep_training_state": True}

@@ -135,7 +135,7 @@ def test_the_plan_counts_what_the_training_then_did(finished: Path, small_config
         assert plan[name]["samples"] == sum(step["samples"] for step in steps)
         assert plan[name]["tokens_per_epoch"] == sum(step["tokens"] for step in steps)
         assert plan[name]["computed_tokens_per_epoch"] == sum(step["computed_tokens"] for step in steps)
-        assert plan[name]["computed_tokens_per_epoch"] < plan[name]["tokens_per_epoch"]
+        assert plan[name]["computed_tokens_per_epoch"] < plan[name]["tokens_per_epoch"] - plan[name]["samples"]
         assert plan[name]["loss_tokens_per_epoch"] == sum(step["loss_tokens"] for step in steps)
         assert plan[name]["micro_steps_per_step"] * len(steps) == pytest.approx(sum(s["micro_steps"] for s in steps))
 

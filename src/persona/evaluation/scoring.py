@@ -39,9 +39,10 @@ class CohortFiles:
 
 
 class Pairs:
-    """Distinct (prompt, completion) pairs in the order of their tokens, and for each request the one that answers it.
+    """Distinct (prompt, completion) pairs, and for each request the one that answers it.
 
-    Prompts that are the same tokens are one prompt, so nothing is scored twice.
+    Prompts that are the same tokens are one prompt, so nothing is scored twice. Pairs are in the order of their prompts
+    and then of their completions; as a chat template ends every prompt alike, that is the order of their tokens.
     """
 
     def __init__(self, prompts: list[Ids], completions: list[Ids], requests: npt.NDArray[np.int64]) -> None:

@@ -2,20 +2,20 @@
 
 On a GPU FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the blocks of the row's square that nothing attends
 to. Elsewhere torch's attention is called once a run, on the pieces that the run sees. A dense mask over the
-row would compute its square, see docs/performance.md. A packed row is the case of runs that share nothing.
+row would compute its square, see docs/performance.md. A packed row is the case of runs that see nothing else.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from torch.utils.checkpoint import checkpoint
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -24,66 +24,66 @@ from persona.modeling.prefix_tree import Layout
 BY_PREFIX = "by_prefix"
 
 
-@dataclass(frozen=True)
-class RunMasks:
-    """For attention run by run: the layout, and for each run what it sees `[run, seen]`, None where that is causal."""
-
-    layout: Layout
-    masks: list[torch.Tensor | None]
-
-    @classmethod
-    def of(cls, layout: Layout, device: torch.device) -> RunMasks:
-        masks = []
-        for run, seen in zip(layout.runs, layout.seen, strict=True):
-            n_seen = sum(layout.pieces[piece] for piece in seen)
-            causal = torch.ones(run, n_seen, dtype=torch.bool, device=device).tril(n_seen - run)
-            masks.append(causal if n_seen > run else None)
-        return cls(layout, masks)
-
-
-TreeMask = RunMasks | BlockMask
-
-
 def attend_by_prefix(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    tree_mask: TreeMask | None = None,
+    tree: Layout | BlockMask | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of queries, keys and values `[1, heads, T, width]` of one row.
 
-    Without `tree_mask` (generation, padded batches) it is torch's attention with its mask.
+    Without `tree` (generation, padded batches) it is torch's attention with its mask.
     """
-    if tree_mask is None:
+    if tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
-    if isinstance(tree_mask, BlockMask):
+    if isinstance(tree, BlockMask):
         attend: Any = compiled_flex_attention() if query.is_cuda else flex_attention
-        found = attend(query, key, value, block_mask=tree_mask, scale=options["scaling"], enable_gqa=True)
+        found = attend(query, key, value, block_mask=tree, scale=options["scaling"], enable_gqa=True)
         return found.transpose(1, 2).contiguous(), None
-    return _attend_run_by_run(query, key, value, tree_mask, options["scaling"], options.get("dropout", 0.0)), None
+    return _attend_run_by_run(query, key, value, tree, options["scaling"], options.get("dropout", 0.0)), None
 
 
 def _attend_run_by_run(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tree: RunMasks, scale: float, dropout: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, dropout: float
 ) -> torch.Tensor:
     """The output `[1, T, heads, width]`."""
-    keys, values = (torch.split(states, tree.layout.pieces, dim=2) for states in (key, value))
+    keys, values = (torch.split(states, layout.pieces, dim=2) for states in (key, value))
     found = []
-    for q, seen, mask in zip(torch.split(query, tree.layout.runs, dim=2), tree.layout.seen, tree.masks, strict=True):
-        k, v = (torch.cat([states[piece] for piece in seen], dim=2) for states in (keys, values))
-        found.append(
-            functional.scaled_dot_product_attention(
-                q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=True
+    for q, seen in zip(torch.split(query, layout.runs, dim=2), layout.seen, strict=True):
+        if len(seen) == 1:
+            k, v = keys[seen[0]], values[seen[0]]
+            one = functional.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
             )
-        )
+        else:
+            pieces = [keys[piece] for piece in seen] + [values[piece] for piece in seen]
+            # Recomputed, or the copies of what each run sees would be kept until the backward pass.
+            one = checkpoint(_attend_to_pieces, q, scale, dropout, *pieces, use_reentrant=False)
+        found.append(one)
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
+def _attend_to_pieces(query: torch.Tensor, scale: float, dropout: float, *pieces: torch.Tensor) -> torch.Tensor:
+    """A run's attention to the keys and then the values of the pieces that it sees, causal at the end of them."""
+    key, value = (torch.cat(half, dim=2) for half in (pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]))
+    run, seen = query.shape[2], key.shape[2]
+    mask = torch.ones(run, seen, dtype=torch.bool, device=query.device).tril(seen - run)
+    if query.is_cuda:
+        # With a mask torch's kernels for grouped heads store all scores there.
+        key, value = (repeat_kv(states, query.shape[1] // key.shape[1]) for states in (key, value))
+    return functional.scaled_dot_product_attention(
+        query, key, value, mask, dropout_p=dropout, scale=scale, enable_gqa=not query.is_cuda
+    )
+
+
 def block_mask(layout: Layout, length: int, device: torch.device) -> BlockMask:
-    """FlexAttention's mask of a row that is padded to a length; padding sees and is seen by itself alone."""
+    """FlexAttention's mask of a row that is padded to a length; padding sees and is seen by itself alone.
+
+    For a moment it takes three bytes a pair of tokens: 0.2 GB for a row of 8,192.
+    """
     ends = torch.arange(1, length + 1, device=device)
     ends[: len(layout.ends)] = torch.from_numpy(layout.ends).to(device)
 
@@ -94,23 +94,22 @@ def block_mask(layout: Layout, length: int, device: torch.device) -> BlockMask:
 
 
 def bucketed(n_tokens: int) -> int:
-    """A length to pad a row to: kernels are compiled once a length, so there are four to each power of two."""
-    step = max(128, 1 << max(0, math.ceil(math.log2(n_tokens)) - 3))
+    """A length to pad a row to: a kernel is compiled for each, so there are few, 16 of them up to 8,192."""
+    step = 128 if n_tokens <= 1024 else max(1024, 1 << (math.ceil(math.log2(n_tokens)) - 3))
     return math.ceil(n_tokens / step) * step
 
 
-def flex_attention_works() -> bool:
-    """Whether FlexAttention can run here with a backward pass: on a GPU, with the compiler that it needs."""
+def flex_attention_works(device: torch.device) -> bool:
+    """Whether FlexAttention has a backward pass there: on a GPU that Triton knows."""
     from torch.utils._triton import has_triton
 
-    return torch.cuda.is_available() and has_triton()
+    return device.type == "cuda" and has_triton()
 
 
 @lru_cache(maxsize=1)
 def compiled_flex_attention() -> Any:
-    # More than its 8, or the lengths of further buckets would run uncompiled, on the whole square.
-    torch._dynamo.config.recompile_limit = 256
-    return torch.compile(flex_attention, dynamic=False)
+    # More than the usual 8 lengths, or further ones would run uncompiled, on the whole square.
+    return torch.compile(flex_attention, dynamic=False, recompile_limit=256)  # type: ignore[call-overload]
 
 
 ALL_ATTENTION_FUNCTIONS.register(BY_PREFIX, attend_by_prefix)

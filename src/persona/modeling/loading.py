@@ -72,4 +72,22 @@ def check_weights(path: str) -> None:
 def _from_pretrained(path: str, attention: str, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, **options)
+    loaded = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, **options)
+    if attention == BY_PREFIX:
+        _require_full_attention(path, (loaded[0] if isinstance(loaded, tuple) else loaded).config)
+    return loaded
+
+
+def _require_full_attention(path: str, config: Any) -> None:
+    """Make sure that a model's tokens attend to all tokens before them, which is what `BY_PREFIX` computes.
+
+    Raises:
+        PersonaError: they attend otherwise.
+    """
+    others = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    settings = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")
+    others |= {name for name in settings if getattr(config, name, None)}
+    if others:
+        raise PersonaError(
+            f"{path}: this model's attention has {', '.join(sorted(others))}; only full attention is supported"
+        )

@@ -7,17 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from persona.modeling.attention import (
-    BY_PREFIX,
-    RunMasks,
-    TreeMask,
-    block_mask,
-    bucketed,
-    flex_attention_works,
-)
+from persona.modeling.attention import BY_PREFIX, block_mask, bucketed, flex_attention_works
 from persona.modeling.packing import Row
+from persona.modeling.prefix_tree import Layout
 
 CHUNK = 1024
 
@@ -37,28 +32,28 @@ class CompletionLoss(nn.Module):
 
     def forward(self, row: Row) -> torch.Tensor:
         """Negative log-likelihood in nats of each of the row's labels, `[N]` float32."""
-        row, tree_mask = self._with_mask(row)
+        row, tree = self._with_tree(row)
         output = self.model.model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
             use_cache=False,
             # Other implementations find the samples by their positions, as long as they get no mask. Ours needs none;
             # given one of four dimensions, transformers does not build one.
-            attention_mask=row.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool) if tree_mask is not None else None,
-            tree_mask=tree_mask,
+            attention_mask=row.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool) if tree is not None else None,
+            tree=tree,
         )
         nll: torch.Tensor = self.model.lm_head(output.last_hidden_state[0, row.positions], row.labels)
         return nll
 
-    def _with_mask(self, row: Row) -> tuple[Row, TreeMask | None]:
+    def _with_tree(self, row: Row) -> tuple[Row, Layout | BlockMask | None]:
         """The row, padded if need be, and what its tokens see; None for an implementation that knows no trees."""
         device = row.input_ids.device
         if self.model.config._attn_implementation != BY_PREFIX:
             if row.layout.branches:
                 raise ValueError(f"samples of a row that share tokens need the attention {BY_PREFIX!r}")
             return row, None
-        if not flex_attention_works():
-            return row, RunMasks.of(row.layout, device)
+        if not row.layout.branches or not flex_attention_works(device):
+            return row, row.layout
         row = row.padded(bucketed(row.input_ids.shape[1]))
         return row, block_mask(row.layout, row.input_ids.shape[1], device)
 

@@ -5,6 +5,7 @@ Position ids start at 0 at every sample, whatever its place in the row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,28 +167,31 @@ def fill_rows(lengths: Int64Array, items: list[int], max_tokens: int) -> list[li
 def plan_rows(
     table: TokenTable, samples: Int64Array, n_ranks: int, max_tokens: int, prefix_sharing: bool
 ) -> list[list[RowPlan]]:
-    """The rows of every rank for some samples: as few rounds of one row a rank as can be, the work balanced.
+    """The rows of every rank for some samples: few rounds of one row a rank, the work balanced.
 
     All ranks get the same number of rows: every rank has to run every forward. A rank that would have fewer is given
     empty rows; the caller computes those on any sample, with weight 0.
     """
+    lengths = table.computed_lengths[samples]
+    ranks = [[samples[items] for items in fill_rows(lengths, share, max_tokens)] for share in balance(lengths, n_ranks)]
     if prefix_sharing:
-        ranks = _shared_rows(table, samples, n_ranks, max_tokens)
-    else:
-        lengths = table.computed_lengths[samples]
-        shares = [fill_rows(lengths, share, max_tokens) for share in balance(lengths, n_ranks)]
-        ranks = [[RowPlan(samples[row].tolist(), [0] * len(row)) for row in rows] for rows in shares]
-    most = max(len(rows) for rows in ranks)
-    return [rows + [RowPlan([], [])] * (most - len(rows)) for rows in ranks]
-
-
-def _shared_rows(table: TokenTable, samples: Int64Array, n_ranks: int, max_tokens: int) -> list[list[RowPlan]]:
-    order = PrefixOrder.of([table[sample][:-1] for sample in samples], samples)
-    rows = [
-        RowPlan(order.members[start:stop].tolist(), [0, *order.shared[start + 1 : stop].tolist()])
-        for start, stop in order.cut(max_tokens, n_ranks)
+        order = PrefixOrder.of([table[sample][:-1] for sample in samples], samples)
+        cut = [order.members[start:stop] for start, stop in order.cut(max_tokens, n_ranks)]
+        # Samples that share little may fill fewer rows in another order than that of their tokens.
+        if math.ceil(len(cut) / n_ranks) <= max(map(len, ranks)):
+            ranks = [cut[rank::n_ranks] for rank in range(n_ranks)]
+    most = max(map(len, ranks))
+    return [
+        [_plan_row(table, members, prefix_sharing) for members in rows] + [RowPlan([], [])] * (most - len(rows))
+        for rows in ranks
     ]
-    return [rows[rank::n_ranks] for rank in range(n_ranks)]
+
+
+def _plan_row(table: TokenTable, members: Int64Array, prefix_sharing: bool) -> RowPlan:
+    if not prefix_sharing:
+        return RowPlan(members.tolist(), [0] * len(members))
+    order = PrefixOrder.of([table[sample][:-1] for sample in members], members)
+    return RowPlan(order.members.tolist(), order.shared.tolist())
 
 
 def tokens_to_compute(table: TokenTable, rows: Sequence[RowPlan]) -> int:

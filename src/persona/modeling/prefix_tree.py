@@ -1,7 +1,7 @@
 """Samples that share prefixes: an order that makes them neighbours, rows to compute them in, and how a row is laid out.
 
-The tokens of some samples form a trie. In the order of their tokens, each sample shares its longest prefix with the
-one before it, so the trie is known by one number a sample: how much that is. A row computes every node of its trie
+The tokens of some samples form a trie. In the order of their tokens, of all before it a sample shares most with its
+neighbour, so the trie is known by one number a sample: how much that is. A row computes every node of its trie
 once; a node's place in the row is that of a depth-first walk, its position is its depth, and it attends to its
 ancestors. The idea is Tree Training (Wang et al. 2025, arXiv:2511.00413) with samples instead of agents' steps.
 """

@@ -78,12 +78,14 @@ class RunFolder:
         earlier = self._aside(fingerprint)
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
-            # A key that an older version did not write says nothing.
-            differing = [key for key in sorted({*found} & {*fingerprint}) if found[key] != fingerprint[key]]
+            # Before there was a choice of `batch_by` it was by sample; other keys that an older version did not write
+            # say nothing.
+            was = {"batch_by": "sample"} | found
+            differing = [key for key in sorted({*was} & {*fingerprint}) if was[key] != fingerprint[key]]
             if not differing:
                 return
             if not self.finished and not earlier.exists():
-                changes = "; ".join(f"{key}: was {found[key]}, is {fingerprint[key]}" for key in differing)
+                changes = "; ".join(f"{key}: was {was[key]}, is {fingerprint[key]}" for key in differing)
                 raise PersonaError(
                     f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to go on "
                     "with it, raise the recipe's version to train beside it, or delete that folder"

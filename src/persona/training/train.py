@@ -104,7 +104,7 @@ def _greeting(
     return (
         f"{len(train):,} training samples "
         f"({train.lengths.sum():,} tokens, {train.completion_lengths.sum():,} with loss), "
-        f"{len(val):,} validation samples; {schedule.samples_per_step} samples a step, "
+        f"{len(val):,} validation samples; {schedule.samples_per_step} samples a step, chosen by {schedule.batch_by}, "
         f"{schedule.steps_per_epoch(len(train))} steps an epoch, at most {schedule.max_epochs} epochs, "
         f"{dist.get_world_size()} processes, {sharing_explained(schedule.prefix_sharing, optimization.lora)}{going_on}"
     )
