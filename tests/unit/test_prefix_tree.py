@@ -131,13 +131,13 @@ def test_a_token_sees_its_ancestors_alone(samples: Samples) -> None:
 
     by_ends = {query: {key for key in range(query + 1) if query < layout.ends[key]} for query in ancestors}
     assert by_ends == ancestors
-    begins = np.cumsum([0, *layout.pieces])
-    query = 0
-    for run, seen in zip(layout.runs, layout.seen, strict=True):
-        keys = np.concatenate([np.arange(begins[piece], begins[piece + 1]) for piece in seen])
-        for last in range(len(keys) - run, len(keys)):  # causal at the end of what it sees
-            assert set(keys[: last + 1].tolist()) == ancestors[query]
-            query += 1
+    queries = []
+    for run, seen in layout.each_run():
+        keys = [place for piece in seen for place in range(piece.start, piece.stop)]
+        for query in range(run.start, run.stop):  # causal at the end of what the run sees
+            assert set(keys[: len(keys) - (run.stop - query) + 1]) == ancestors[query]
+            queries.append(query)
+    assert queries == list(range(len(ids)))
     flex = block_mask(layout, bucketed(len(ids)), torch.device("cpu"))
     dense = create_mask(flex.mask_mod, 1, 1, *flex.seq_lengths, device="cpu")[0, 0, : len(ids), : len(ids)]
     assert {query: set(np.flatnonzero(seen).tolist()) for query, seen in enumerate(dense.numpy())} == ancestors
@@ -237,8 +237,8 @@ def test_what_attention_keeps_for_the_backward_pass_goes_with_the_tokens_of_the_
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out, _ = attend_by_prefix(None, query, key, value, None, layout, scaling=0.25)
-    # Queries, keys, values and the output, the latter of each run and joined.
-    assert sum(kept.values()) <= 1.5 * (query.nbytes + key.nbytes + value.nbytes + 2 * out.nbytes)
+    assert out.requires_grad
+    assert sum(kept.values()) == query.nbytes + key.nbytes + value.nbytes
 
 
 @pytest.mark.skipif(not flex_attention_works(torch.device("cuda")), reason="no GPU with Triton")

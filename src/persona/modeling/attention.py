@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.utils.checkpoint import checkpoint
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -50,26 +49,67 @@ def _attend_run_by_run(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, dropout: float
 ) -> torch.Tensor:
     """The output `[1, T, heads, width]`."""
-    keys, values = (torch.split(states, layout.pieces, dim=2) for states in (key, value))
-    found = []
-    for q, seen in zip(torch.split(query, layout.runs, dim=2), layout.seen, strict=True):
-        if len(seen) == 1:
-            k, v = keys[seen[0]], values[seen[0]]
-            one = functional.scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
-            )
-        else:
-            pieces = [keys[piece] for piece in seen] + [values[piece] for piece in seen]
-            # Recomputed, or the copies of what each run sees would be kept until the backward pass.
-            one = checkpoint(_attend_to_pieces, q, scale, dropout, *pieces, use_reentrant=False)
-        found.append(one)
-    return torch.cat(found, dim=2).transpose(1, 2).contiguous()
+    if layout.branches:
+        if dropout:
+            raise ValueError("samples that share tokens would share what dropout drops")
+        found: torch.Tensor = _RunByRun.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
+    else:
+        runs = zip(*(torch.split(states, layout.runs, dim=2) for states in (query, key, value)), strict=True)
+        found = torch.cat([_attend(q, k, v, scale, dropout) for q, k, v in runs], dim=2)
+    return found.transpose(1, 2).contiguous()
 
 
-def _attend_to_pieces(query: torch.Tensor, scale: float, dropout: float, *pieces: torch.Tensor) -> torch.Tensor:
-    """A run's attention to the keys and then the values of the pieces that it sees, causal at the end of them."""
-    key, value = (torch.cat(half, dim=2) for half in (pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]))
+class _RunByRun(torch.autograd.Function):
+    """Attention of each run to what it sees.
+
+    What the runs see overlaps, and to keep a copy for each until the backward pass would be the memory of samples that
+    share nothing. So it is gathered again there, and gradients are added up where they belong.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float
+    ) -> Any:
+        ctx.save_for_backward(query, key, value)
+        ctx.layout, ctx.scale = layout, scale
+        found = torch.empty_like(query)
+        for run, seen in layout.each_run():
+            found[:, :, run] = _attend(query[:, :, run], _gather(key, seen), _gather(value, seen), scale)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        query, key, value = ctx.saved_tensors
+        of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for run, seen in ctx.layout.each_run():
+            q, k, v = query[:, :, run], _gather(key, seen), _gather(value, seen)
+            with torch.enable_grad():
+                inputs = q, k, v = q.detach().requires_grad_(), k.detach().requires_grad_(), v.detach().requires_grad_()
+                found = _attend(q, k, v, ctx.scale)
+            of_query[:, :, run], *of_seen = torch.autograd.grad(found, inputs, gradients[0][:, :, run])
+            for whole, part in zip((of_key, of_value), of_seen, strict=True):
+                pieces = torch.split(part, [piece.stop - piece.start for piece in seen], dim=2)
+                for piece, gradient in zip(seen, pieces, strict=True):
+                    whole[:, :, piece] += gradient
+        return of_query, of_key, of_value, None, None
+
+
+def _gather(states: torch.Tensor, pieces: list[slice]) -> torch.Tensor:
+    """Pieces of keys or values, joined."""
+    if len(pieces) == 1:
+        return states[:, :, pieces[0]]
+    return torch.cat([states[:, :, piece] for piece in pieces], dim=2)
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, dropout: float = 0.0
+) -> torch.Tensor:
+    """Attention that is causal at the end of what is seen."""
     run, seen = query.shape[2], key.shape[2]
+    if run == seen:
+        return functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
+        )
     mask = torch.ones(run, seen, dtype=torch.bool, device=query.device).tril(seen - run)
     if query.is_cuda:
         # With a mask torch's kernels for grouped heads store all scores there.

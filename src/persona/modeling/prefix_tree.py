@@ -9,7 +9,7 @@ ancestors. The idea is Tree Training (Wang et al. 2025, arXiv:2511.00413) with s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,26 +89,30 @@ class Layout:
     """How the tokens of a row lie in their tries.
 
     A sample adds to the row what it does not share with the one before it: its run. A run attends to its ancestors and,
-    causally, to itself. Ancestors are whole pieces: the row is cut wherever a run begins and wherever one branches off.
+    causally, to itself.
 
     Attributes:
         depths: position of each token in its samples `[T]`.
         ends: for each token the place after its last descendant `[T]`; it is seen from its own place to before that.
         runs: lengths of the runs, which sum to T.
-        pieces: lengths of the pieces, which sum to T.
-        seen: for each run the numbers of the pieces that it sees, its own last.
+        seen: for each run the pieces of the row that it sees, in their order, itself at the end of the last.
     """
 
     depths: Ints
     ends: Ints
     runs: list[int]
-    pieces: list[int]
-    seen: list[list[int]]
+    seen: list[list[slice]]
 
     @property
     def branches(self) -> bool:
         """Whether a run sees more than itself."""
-        return any(len(pieces) > 1 for pieces in self.seen)
+        widths = (sum(piece.stop - piece.start for piece in seen) for seen in self.seen)
+        return any(width > run for width, run in zip(widths, self.runs, strict=True))
+
+    def each_run(self) -> Iterator[tuple[slice, list[slice]]]:
+        """Each run as a piece of the row, and the pieces that it sees."""
+        for run, seen in zip(self.runs, self.seen, strict=True):
+            yield slice(seen[-1].stop - run, seen[-1].stop), seen
 
 
 def lay_out(lengths: Sequence[int], shared: Sequence[int]) -> tuple[Layout, list[Ints]]:
@@ -117,23 +121,23 @@ def lay_out(lengths: Sequence[int], shared: Sequence[int]) -> tuple[Layout, list
     Returns:
         The layout, and for each sample the places of its tokens in the row.
     """
-    paths: list[Ints] = []
     n_tokens = sum(lengths) - sum(shared)
     ends, depths = np.full(n_tokens, n_tokens), np.empty(n_tokens, dtype=np.int64)
-    first_of_piece = np.zeros(n_tokens, dtype=bool)
     path, place = np.empty(0, dtype=np.int64), 0
-    runs = []
+    paths: list[Ints] = []
+    runs, seen = [], []
     for length, common in zip(lengths, shared, strict=True):
-        run = slice(place, place + length - common)
-        first_of_piece[path[common : common + 1]] = True
         ends[path[common:]] = place
-        path = np.concatenate([path[:common], np.arange(run.start, run.stop)])
+        path = np.concatenate([path[:common], np.arange(place, place + length - common)])
         paths.append(path)
         if length > common:
-            first_of_piece[place] = True
-            depths[run] = np.arange(common, length)
-            runs.append((length - common, path))
-        place = run.stop
-    piece_of = np.cumsum(first_of_piece) - 1
-    seen = [np.unique(piece_of[path]).tolist() for _, path in runs]
-    return Layout(depths, ends, [n for n, _ in runs], np.bincount(piece_of).tolist(), seen), paths
+            depths[place : place + length - common] = np.arange(common, length)
+            place += length - common
+            runs.append(length - common)
+            seen.append([slice(int(piece[0]), int(piece[-1]) + 1) for piece in _pieces(path)])
+    return Layout(depths, ends, runs, seen), paths
+
+
+def _pieces(places: Ints) -> list[Ints]:
+    """Places cut where one does not follow the other."""
+    return np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
