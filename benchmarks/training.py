@@ -110,7 +110,7 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
     start_distributed()
     file = "zero3" if torch.cuda.is_available() else "zero3_cpu"
     optimization = Optimization(1e-4, "constant_with_warmup", 0.0, 0.01, 1.0, gradient_checkpointing=False)
-    engine = build_engine(str(folder), ROOT / "config" / "deepspeed" / f"{file}.json", optimization, 100, 1)
+    engine = build_engine(str(folder), ROOT / "config" / "deepspeed" / f"{file}.json", optimization, 100, 1, False)
     table = TokenTable.read(folder / "tokens.parquet")
     ways: dict[str, Callable[[], int]] = {
         "single": lambda: packed_step(engine, table, 1),
@@ -159,12 +159,16 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
 
 
 def packed_step(engine: Any, table: TokenTable, max_tokens: int) -> int:
-    """One optimizer step as the training does it; its micro-steps."""
+    """One optimizer step as the training does it without shared prefixes; its micro-steps."""
+    import torch.distributed as dist
+
     from persona.training.loop import accumulate
 
-    _, micro_steps = accumulate(engine, table, np.arange(len(table)), max_tokens)
+    samples = np.arange(len(table))
+    rows = plan_rows(table, samples, dist.get_world_size(), max_tokens, prefix_sharing=False)
+    accumulate(engine, table, samples, rows)
     engine.step()
-    return micro_steps
+    return len(rows[0])
 
 
 def padded_step(engine: Any, table: TokenTable) -> int:
@@ -283,8 +287,8 @@ def plain_step_seconds(folder: Path, table: TokenTable, max_tokens: int) -> floa
 
 
 def rows_of(table: TokenTable, max_tokens: int) -> Iterator[Row]:
-    for members in plan_rows(table.lengths, 1, max_tokens)[0]:
-        yield pack_row(table, members)
+    for row in plan_rows(table, np.arange(len(table)), 1, max_tokens, prefix_sharing=False)[0]:
+        yield pack_row(table, row.members)
 
 
 def trl_seconds(folder: Path, table: TokenTable, pack_to: int | None) -> float:
@@ -310,7 +314,7 @@ def trl_seconds(folder: Path, table: TokenTable, pack_to: int | None) -> float:
             "completion_mask": [[0] * int(n) + [1] * int(end - start - n) for start, end, n in spans],
         }
     )
-    n_rows = len(plan_rows(table.lengths, 1, pack_to)[0]) if pack_to else len(table)
+    n_rows = sum(1 for _ in rows_of(table, pack_to)) if pack_to else len(table)
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         trainer = SFTTrainer(
@@ -347,16 +351,16 @@ def trl_seconds(folder: Path, table: TokenTable, pack_to: int | None) -> float:
 
 def count_for_eight_gpus(tokens: pl.DataFrame) -> dict[str, Any]:
     """Micro-steps an optimizer step of 64 samples, packed and one sample at a time, over all steps of an epoch."""
-    lengths = TokenTable.from_frame(tokens).lengths
-    order = np.random.default_rng(0).permutation(len(lengths))
-    steps = [lengths[order[start : start + SAMPLES]] for start in range(0, len(order) - SAMPLES, SAMPLES)]
+    table = TokenTable.from_frame(tokens)
+    order = np.random.default_rng(0).permutation(len(table))
+    steps = [order[start : start + SAMPLES] for start in range(0, len(order) - SAMPLES, SAMPLES)]
 
     def micro_steps(max_tokens: int) -> int:
-        return sum(len(plan_rows(step, EIGHT_GPUS["ranks"], max_tokens)[0]) for step in steps)
+        return sum(len(plan_rows(table, step, EIGHT_GPUS["ranks"], max_tokens, False)[0]) for step in steps)
 
     single, packed = micro_steps(1), micro_steps(EIGHT_GPUS["max_tokens"])
     return {
-        "eight_gpus_mean_tokens_per_sample": float(lengths.mean()),
+        "eight_gpus_mean_tokens_per_sample": float(table.lengths.mean()),
         "eight_gpus_micro_steps_per_step": {"single": single / len(steps), "packed": packed / len(steps)},
         "eight_gpus_single_over_packed_micro_steps": single / packed,
     }
