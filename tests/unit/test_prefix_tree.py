@@ -202,6 +202,7 @@ def states_of(layout: Layout, length: int) -> list[torch.Tensor]:
     return [torch.randn(1, heads, length, 16, generator=generator, requires_grad=True) for heads in (4, 2, 2)]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_attention_run_by_run_and_flex_attention_are_that_of_a_dense_mask() -> None:
     """FlexAttention's forward pass alone, which is all of it that a CPU has."""
     layout = long_row()
