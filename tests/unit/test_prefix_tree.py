@@ -192,6 +192,7 @@ def long_row() -> Layout:
     rng = np.random.default_rng(0)
     story = rng.integers(3, 9, 500).tolist()
     samples = [(story[:n], rng.integers(3, 9, 40).tolist()) for n in range(100, 500, 45)]
+    samples.append((story[:100] + rng.integers(3, 9, 300).tolist(), [5]))  # more queries than attend at once
     table, [row] = shared_rows([*samples, *RAGGED, (rng.integers(9, 11, 300).tolist(), [3, 4])], 10_000)
     return pack_row(table, row.members, row.shared).layout
 

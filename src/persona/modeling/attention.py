@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from persona.modeling.prefix_tree import Layout
 
 BY_PREFIX = "by_prefix"
+QUERIES = 128  # of a run that attend at once
 
 
 def attend_by_prefix(
@@ -110,13 +111,21 @@ def _attend(
         return functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
         )
-    mask = torch.ones(run, seen, dtype=torch.bool, device=query.device).tril(seen - run)
     if query.is_cuda:
         # With a mask torch's kernels for grouped heads store all scores there.
         key, value = (repeat_kv(states, query.shape[1] // key.shape[1]) for states in (key, value))
-    return functional.scaled_dot_product_attention(
-        query, key, value, mask, dropout_p=dropout, scale=scale, enable_gqa=not query.is_cuda
-    )
+    found = []
+    # Some queries at a time, because with a mask torch computes what is hidden as well.
+    for start in range(0, run, QUERIES):
+        some = query[:, :, start : start + QUERIES]
+        until = seen - run + start + some.shape[2]
+        mask = torch.ones(some.shape[2], until, dtype=torch.bool, device=query.device).tril(until - some.shape[2])
+        found.append(
+            functional.scaled_dot_product_attention(
+                some, key[:, :, :until], value[:, :, :until], mask, scale=scale, enable_gqa=not query.is_cuda
+            )
+        )
+    return torch.cat(found, dim=2)
 
 
 def block_mask(layout: Layout, length: int, device: torch.device) -> BlockMask:
