@@ -48,7 +48,6 @@ HEADLINE = 50
 STEP = 64  # samples
 ROW = 8192  # tokens
 UNTRIMMED = 8192
-PARTS = Parts(profile=True, history=True, context=False)
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,8 @@ def plan_stage(
     launch = Launch.from_deepspeed(deepspeed, processes, bytes_per_weight)
     recompute = optimization.gradient_checkpointing
     epoch = Epoch.of(table, schedule, processes)
-    by_user = Epoch.of(table, replace(schedule, batch_by="user"), processes)
+    is_by_user = schedule.batch_by == "user"
+    by_user = epoch if is_by_user else Epoch.of(table, replace(schedule, batch_by="user"), processes)
     flops_a_step = flops(size, epoch.work, recompute) / epoch.counted
     compute, traffic = step_seconds(size, launch, hardware, flops_a_step, epoch.micro_steps)
     val_work, val_rows = rows_of(val, [np.arange(len(val))], schedule, processes)

@@ -36,11 +36,11 @@ def table() -> TokenTable:
     )
 
 
-def new_model(attention: str = "sdpa") -> Qwen3MoeForCausalLM:
+def new_model(attention: str = "sdpa", vocab_size: int = 97) -> Qwen3MoeForCausalLM:
     torch.manual_seed(0)
     return Qwen3MoeForCausalLM._from_config(
         Qwen3MoeConfig(
-            vocab_size=97,
+            vocab_size=vocab_size,
             hidden_size=32,
             intermediate_size=64,
             moe_intermediate_size=16,
@@ -50,6 +50,8 @@ def new_model(attention: str = "sdpa") -> Qwen3MoeForCausalLM:
             head_dim=8,
             num_experts=4,
             num_experts_per_tok=2,
+            # No part of the loss here, whatever the config says.
+            output_router_logits=True,
         ),
         attn_implementation=attention,
     )

@@ -12,12 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_mask
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3MoeForCausalLM
 
 from persona.modeling.attention import BY_PREFIX, attend_by_prefix, block_mask, bucketed, flex_attention_works
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.modeling.prefix_tree import Layout, PrefixOrder, common_prefix, lay_out
+from tests.unit.test_loss import new_model
 
 VOCABULARY = 11
 Samples = list[tuple[list[int], list[int]]]
@@ -48,22 +49,7 @@ def shared_rows(samples: Samples, max_tokens: int = 1000, n_ranks: int = 1) -> t
 
 @pytest.fixture(scope="module")
 def model() -> Qwen3MoeForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3MoeConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        moe_intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        num_experts=4,
-        num_experts_per_tok=2,
-        # No part of the loss here, whatever the config says.
-        output_router_logits=True,
-    )
-    return Qwen3MoeForCausalLM._from_config(config, attn_implementation=BY_PREFIX)
+    return new_model(BY_PREFIX, VOCABULARY)
 
 
 def gradients(model: Qwen3MoeForCausalLM, loss: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -71,7 +71,7 @@ class Pairs:
             prompt_lengths=np.array([len(prompt) for prompt, _ in documents], dtype=np.int32),
             users=np.zeros(len(documents), dtype=np.int64),
         )
-        return pack_row(table, range(stop - start), [0, *self.order.shared[start + 1 : stop].tolist()])
+        return pack_row(table, range(stop - start), self.order.shared_within(start, stop))
 
 
 def _distinct(texts: list[Ids]) -> tuple[list[Ids], Ints]:

@@ -5,7 +5,6 @@ Position ids start at 0 at every sample, whatever its place in the row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,25 +172,37 @@ def plan_rows(
     empty rows; the caller computes those on any sample, with weight 0.
     """
     lengths = table.computed_lengths[samples]
-    ranks = [[samples[items] for items in fill_rows(lengths, share, max_tokens)] for share in balance(lengths, n_ranks)]
-    if prefix_sharing:
-        order = PrefixOrder.of([table[sample][:-1] for sample in samples], samples)
-        cut = [order.members[start:stop] for start, stop in order.cut(max_tokens, n_ranks)]
-        # Samples that share little may fill fewer rows in another order than that of their tokens.
-        if math.ceil(len(cut) / n_ranks) <= max(map(len, ranks)):
-            ranks = [cut[rank::n_ranks] for rank in range(n_ranks)]
-    most = max(map(len, ranks))
-    return [
-        [_plan_row(table, members, prefix_sharing) for members in rows] + [RowPlan([], [])] * (most - len(rows))
-        for rows in ranks
+    packed = [
+        [samples[items] for items in fill_rows(lengths, share, max_tokens)] for share in balance(lengths, n_ranks)
     ]
+    rounds = max(map(len, packed))
+    ranks = _shared_rows(table, samples, n_ranks, max_tokens) if prefix_sharing else []
+    # Samples that share little may fill fewer rows in another order than that of their tokens.
+    if not ranks or max(map(len, ranks)) > rounds:
+        ranks = [[_plan_row(table, members, prefix_sharing) for members in rows] for rows in packed]
+    most = max(map(len, ranks))
+    return [rows + [RowPlan([], [])] * (most - len(rows)) for rows in ranks]
+
+
+def _shared_rows(table: TokenTable, samples: Int64Array, n_ranks: int, max_tokens: int) -> list[list[RowPlan]]:
+    """Rows cut from the samples in the order of their tokens."""
+    order = _in_order(table, samples)
+    rows = [
+        RowPlan(order.members[start:stop].tolist(), order.shared_within(start, stop))
+        for start, stop in order.cut(max_tokens, n_ranks)
+    ]
+    return [rows[rank::n_ranks] for rank in range(n_ranks)]
 
 
 def _plan_row(table: TokenTable, members: Int64Array, prefix_sharing: bool) -> RowPlan:
     if not prefix_sharing:
         return RowPlan(members.tolist(), [0] * len(members))
-    order = PrefixOrder.of([table[sample][:-1] for sample in members], members)
+    order = _in_order(table, members)
     return RowPlan(order.members.tolist(), order.shared.tolist())
+
+
+def _in_order(table: TokenTable, samples: Int64Array) -> PrefixOrder:
+    return PrefixOrder.of([table[sample][:-1] for sample in samples], samples)
 
 
 def tokens_to_compute(table: TokenTable, rows: Sequence[RowPlan]) -> int:

@@ -58,6 +58,10 @@ class PrefixOrder:
                 least = middle + 1
         return self._fill(most)
 
+    def shared_within(self, start: int, stop: int) -> list[int]:
+        """What each sample of a row shares with the one before it; the first one has none before it."""
+        return [0, *self.shared[start + 1 : stop].tolist()]
+
     def _fill(self, max_tokens: int) -> list[tuple[int, int]]:
         """Rows filled one after the other."""
         until = np.cumsum(self.lengths - self.shared)

@@ -178,11 +178,8 @@ def _row_nll(engine: Any, table: TokenTable, row: RowPlan) -> torch.Tensor:
 
     A rank that has fewer rows than another computes some target with weight 0: every rank runs every forward.
     """
-    if not row.members:
-        nll: torch.Tensor = engine(pack_row(table, [0]).to(engine.device)).sum() * 0.0
-        return nll
-    nll = engine(pack_row(table, row.members, row.shared).to(engine.device)).sum()
-    return nll
+    nll: torch.Tensor = engine(pack_row(table, row.members or [0], row.shared).to(engine.device)).sum()
+    return nll if row.members else nll * 0.0
 
 
 @contextmanager
