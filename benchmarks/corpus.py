@@ -10,10 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from persona.ingest import Ingested, ingest, load
-from persona.ingest.dmsc_csv import FORM
-from persona.ingest.rows import Options
-from persona.ingest.synthetic import write_dmsc_csv
+from persona.ingestion.dmsc_csv import FORM
+from persona.ingestion.ingest import Ingested, ingest, load
+from persona.ingestion.rows import Options
+from persona.ingestion.synthetic import write_dmsc_csv
 from persona.modeling.tiny import END_OF_TEXT, END_OF_TURN, SPLIT, START_OF_TURN, as_chat_tokenizer
 from persona.prompts import Parts, load_style, render
 

@@ -28,9 +28,11 @@ from typing import Any
 
 import polars as pl
 
-from persona import artefacts
 from persona.prompts import Parts, load_style, render_file
-from persona.tokenization import chat_frame, encode, load_tokenizer, tokenize_file
+from persona.tables import schemas
+from persona.tables.parquet import count_rows, read_table, table_writer
+from persona.tokenization.chat import chat_frame, encode, load_tokenizer
+from persona.tokenization.tokenize import tokenize_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # to be run by its path as well
 from benchmarks.corpus import CUE, ROOT, TASK, qwen_tokenizer, write_long_histories
@@ -136,14 +138,14 @@ def prompts_per_second(folder: Path, tokenizer: Any) -> float:
     names = ["samples/everything", "interactions", "users", "items"]
     prompts, tokens = folder / "p.parquet", folder / "t.parquet"
     start = time.perf_counter()
-    with artefacts.table_writer(prompts, artefacts.PROMPTS) as writer:
+    with table_writer(prompts, schemas.PROMPTS) as writer:
         style = load_style(STYLE)
         for table in render_file(*(folder / f"{name}.parquet" for name in names), style, Parts(**PARTS), TASK, CUE):
             writer.write(table)
-    with artefacts.table_writer(tokens, artefacts.TOKENS) as writer:
+    with table_writer(tokens, schemas.TOKENS) as writer:
         for table in tokenize_file(prompts, tokenizer, MAX_LENGTH):
             writer.write(table)
-    return artefacts.count_rows(tokens) / (time.perf_counter() - start)
+    return count_rows(tokens) / (time.perf_counter() - start)
 
 
 def loop_per_second(folder: Path, tokenizer: Any, n: int) -> float:
@@ -153,13 +155,11 @@ def loop_per_second(folder: Path, tokenizer: Any, n: int) -> float:
     for the length of what has no loss. Checks that the tokens of samples that fit are the same.
     """
     users: dict[str, list[dict[str, Any]]] = {}
-    titles = dict(
-        artefacts.read_table(folder / "items.parquet", artefacts.ITEMS).select("item_id", "title").iter_rows()
-    )
-    for review in artefacts.read_table(folder / "interactions.parquet", artefacts.INTERACTIONS).iter_rows(named=True):
+    titles = dict(read_table(folder / "items.parquet", schemas.ITEMS).select("item_id", "title").iter_rows())
+    for review in read_table(folder / "interactions.parquet", schemas.INTERACTIONS).iter_rows(named=True):
         users.setdefault(review["user_id"], []).append(review)
-    profiles = dict(artefacts.read_table(folder / "users.parquet", artefacts.USERS).iter_rows())
-    tokens = artefacts.read_table(folder / "t.parquet", artefacts.TOKENS)
+    profiles = dict(read_table(folder / "users.parquet", schemas.USERS).iter_rows())
+    tokens = read_table(folder / "t.parquet", schemas.TOKENS)
     chosen = tokens.gather_every(max(1, tokens.height // n)).head(n)
     frame = chat_frame(tokenizer)
     seconds = 0.0

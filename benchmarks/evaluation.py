@@ -16,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from persona.audit import near_duplicates
-from persona.evaluation.statistics import RESAMPLES, Floats, Ints, estimate
-from persona.evaluation.texts import Corpus
+from persona.audit.checks import near_duplicates
+from persona.evaluation.metrics.bootstrap import RESAMPLES, Floats, Ints, estimate
+from persona.evaluation.metrics.texts import Corpus
 
 CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 100)]
 

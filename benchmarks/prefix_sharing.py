@@ -30,9 +30,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # to be run by its path as well
 from benchmarks.corpus import CUE, ROOT, TASK, prompts_with_history, write_long_histories
 from benchmarks.training import forget_peak_memory, peak_memory_gib
-from persona.evaluation.scoring import Pairs
-from persona.ingest import Ingested, ingest, load
-from persona.ingest.rows import Options
+from persona.evaluation.scoring.pairs import Pairs
+from persona.ingestion.ingest import Ingested, ingest, load
+from persona.ingestion.rows import Options
 from persona.modeling import attention
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
@@ -40,7 +40,8 @@ from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, t
 from persona.modeling.prefix_tree import Layout, PrefixOrder
 from persona.modeling.tiny import moe_config, train_tokenizer
 from persona.prompts import Parts, load_style, render
-from persona.tokenization import Window, tokenize
+from persona.tokenization.tokenize import tokenize
+from persona.tokenization.window import Window
 from persona.training.loop import Schedule, step_targets
 
 REVIEWS = [2, 5, 10, 20, 50, 100]

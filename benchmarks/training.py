@@ -26,11 +26,13 @@ import polars as pl
 import torch
 
 from benchmarks.corpus import ROOT, prompts_with_history, qwen_tokenizer, synthetic_reviews
-from persona import artefacts
+from persona.files import write_json
 from persona.modeling.packing import Row, TokenTable, pack_row, plan_rows
 from persona.modeling.tiny import moe_config, train_tokenizer
-from persona.planning import model_size
-from persona.tokenization import tokenize
+from persona.planning.cost import model_size
+from persona.tables import schemas
+from persona.tables.parquet import write_table
+from persona.tokenization.tokenize import tokenize
 
 SAMPLES = 64
 PADDED_BATCH = 4
@@ -83,7 +85,7 @@ def write_model(folder: Path, tokenizer: Any, prompts: pl.DataFrame, args: argpa
     model = Qwen3MoeForCausalLM(moe_config(tokenizer, args.hidden_size, args.layers, args.experts))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    artefacts.write_table(tokenize(prompts, tokenizer, 8192), folder / "tokens.parquet", artefacts.TOKENS)
+    write_table(tokenize(prompts, tokenizer, 8192), folder / "tokens.parquet", schemas.TOKENS)
 
 
 # Part one: the training engine itself, with ZeRO-3.
@@ -153,7 +155,7 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
             "packed_over_single_samples_per_s": figures["packed"]["samples_per_s"] / figures["single"]["samples_per_s"],
             "packed_over_padded_samples_per_s": figures["packed"]["samples_per_s"] / figures["padded"]["samples_per_s"],
         }
-        artefacts.write_json(result, folder / "figures.json")
+        write_json(result, folder / "figures.json")
     dist.barrier()
     dist.destroy_process_group()
 

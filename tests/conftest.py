@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-from persona.ingest import Ingested
-from persona.ingest.synthetic import write_dmsc_csv
+from persona.ingestion.ingest import Ingested
+from persona.ingestion.synthetic import write_dmsc_csv
 from tests.ingesting import ingested
 
 # The same examples every time; `pytest --hypothesis-profile=thorough` tries others, and more of them.

@@ -21,9 +21,10 @@ from typing import Any, Literal, cast
 import polars as pl
 import yaml
 
-from persona import artefacts
-from persona.artefacts import user_ranges
 from persona.errors import PersonaError
+from persona.tables import schemas
+from persona.tables.parquet import count_rows, read_table
+from persona.tables.user_ranges import user_ranges
 
 Part = Literal["always", "profile", "history", "context"]
 
@@ -148,7 +149,7 @@ def render(
         interactions: all of the targets' users.
 
     Returns:
-        The columns of `artefacts.PROMPTS`.
+        The columns of `schemas.PROMPTS`.
     """
     reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
@@ -179,12 +180,12 @@ def render_file(
     Args:
         bucket: (k, m): the k-th of m parts of the users.
     """
-    titles = artefacts.read_table(items, artefacts.ITEMS)
-    n = math.ceil(artefacts.count_rows(sample) / CHUNK / bucket[1])
+    titles = read_table(items, schemas.ITEMS)
+    n = math.ceil(count_rows(sample) / CHUNK / bucket[1])
     for some in user_ranges(max(1, n), bucket):
-        targets = artefacts.read_table(sample, artefacts.SAMPLES, users=some)
-        reviews = artefacts.read_table(interactions, artefacts.INTERACTIONS, users=some)
-        profiles = artefacts.read_table(users, artefacts.USERS, users=some)
+        targets = read_table(sample, schemas.SAMPLES, users=some)
+        reviews = read_table(interactions, schemas.INTERACTIONS, users=some)
+        profiles = read_table(users, schemas.USERS, users=some)
         yield render(targets, reviews, profiles, titles, style, parts, task, cue)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts
 from persona.errors import PersonaError
-from persona.hashing import hash64_series, id_priority, mix64
+from persona.seeded_hash import hash64_series, id_priority, mix64
+from persona.tables.parquet import count_rows
 
 
 def sample_targets(
@@ -24,7 +24,7 @@ def sample_targets(
     A priority is a hash of the id and the seed. So with one seed 2 a user are among 5 a user, 5 among all,
     and the choice does not depend on the order of rows.
 
-    Of a part of the users it chooses what it would of all, and maybe more users: `within_cohort` of all parts
+    Of a part of the users it chooses what it would of all, and maybe more users: `limit_users` of all parts
     takes them away.
 
     Returns:
@@ -32,13 +32,13 @@ def sample_targets(
     """
     members = split.filter(pl.col("split") == split_name).select("user_id")
     targets = interactions.select("interaction_id", "user_id", "item_id")
-    targets = targets.join(within_cohort(members, max_users, seed), on="user_id", how="semi")
+    targets = targets.join(limit_users(members, max_users, seed), on="user_id", how="semi")
     if max_samples_per_user is not None:
         targets = _smallest_priorities(targets, max_samples_per_user, seed)
     return targets
 
 
-def within_cohort(rows: pl.DataFrame, max_users: int | None, seed: int) -> pl.DataFrame:
+def limit_users(rows: pl.DataFrame, max_users: int | None, seed: int) -> pl.DataFrame:
     """The rows of the `max_users` users of smallest priority."""
     if max_users is None:
         return rows
@@ -55,7 +55,7 @@ def check_sample(path: Path, split_name: str) -> None:
     Raises:
         PersonaError: it has no target.
     """
-    if not artefacts.count_rows(path):
+    if not count_rows(path):
         raise PersonaError(f"no user fell into the {split_name} split: raise its ratio or bring more users")
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from persona.errors import PersonaError
-from persona.hashing import hash64_series, uniform
+from persona.seeded_hash import hash64_series, uniform
 
 
 def split_users(

@@ -7,9 +7,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from persona import audit
+from persona.audit.checks import (
+    FINDING,
+    audit_prompts,
+    audit_rendering,
+    audit_sample,
+    audit_splits,
+    judge,
+    near_duplicates,
+    stars_named,
+)
 from persona.errors import PersonaError
-from persona.ingest import Ingested
+from persona.ingestion.ingest import Ingested
 from persona.prompts import Parts, Section, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
@@ -55,34 +64,32 @@ def test_clean_prompts_have_no_findings(
 ) -> None:
     t = tables
     assert prompts["history_ids"].list.len().sum() > 50
-    assert not audit.audit_prompts(prompts, t.interactions).height
-    assert not audit.audit_rendering(
-        prompts, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 100
-    ).height
-    assert not audit.audit_sample(samples["train"], t.interactions, split, SETTINGS).height
-    assert not audit.audit_splits(samples["train"], cohorts(samples), split).height
+    assert not audit_prompts(prompts, t.interactions).height
+    assert not audit_rendering(prompts, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 100).height
+    assert not audit_sample(samples["train"], t.interactions, split, SETTINGS).height
+    assert not audit_splits(samples["train"], cohorts(samples), split).height
 
 
 def test_an_item_in_two_splits_is_found_where_items_are_split(
     samples: dict[str, pl.DataFrame], split: pl.DataFrame
 ) -> None:
     """Here users were split, so every film is everywhere."""
-    found = audit.audit_splits(samples["train"], cohorts(samples), split, by="item")
+    found = audit_splits(samples["train"], cohorts(samples), split, by="item")
     assert set(found["check"]) == {"item_in_two_splits"}
 
 
 def test_lines_of_the_same_item_are_no_leak(tables: Ingested, prompts: pl.DataFrame) -> None:
     """Where users write about an item more than once, as characters speak in a film."""
     one_film = tables.interactions.with_columns(item_id=pl.lit("film"))
-    assert not audit.audit_prompts(prompts, one_film).height
+    assert not audit_prompts(prompts, one_film).height
     future = with_entry(prompts, pl.col("interaction_id"))
-    assert set(audit.audit_prompts(future, one_film)["check"]) == {"history_not_earlier"}
+    assert set(audit_prompts(future, one_film)["check"]) == {"history_not_earlier"}
 
 
 def test_a_future_and_a_same_day_entry_are_found(tables: Ingested, prompts: pl.DataFrame) -> None:
     """The target itself is of its own day."""
     planted = with_entry(prompts, pl.col("interaction_id"))
-    found = audit.audit_prompts(planted, tables.interactions)
+    found = audit_prompts(planted, tables.interactions)
     assert set(found["check"]) == {"history_not_earlier", "history_of_target_film"}
     assert found["interaction_id"].unique().to_list() == planted["interaction_id"].to_list()
 
@@ -90,7 +97,7 @@ def test_a_future_and_a_same_day_entry_are_found(tables: Ingested, prompts: pl.D
 def test_another_users_entry_is_found(tables: Ingested, prompts: pl.DataFrame) -> None:
     first = with_entry(prompts, pl.col("interaction_id"))
     foreign = tables.interactions.filter(pl.col("user_id") != first["user_id"][0]).sort("day")["interaction_id"][0]
-    found = audit.audit_prompts(with_entry(prompts, pl.lit(foreign)), tables.interactions)
+    found = audit_prompts(with_entry(prompts, pl.lit(foreign)), tables.interactions)
     assert "history_of_another_user" in found["check"].to_list()
 
 
@@ -100,7 +107,7 @@ def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, st
         prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")
     )
     t = tables
-    found = audit.audit_rendering(leaky, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 10_000)
+    found = audit_rendering(leaky, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 10_000)
     assert set(found["interaction_id"]) == set(leaky.filter(pl.col("likes") > 0)["interaction_id"])
     assert found.height
 
@@ -111,13 +118,13 @@ def test_a_sample_of_the_most_liked_reviews_is_found(
     members = split.filter(pl.col("split") == "train")
     liked = tables.interactions.join(members, on="user_id", how="semi").sort("likes", descending=True)
     most = liked.group_by("user_id", maintain_order=True).head(2).select(samples["train"].columns)
-    found = audit.audit_sample(most, tables.interactions, split, SETTINGS)
+    found = audit_sample(most, tables.interactions, split, SETTINGS)
     assert set(found["check"]) == {"likes_in_sampling"}
 
 
 def test_a_user_in_two_splits_is_found(samples: dict[str, pl.DataFrame], split: pl.DataFrame) -> None:
     stray = samples["test"].head(1)
-    found = audit.audit_splits(pl.concat([samples["train"], stray]), cohorts(samples), split)
+    found = audit_splits(pl.concat([samples["train"], stray]), cohorts(samples), split)
     assert set(found["check"]) == {"user_in_two_splits", "user_of_another_split"}
     assert set(found["user_id"]) == set(stray["user_id"])
 
@@ -137,7 +144,7 @@ def test_near_duplicates_across_splits_are_found() -> None:
         }
     )
     keys = texts.select("interaction_id", user_id=pl.format("u{}", "interaction_id"), item_id=pl.lit("film"))
-    found = audit.near_duplicates(
+    found = near_duplicates(
         keys.filter(pl.col("interaction_id").is_in([1, 3])),
         {
             "val": keys.filter(pl.col("interaction_id") == 5),
@@ -154,15 +161,15 @@ def test_named_stars_are_found(samples: dict[str, pl.DataFrame], tables: Ingeste
         "interaction_id",
         text=pl.when(pl.col("interaction_id") == target).then(pl.lit("给三星")).otherwise("text"),
     )
-    found = audit.stars_named(cohorts(samples), texts)
+    found = stars_named(cohorts(samples), texts)
     assert found.filter(pl.col("interaction_id") == target)["detail"].to_list() == ["三星"]
 
 
 def test_a_finding_over_its_allowance_names_its_rows() -> None:
     rows = [("star_named", 7, "a", "三星"), ("star_named", 8, "b", "四星")]
-    findings = pl.DataFrame(rows, schema=audit.FINDING, orient="row")
-    assert audit.judge(findings, 20, {"star_named": 0.1}, "f.csv") == {"star_named": 2}
+    findings = pl.DataFrame(rows, schema=FINDING, orient="row")
+    assert judge(findings, 20, {"star_named": 0.1}, "f.csv") == {"star_named": 2}
     with pytest.raises(PersonaError, match=r"star_named: 2 of 19 .* interaction 7 of user a \(三星\).*f\.csv"):
-        audit.judge(findings, 19, {"star_named": 0.1}, "f.csv")
+        judge(findings, 19, {"star_named": 0.1}, "f.csv")
     with pytest.raises(PersonaError, match="history_not_earlier: 2 of 20"):
-        audit.judge(findings.with_columns(check=pl.lit("history_not_earlier")), 20, {"star_named": 0.1}, "f.csv")
+        judge(findings.with_columns(check=pl.lit("history_not_earlier")), 20, {"star_named": 0.1}, "f.csv")

@@ -10,10 +10,10 @@ import pytest
 
 from persona.evaluation.baselines.baselines import Baselines, all_baselines
 from persona.evaluation.baselines.ngram import ALPHABET, NgramModel, UserCache
-from persona.evaluation.likelihoods import author_ranks
-from persona.evaluation.metrics import likelihood_metrics
-from persona.evaluation.targets import evaluation_targets
-from persona.ingest.synthetic import write_dmsc_csv
+from persona.evaluation.metrics.authors import author_ranks
+from persona.evaluation.metrics.summary import likelihood_metrics
+from persona.evaluation.targets import build_targets
+from persona.ingestion.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
 from persona.splitting import split_users
 from tests.ingesting import ingested
@@ -25,7 +25,7 @@ def prepared(folder: Path, habits: str, users: int) -> tuple[pl.DataFrame, pl.Da
     tables = ingested(folder / "DMSC.csv")
     split = split_users(tables.users, 0.15, 0.3, 42)
     cohorts = {name: sample_targets(tables.interactions, split, name, 2, None, 42) for name in ("val", "test")}
-    return tables.interactions, split, evaluation_targets(cohorts, tables.interactions, 10, 42)
+    return tables.interactions, split, build_targets(cohorts, tables.interactions, 10, 42)
 
 
 @pytest.fixture(scope="module")

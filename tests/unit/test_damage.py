@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.errors import PersonaError
-from persona.ingest import Ingested
-from persona.ingest.dmsc_csv import FORM
+from persona.ingestion.dmsc_csv import FORM
+from persona.ingestion.ingest import Ingested
 from tests.ingesting import ingested
 from tests.unit.test_formats import CONVERSATIONS, LINES, entry, simple, twin, write_cornell
 

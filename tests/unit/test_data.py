@@ -9,15 +9,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import Ingested, ingest
-from persona.ingest import sources as raw_sources
-from persona.ingest.dmsc_csv import FORM
-from persona.ingest.rows import Options
-from persona.ingest.synthetic import write_dmsc_csv
+from persona.ingestion import sources as raw_sources
+from persona.ingestion.dmsc_csv import FORM
+from persona.ingestion.ingest import Ingested, ingest
+from persona.ingestion.rows import Options
+from persona.ingestion.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
 from persona.splitting import split_users
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
 from tests.ingesting import ingested
 
 
@@ -125,20 +126,20 @@ def test_cohorts_share_no_user_with_training(tables: Ingested) -> None:
     assert not users[0] & users[1] and not users[0] & users[2] and not users[1] & users[2]
 
 
-def test_artefacts_have_the_same_bytes_when_rebuilt(tables: Ingested, tmp_path: Path) -> None:
+def test_tables_have_the_same_bytes_when_rebuilt(tables: Ingested, tmp_path: Path) -> None:
     rows = list(range(tables.interactions.height))
     random.Random(3).shuffle(rows)
     for name, table in (("a", tables.interactions), ("b", tables.interactions[rows])):
-        artefacts.write_table(table, tmp_path / name, artefacts.INTERACTIONS)
+        write_table(table, tmp_path / name, schemas.INTERACTIONS)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_damaged_artefact_is_not_taken_for_whole(tables: Ingested, tmp_path: Path) -> None:
+def test_a_damaged_table_is_not_taken_for_whole(tables: Ingested, tmp_path: Path) -> None:
     path = tmp_path / "users.parquet"
-    artefacts.write_table(tables.users, path, artefacts.USERS)
+    write_table(tables.users, path, schemas.USERS)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PersonaError, match=r"users\.parquet: not a readable Parquet file"):
-        artefacts.read_table(path, artefacts.USERS)
+        read_table(path, schemas.USERS)
 
 
 def line(user: bytes, comment: bytes, number: int = 0) -> bytes:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from persona.errors import PersonaError
-from persona.training.loop import explained
+from persona.training.loop import explain_errors
 
 
 def test_memory_that_is_not_there() -> None:
     message = r"step 7: out of memory with rows of 4096 tokens: lower max_tokens_per_gpu .*gradient_checkpointing: true"
-    with pytest.raises(PersonaError, match=message), explained("step 7", 4096):
+    with pytest.raises(PersonaError, match=message), explain_errors("step 7", 4096):
         torch.empty(2**50)
 
 
@@ -23,14 +23,14 @@ SCRIPT = """
 import datetime, sys, time
 import torch, torch.distributed as dist
 from persona.errors import run_command
-from persona.training.loop import explained
+from persona.training.loop import explain_errors
 
 def main():
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
     if dist.get_rank() == 1:
         time.sleep(float(sys.argv[1]))
         return
-    with explained("step 7", 4096):
+    with explain_errors("step 7", 4096):
         dist.all_reduce(torch.ones(1))
 
 run_command(main)
@@ -47,5 +47,5 @@ def test_another_process_is_gone(tmp_path: Path, seconds: int) -> None:
 
 
 def test_any_other_error_stays_what_it_is() -> None:
-    with pytest.raises(RuntimeError, match="shape"), explained("step 7", 4096):
+    with pytest.raises(RuntimeError, match="shape"), explain_errors("step 7", 4096):
         torch.zeros(3).view(2, 2)

@@ -15,11 +15,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import FILES, FORMATS, ingest
-from persona.ingest.cornell import SEPARATOR
-from persona.ingest.rows import MAX_CHARACTERS, Options
+from persona.ingestion.cornell import SEPARATOR
+from persona.ingestion.formats import FILES, FORMATS
+from persona.ingestion.ingest import ingest
+from persona.ingestion.rows import MAX_CHARACTERS, Options
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 from tests.conftest import REAL_DATA
 from tests.ingesting import ingested
 from tests.unit.test_data import raw_row, write_raw
@@ -432,7 +434,7 @@ def test_too_many_rejects_stop_the_run_with_the_commonest_reasons(tmp_path: Path
     with pytest.raises(PersonaError, match=f"8 of 9 rows cannot be used, more than max_reject_share 0.8: {commonest}"):
         ingest(path, "dmsc_csv", tmp_path / "out", Options(), 0.8)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"too_many_rejects.parquet"}
-    aside = artefacts.read_table(tmp_path / "out" / "too_many_rejects.parquet", artefacts.REJECTS)
+    aside = read_table(tmp_path / "out" / "too_many_rejects.parquet", schemas.REJECTS)
     assert aside.height == 8
     ingest(path, "dmsc_csv", tmp_path / "out", Options(), 0.9)
     assert "too_many_rejects.parquet" not in {file.name for file in (tmp_path / "out").iterdir()}

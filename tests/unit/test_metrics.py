@@ -10,10 +10,11 @@ import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
 
-from persona.evaluation import texts
+from persona.audit.star_names import NAMES_STAR
 from persona.evaluation.claims import Claim, claim
-from persona.evaluation.likelihoods import author_ranks, double_centred, expected_ranks, gaps, pooled_ranks
-from persona.evaluation.ratings import (
+from persona.evaluation.metrics import texts
+from persona.evaluation.metrics.authors import add_swap_gaps, author_ranks, double_centred, expected_ranks, pooled_ranks
+from persona.evaluation.metrics.stars import (
     agreement,
     calibration,
     calibration_error,
@@ -24,7 +25,6 @@ from persona.evaluation.ratings import (
     star_metrics,
     within_film_tau,
 )
-from persona.evaluation.targets import NAMES_STAR
 
 OVERLAPS = [texts.chrf, texts.rouge_l, texts.bleu_zh]
 
@@ -104,7 +104,7 @@ def scores(rows: list[tuple[int, str, float, list[int], list[float]]]) -> pl.Dat
 
 
 def test_gaps_by_hand() -> None:
-    row = gaps(scores([(1, "a", 10.0, [2, 3], [11.0, 15.0])])).row(0, named=True)
+    row = add_swap_gaps(scores([(1, "a", 10.0, [2, 3], [11.0, 15.0])])).row(0, named=True)
     assert (row["swap_gap"], row["format_gap"]) == (3.0, 7.0)
 
 

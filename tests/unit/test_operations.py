@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from persona.artefacts import human_size
 from persona.operations.runs import find_runs
 from persona.operations.status import progress, status_table
 from persona.operations.storage import delete, list_items, storage_table
 from persona.training.checkpoints import LoopState
 from persona.training.logs import TrainingLog
+from persona.units import human_size
 
 FACTORS = Path("two_per_user") / "profile_and_history" / "full"
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig
 
-from persona.planning import (
+from persona.planning.cost import (
     GIB,
     Hardware,
     Launch,

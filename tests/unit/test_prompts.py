@@ -13,15 +13,19 @@ import polars as pl
 import pytest
 from benchmarks.corpus import qwen_tokenizer, write_long_histories
 
-from persona import artefacts
 from persona.errors import PersonaError
-from persona.ingest import Ingested
+from persona.ingestion.ingest import Ingested
 from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
-from persona.tokenization import WINDOWS, Window, _stays, chat_frame, check_assembly, encode, preview, tokenize
+from persona.tables import schemas
+from persona.tables.parquet import write_table
+from persona.tokenization.chat import chat_frame, encode
+from persona.tokenization.preview import preview
+from persona.tokenization.tokenize import check_assembly, tokenize
+from persona.tokenization.window import WINDOWS, Window, kept_entries
 from tests.ingesting import ingested
 from tests.unit.test_data import raw_row, write_raw
 
@@ -205,7 +209,7 @@ def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFr
 def test_an_anchored_window_uses_at_least_a_third_of_the_room(lengths: list[int], room: int, kept: int) -> None:
     """A second prompt that fits, to see that they do not mix."""
     counts = np.array([len(lengths), 0, 2])
-    stays = _stays(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), 1024, "anchored")
+    stays = kept_entries(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), 1024, "anchored")
     assert stays[: len(lengths)].sum() == kept and stays[len(lengths) :].all()
     assert stays[: len(lengths)].tolist() == sorted(stays[: len(lengths)].tolist())
 
@@ -321,8 +325,8 @@ def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> Non
 
 
 def preview_of(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, folder: Path) -> str:
-    artefacts.write_table(prompts, folder / "prompts.parquet", artefacts.PROMPTS)
-    artefacts.write_table(tokens, folder / "tokens.parquet", artefacts.TOKENS)
+    write_table(prompts, folder / "prompts.parquet", schemas.PROMPTS)
+    write_table(tokens, folder / "tokens.parquet", schemas.TOKENS)
     return preview(folder / "prompts.parquet", folder / "tokens.parquet", tokenizer, n_samples=4)
 
 

@@ -15,17 +15,20 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from persona import artefacts
 from persona.errors import PersonaError
 from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
-from persona.evaluation.scoring import STARS, CohortFiles, Pairs, ask_for_stars, score_cohort
-from persona.evaluation.targets import evaluation_targets
-from persona.ingest import Ingested
+from persona.evaluation.scoring.cohort import STARS, CohortFiles, ask_for_stars, score_cohort
+from persona.evaluation.scoring.pairs import Pairs
+from persona.evaluation.targets import build_targets
+from persona.ingestion.ingest import Ingested
 from persona.modeling.loading import load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.tiny import write_tiny_model
 from persona.prompts import Parts, load_style, render
-from persona.tokenization import load_tokenizer, tokenize
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
+from persona.tokenization.chat import load_tokenizer
+from persona.tokenization.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
 CUES = ("预测用户的影评：", "预测用户的评分：")
@@ -50,9 +53,9 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     targets = tables.interactions.filter(pl.col("item_id") == popular).head(40)
     for name, parts in {"own": Parts(True, True, True), "empty": Parts(False, False, False, user=False)}.items():
         prompts = render(targets, tables.interactions, tables.users, tables.items, style, parts, "任务", CUES[0])
-        artefacts.write_table(prompts, folder / f"{name}_prompts.parquet", artefacts.PROMPTS)
+        write_table(prompts, folder / f"{name}_prompts.parquet", schemas.PROMPTS)
         tokens = tokenize(prompts, load_tokenizer(str(folder / "model")), 400)
-        artefacts.write_table(tokens, folder / f"{name}.parquet", artefacts.TOKENS)
+        write_table(tokens, folder / f"{name}.parquet", schemas.TOKENS)
     return folder
 
 
@@ -63,7 +66,7 @@ def model(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def tokens(folder: Path) -> pl.DataFrame:
-    return artefacts.read_table(folder / "own.parquet", artefacts.TOKENS)
+    return read_table(folder / "own.parquet", schemas.TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def scored(folder: Path, tables: Ingested, tokens: pl.DataFrame) -> pl.DataFrame
     model = load_model(str(folder / "model"), torch.float32, torch.device("cpu")).eval()
     keys = tables.interactions.select("interaction_id", "user_id", "item_id")
     cohort = keys.join(tokens.select("interaction_id"), on="interaction_id", how="semi")
-    targets = evaluation_targets({"test": cohort}, tables.interactions, 10, 42)
+    targets = build_targets({"test": cohort}, tables.interactions, 10, 42)
     files = CohortFiles(folder / "own.parquet", folder / "empty.parquet")
     tokenizer = load_tokenizer(str(folder / "model"))
     return score_cohort(CompletionLoss(model), tokenizer, "test", files, targets, 700, CUES)
@@ -97,7 +100,7 @@ def test_a_review_is_scored_under_its_own_the_impostors_and_the_empty_prompt(
     model: Any, folder: Path, tokens: pl.DataFrame, scored: pl.DataFrame
 ) -> None:
     own = halves(tokens)
-    empty = halves(artefacts.read_table(folder / "empty.parquet", artefacts.TOKENS))
+    empty = halves(read_table(folder / "empty.parquet", schemas.TOKENS))
     assert scored["impostor_ids"].list.len().min() >= 9
     for row in scored.gather_every(13).iter_rows(named=True):
         prompt, completion = own[row["interaction_id"]]
@@ -113,7 +116,7 @@ def test_star_probabilities_are_those_of_the_prompt_with_the_other_cue(
     model: Any, folder: Path, scored: pl.DataFrame
 ) -> None:
     tokenizer = load_tokenizer(str(folder / "model"))
-    prompts = artefacts.read_table(folder / "own_prompts.parquet", artefacts.PROMPTS)
+    prompts = read_table(folder / "own_prompts.parquet", schemas.PROMPTS)
     for row in prompts.join(scored, on="interaction_id").gather_every(13).iter_rows(named=True):
         message = [{"role": "user", "content": row["prompt"].removesuffix(CUES[0]) + CUES[1]}]
         text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
@@ -141,7 +144,7 @@ def test_a_prompt_that_does_not_end_with_the_cue_is_refused(folder: Path, tokens
 
 
 def test_the_empty_prompt_says_nothing_of_the_user(folder: Path) -> None:
-    prompts = artefacts.read_table(folder / "empty_prompts.parquet", artefacts.PROMPTS)
+    prompts = read_table(folder / "empty_prompts.parquet", schemas.PROMPTS)
     assert prompts["prompt"].n_unique() == 1
     assert "USER" not in prompts["prompt"][0] and "HISTORY" not in prompts["prompt"][0]
 

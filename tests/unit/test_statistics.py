@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from persona.evaluation.comparison import PARTS
-from persona.evaluation.statistics import estimate, holm, shapley_weights
+from persona.evaluation.metrics.bootstrap import estimate, holm, shapley_weights
 
 
 def test_an_interval_of_independent_users_is_the_textbook_one() -> None:

@@ -11,14 +11,19 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from persona import artefacts, prompts, tokenization
+import persona.tokenization.tokenize as tokenize_module
+from persona import prompts
 from persona.errors import PersonaError
-from persona.ingest import Ingested
+from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
 from persona.prompts import Parts, load_style, render_file
-from persona.sampling import sample_targets, within_cohort
+from persona.sampling import limit_users, sample_targets
 from persona.splitting import split_users
-from persona.tokenization import tokenize_file
+from persona.tables import schemas
+from persona.tables.parquet import read_table, table_writer, write_table
+from persona.tables.schemas import TableSchema
+from persona.tables.user_ranges import user_ranges
+from persona.tokenization.tokenize import check_assembly, tokenize, tokenize_file
 
 STYLE = Path(__file__).parents[2] / "config" / "prompts" / "detailed.yaml"
 
@@ -30,10 +35,10 @@ def in_pieces(table: pl.DataFrame, size: int) -> Iterator[pl.DataFrame]:
 def test_a_table_written_in_pieces_has_the_same_bytes(
     tables: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = artefacts.Artefact(artefacts.INTERACTIONS.columns, artefacts.INTERACTIONS.key,
-                               artefacts.INTERACTIONS.nullable, row_group_size=100)  # fmt: skip
+    small = TableSchema(schemas.INTERACTIONS.columns, schemas.INTERACTIONS.key,
+                               schemas.INTERACTIONS.nullable, row_group_size=100)  # fmt: skip
     for size in (7, 250, 100_000):
-        with artefacts.table_writer(tmp_path / str(size), small) as writer:
+        with table_writer(tmp_path / str(size), small) as writer:
             for piece in in_pieces(tables.interactions, size):
                 writer.write(piece)
     written = [(tmp_path / str(size)).read_bytes() for size in (7, 250, 100_000)]
@@ -48,7 +53,7 @@ def test_a_piece_out_of_order_is_refused_and_leaves_no_file(tables: Ingested, tm
     pieces = list(in_pieces(tables.interactions, 300))
     with (
         pytest.raises(PersonaError, match="which is not before it"),
-        artefacts.table_writer(tmp_path / "x.parquet", artefacts.INTERACTIONS) as writer,
+        table_writer(tmp_path / "x.parquet", schemas.INTERACTIONS) as writer,
     ):
         writer.write(pieces[1])
         writer.write(pieces[0])
@@ -56,11 +61,11 @@ def test_a_piece_out_of_order_is_refused_and_leaves_no_file(tables: Ingested, tm
 
 
 def test_ranges_of_users_are_all_users_once(tables: Ingested, tmp_path: Path) -> None:
-    artefacts.write_table(tables.users, tmp_path / "u.parquet", artefacts.USERS)
-    parts = [artefacts.user_ranges(3, (k, 4)) for k in (1, 2, 3, 4)]
+    write_table(tables.users, tmp_path / "u.parquet", schemas.USERS)
+    parts = [user_ranges(3, (k, 4)) for k in (1, 2, 3, 4)]
     ranges = [some for part in parts for some in part]
-    assert ranges == artefacts.user_ranges(12)
-    read = [artefacts.read_table(tmp_path / "u.parquet", artefacts.USERS, users=some) for some in ranges]
+    assert ranges == user_ranges(12)
+    read = [read_table(tmp_path / "u.parquet", schemas.USERS, users=some) for some in ranges]
     assert min(table.height for table in read) > 0
     assert pl.concat(read).equals(tables.users)
 
@@ -72,30 +77,30 @@ def test_a_cohort_of_parts_is_the_cohort_of_the_whole(tables: Ingested) -> None:
         ours = pl.col("user_id").is_between(*map(pl.lit, some), closed="left")
         return sample_targets(tables.interactions.filter(ours), split.filter(ours), "test", 2, 20, 42)
 
-    parts = pl.concat([sample(some) for some in artefacts.user_ranges(5)])
-    whole = sample(artefacts.user_ranges(1)[0])
+    parts = pl.concat([sample(some) for some in user_ranges(5)])
+    whole = sample(user_ranges(1)[0])
     assert parts["user_id"].n_unique() > whole["user_id"].n_unique() == 20
     key = ["user_id", "interaction_id"]
-    assert within_cohort(parts, 20, 42).sort(key).equals(whole.sort(key))
+    assert limit_users(parts, 20, 42).sort(key).equals(whole.sort(key))
 
 
 def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
     tables: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("interactions", "users", "items"):
-        artefact = getattr(artefacts, name.upper())
-        artefacts.write_table(getattr(tables, name), tmp_path / f"{name}.parquet", artefact)
-    artefacts.write_table(tables.interactions, tmp_path / "sample.parquet", artefacts.SAMPLES)
+        table_schema = getattr(schemas, name.upper())
+        write_table(getattr(tables, name), tmp_path / f"{name}.parquet", table_schema)
+    write_table(tables.interactions, tmp_path / "sample.parquet", schemas.SAMPLES)
     tokenizer = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=800)
     files = [tmp_path / f"{name}.parquet" for name in ("sample", "interactions", "users", "items")]
 
     def make(folder: Path, buckets: list[tuple[int, int]]) -> tuple[bytes, bytes]:
         style, parts = load_style(STYLE), Parts(profile=True, history=True, context=True)
-        with artefacts.table_writer(folder / "p", artefacts.PROMPTS) as writer:
+        with table_writer(folder / "p", schemas.PROMPTS) as writer:
             for bucket in buckets:
                 for table in render_file(*files, style, parts, "任务", "影评：", bucket):
                     writer.write(table)
-        with artefacts.table_writer(folder / "t", artefacts.TOKENS) as writer:
+        with table_writer(folder / "t", schemas.TOKENS) as writer:
             for bucket in buckets:
                 for table in tokenize_file(folder / "p", tokenizer, 256, bucket):
                     writer.write(table)
@@ -103,7 +108,7 @@ def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
 
     whole = make(tmp_path, [(1, 1)])
     monkeypatch.setattr(prompts, "CHUNK", 50)
-    monkeypatch.setattr(tokenization, "CHUNK", 30)
+    monkeypatch.setattr(tokenize_module, "CHUNK", 30)
     assert make(tmp_path, [(1, 1)]) == whole
     assert make(tmp_path, [(k, 8) for k in range(1, 9)]) == whole
 
@@ -118,11 +123,11 @@ def test_the_oldest_turns_are_dropped_where_history_is_not_enough(tables: Ingest
         some, interactions, tables.users, tables.items, load_style(STYLE), Parts(True, True, True), "任务", "影评："
     )
     tokenizer: Any = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=800)
-    long = tokenization.tokenize(made, tokenizer, 10_000)
+    long = tokenize(made, tokenizer, 10_000)
     assert long["n_context_dropped"].sum() == 0
     limit = 250
-    short = tokenization.tokenize(made, tokenizer, limit)
-    tokenization.check_assembly(made, short, tokenizer)
+    short = tokenize(made, tokenizer, limit)
+    check_assembly(made, short, tokenizer)
     assert short["n_context_dropped"].min() > 0  # type: ignore[operator]
     assert short["input_ids"].list.len().max() <= limit  # type: ignore[operator]
     for row in made.join(short, on="interaction_id").iter_rows(named=True):

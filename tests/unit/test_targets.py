@@ -5,16 +5,16 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from persona import artefacts
-from persona.evaluation.targets import evaluation_targets
-from persona.ingest import Ingested
+from persona.evaluation.targets import build_targets
+from persona.ingestion.ingest import Ingested
+from persona.tables import schemas
 
 
 @pytest.fixture(scope="module")
 def targets(tables: Ingested) -> pl.DataFrame:
     keys = tables.interactions.select("interaction_id", "user_id", "item_id")
     val, test = (keys.filter(pl.col("user_id").hash() % 3 == n) for n in (0, 1))
-    return evaluation_targets({"val": val, "test": test}, tables.interactions, 5, 42)
+    return build_targets({"val": val, "test": test}, tables.interactions, 5, 42)
 
 
 def test_blocks_are_reviews_of_one_film_by_different_users(targets: pl.DataFrame) -> None:
@@ -45,8 +45,8 @@ def test_users_of_a_block_are_alike_in_stars(targets: pl.DataFrame) -> None:
 def test_the_targets_do_not_depend_on_the_order_of_rows(tables: Ingested, targets: pl.DataFrame) -> None:
     cohorts = {name: targets.filter(pl.col("cohort") == name).reverse() for name in ("test", "val")}
     keys = {name: table.select("interaction_id", "user_id", "item_id") for name, table in cohorts.items()}
-    again = evaluation_targets(keys, tables.interactions.reverse(), 5, 42)
-    columns = list(artefacts.TARGETS.columns)
+    again = build_targets(keys, tables.interactions.reverse(), 5, 42)
+    columns = list(schemas.TARGETS.columns)
     assert again.sort("interaction_id").select(columns).equals(targets.sort("interaction_id").select(columns))
 
 

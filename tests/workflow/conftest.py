@@ -15,11 +15,13 @@ import psutil
 import pytest
 import yaml
 
-from persona import artefacts
-from persona.ingest import Ingested
+from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import write_tiny_model
 from persona.prompts import Parts, load_style, render
-from persona.tokenization import load_tokenizer, tokenize
+from persona.tables import schemas
+from persona.tables.parquet import write_table
+from persona.tokenization.chat import load_tokenizer
+from persona.tokenization.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +37,7 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = tables.interactions["text"].to_list()
     write_tiny_model(texts, folder / "base", 500, hidden_size=64, num_hidden_layers=2, num_experts=4, seed=0)
     tokens = tokenize(prompts, load_tokenizer(str(folder / "base")), 400)
-    artefacts.write_table(tokens, folder / "tokens.parquet", artefacts.TOKENS)
+    write_table(tokens, folder / "tokens.parquet", schemas.TOKENS)
     return folder
 
 

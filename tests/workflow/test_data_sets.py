@@ -89,7 +89,7 @@ def test_eight_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dic
               "tokens/everything/profile_and_history/tiny_qwen3_moe.parquet"]  # fmt: skip
     run = snakemake(tmp_path, config, *(f"results/dmsc/{file}" for file in tokens))
     assert run.returncode == 0, run.stdout + run.stderr
-    for rule in ("finish_rows", "split_bucket", "sample_bucket", "render_bucket", "tokenize_bucket"):
+    for rule in ("build_tables", "split_bucket", "sample_bucket", "render_bucket", "tokenize_bucket"):
         assert f"rule {rule}:" in run.stderr
     assert "8-of-8" in run.stderr
     several = tmp_path / "results" / "dmsc"
@@ -106,7 +106,7 @@ def test_eight_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dic
     assert pl.read_parquet(one / "samples" / "test.parquet")["user_id"].n_unique() == 3
 
 
-def test_pseudonymised_names_are_in_no_artefact_below_ingest(tmp_path: Path, small_config: dict[str, Any]) -> None:
+def test_pseudonymised_names_are_in_no_table_below_ingest(tmp_path: Path, small_config: dict[str, Any]) -> None:
     config = copy.deepcopy(small_config)
     config["datasets"]["dmsc"]["pseudonymise"] = True
     preview = "results/dmsc/tokens/test/profile_and_history/tiny_qwen3_moe.preview.txt"

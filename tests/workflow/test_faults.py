@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from persona.ingest import Ingested
+from persona.ingestion.ingest import Ingested
 from persona.modeling import tiny
 from persona.training.logs import read_log
 from tests.workflow.conftest import Terminal, command, environment, snakemake

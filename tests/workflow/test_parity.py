@@ -166,7 +166,7 @@ def test_adapters_are_trained_alone_and_merged_when_asked(
     name = f"lora_{stage}"
     file = deepspeed_file(tmp_path, stage)
     keep = {"keep_training_state": True}
-    records = train(command(folder, name, 2, plan, file, optimization=optimization, hand_over=keep))
+    records = train(command(folder, name, 2, plan, file, optimization=optimization, export=keep))
     losses = [record["val_loss"] for record in records if record["type"] == "val"]
     assert losses[-1] < losses[0] - 0.02
     assert (folder / name / "model" / "adapter_model.safetensors").exists()
@@ -176,7 +176,7 @@ def test_adapters_are_trained_alone_and_merged_when_asked(
 
     merge = {"merge_adapter": True}
     shutil.rmtree(folder / name / "model")
-    train(command(folder, name, 2, plan, file, optimization=optimization, hand_over=merge))
+    train(command(folder, name, 2, plan, file, optimization=optimization, export=merge))
     assert not (folder / name / "model" / "adapter_config.json").exists()
     best = folder / name / "run" / f"best_epoch_{int(np.argmin(losses)) + 1}"
     models = [

@@ -50,7 +50,7 @@ def between_export_and_save(run_folder: Path) -> bool:
     return any(int(path.name[11:]) > best for path in run_folder.glob("best_epoch_*"))
 
 
-def before_the_hand_over(run_folder: Path) -> bool:
+def before_the_export(run_folder: Path) -> bool:
     return (run_folder / "finished.json").exists()
 
 
@@ -72,7 +72,7 @@ KILLS: list[tuple[str, Moment]] = [
     ("torchrun", inside_a_save),
     ("rank 0", inside_an_export),
     ("torchrun", between_export_and_save),
-    ("rank 0", before_the_hand_over),
+    ("rank 0", before_the_export),
 ]
 
 

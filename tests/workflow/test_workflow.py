@@ -18,7 +18,8 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from persona import artefacts
+from persona.tables import schemas
+from persona.tables.parquet import write_table
 from persona.training.logs import read_log
 from tests.workflow.conftest import snakemake
 from tests.workflow.training import torchrun
@@ -307,7 +308,7 @@ def test_a_planted_leak_ends_the_workflow_before_training(tmp_path: Path, small_
     first = prompts.filter(pl.col("history_ids").list.len() > 0)["interaction_id"][0]
     leaky = pl.when(pl.col("interaction_id") == first).then(pl.concat_list("history_ids", "interaction_id"))
     planted = prompts.with_columns(history_ids=leaky.otherwise("history_ids"))
-    artefacts.write_table(planted, path, artefacts.PROMPTS)
+    write_table(planted, path, schemas.PROMPTS)
     run = snakemake(tmp_path, small_config, "train_history", "--rerun-triggers", "mtime")
     assert run.returncode != 0
     assert (

@@ -61,7 +61,7 @@ def command(
     deepspeed: Path,
     optimization: Optimization = OPTIMIZATION,
     base: str = "base",
-    hand_over: dict[str, bool] | None = None,
+    export: dict[str, bool] | None = None,
     gpus: int = 0,
 ) -> list[str]:
     """The command that trains on the tokens of `folder`; its outputs are in `folder / name`."""
@@ -78,7 +78,7 @@ def command(
         "gpus": gpus,
         "optimization": json.dumps(asdict(optimization)),
         "schedule": json.dumps(asdict(plan)),
-        "hand-over": json.dumps({"merge_adapter": False, "keep_training_state": False} | (hand_over or {})),
+        "export": json.dumps({"merge_adapter": False, "keep_training_state": False} | (export or {})),
         "factors": "{}",
     }
     options = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]

@@ -1,6 +1,6 @@
 """What is looked at when a run starts, before its first job."""
 
-from persona.artefacts import set_aside_damaged
+from persona.tables.parquet import set_aside_damaged
 
 if workflow.is_main_process:
     for path in set_aside_damaged(Path(RESULTS)):

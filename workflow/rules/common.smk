@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from persona.config import MEAN_MARK, SEED_MARK, WITHOUT_USER, Ablation, load_config
-from persona.digests import code_digest
+from persona.code_digest import code_digest
 from persona.errors import PersonaError
-from persona.ingest import FORMATS
-from persona.ingest.sources import raw_files
+from persona.ingestion.formats import FORMATS
+from persona.ingestion.sources import raw_files
 
 # Relative, so that a moved folder reruns nothing.
 ROOT = Path(os.path.relpath(workflow.basedir))

@@ -1,7 +1,7 @@
 """Trained models -> scores and texts, one row a target -> metrics -> report."""
 
 
-rule choose_targets:
+rule build_targets:
     input:
         val=f"{RESULTS}/samples/val.parquet",
         test=f"{RESULTS}/samples/test.parquet",
@@ -9,9 +9,9 @@ rule choose_targets:
     output:
         f"{RESULTS}/targets.parquet",
     log:
-        f"{RESULTS}/logs/choose_targets.log",
+        f"{RESULTS}/logs/build_targets.log",
     benchmark:
-        f"{RESULTS}/benchmarks/choose_targets.tsv"
+        f"{RESULTS}/benchmarks/build_targets.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -20,9 +20,9 @@ rule choose_targets:
     params:
         candidates=CONFIG.evaluation.candidates,
         seed=CONFIG.evaluation.seed,
-        code=digest("choose_targets"),
+        code=digest("build_targets"),
     shell:
-        'python "$SCRIPTS/choose_targets.py"'
+        'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
         " --candidates {params.candidates} --seed {params.seed}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -99,12 +99,12 @@ rule train:
         gpus=lambda wildcards: recipe_of(wildcards).gpus,
         optimization=lambda wildcards: as_json(optimization(recipe_of(wildcards))),
         schedule=lambda wildcards: as_json(schedule(recipe_of(wildcards))),
-        hand_over=lambda wildcards: as_json(hand_over(recipe_of(wildcards))),
+        export=lambda wildcards: as_json(export_settings(recipe_of(wildcards))),
         factors=lambda wildcards: as_json(dict(wildcards)),
     shell:
         'trap : TERM; bash "$SCRIPTS/launch.sh" {params.nodes} {params.processes} "$SCRIPTS/train.py"'
         " --train-tokens {input.train:q} --val-tokens {input.val:q} --deepspeed {input.deepspeed:q}"
         " --gpus {params.gpus} --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
-        " --schedule {params.schedule:q} --hand-over {params.hand_over:q} --factors {params.factors:q}"
+        " --schedule {params.schedule:q} --export {params.export:q} --factors {params.factors:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -41,7 +41,7 @@ def optimization(recipe):
     return settings
 
 
-def hand_over(recipe):
+def export_settings(recipe):
     return {
         "merge_adapter": bool(recipe.lora and recipe.lora.merge),
         "keep_training_state": recipe.keep_training_state,

@@ -13,7 +13,7 @@ ruleorder: gather_tokens > tokenize
 
 
 # The raw file is one stream, read once; what follows is done for each part of the users by itself.
-rule put_aside:
+rule partition_rows:
     input:
         raw_inputs(),
     output:
@@ -21,9 +21,9 @@ rule put_aside:
         rejects=temp(f"{RESULTS}/ingest/rejects.parquet"),
         n_rows=temp(f"{RESULTS}/ingest/n_rows.json"),
     log:
-        f"{RESULTS}/logs/put_aside.log",
+        f"{RESULTS}/logs/partition_rows.log",
     benchmark:
-        f"{RESULTS}/benchmarks/put_aside.tsv"
+        f"{RESULTS}/benchmarks/partition_rows.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -33,15 +33,15 @@ rule put_aside:
         raw=lambda wildcards: DATASET.path,
         format=DATASET.format,
         options=as_json(DATASET.model_dump(include=INGEST_OPTIONS)),
-        code=digest("put_aside"),
+        code=digest("partition_rows"),
     shell:
-        'python "$SCRIPTS/put_aside.py"'
+        'python "$SCRIPTS/partition_rows.py"'
         " {params.raw:q} {output.rows:q} --format {params.format} --options {params.options:q}"
         " --rejects {output.rejects:q} --n-rows {output.n_rows:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
-rule finish_rows:
+rule build_tables:
     input:
         f"{RESULTS}/ingest/rows/{{scatteritem}}",
     output:
@@ -50,9 +50,9 @@ rule finish_rows:
         titles=temp(f"{RESULTS}/ingest/titles/{{scatteritem}}.parquet"),
         repeats=temp(f"{RESULTS}/ingest/repeats/{{scatteritem}}.parquet"),
     log:
-        f"{RESULTS}/logs/finish_rows/{{scatteritem}}.log",
+        f"{RESULTS}/logs/build_tables/{{scatteritem}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/finish_rows/{{scatteritem}}.tsv"
+        f"{RESULTS}/benchmarks/build_tables/{{scatteritem}}.tsv"
     conda:
         ENVIRONMENT
     resources:
@@ -60,9 +60,9 @@ rule finish_rows:
         runtime=60,
     params:
         format=DATASET.format,
-        code=digest("finish_rows"),
+        code=digest("build_tables"),
     shell:
-        'python "$SCRIPTS/finish_rows.py"'
+        'python "$SCRIPTS/build_tables.py"'
         " {input:q} --format {params.format} --interactions {output.interactions:q}"
         " --users {output.users:q} --titles {output.titles:q} --repeats {output.repeats:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
@@ -141,7 +141,7 @@ rule gather_split:
         code=digest("gather"),
     shell:
         'python "$SCRIPTS/gather.py"'
-        " {input:q} --artefact split --output {output:q}"
+        " {input:q} --schema split --output {output:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -216,7 +216,7 @@ rule gather_prompts:
         code=digest("gather"),
     shell:
         'python "$SCRIPTS/gather.py"'
-        " {input:q} --artefact prompts --output {output:q}"
+        " {input:q} --schema prompts --output {output:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -261,7 +261,7 @@ rule gather_tokens:
         model=lambda wildcards: model_path(wildcards.model),
         code=[digest("gather"), digest("preview")],
     shell:
-        '(python "$SCRIPTS/gather.py" {input.parts:q} --artefact tokens --output {output.tokens:q} &&'
+        '(python "$SCRIPTS/gather.py" {input.parts:q} --schema tokens --output {output.tokens:q} &&'
         ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {output.preview:q}'
         " --model {params.model:q})"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts, audit
+from persona.audit.checks import PROMPTS_AT_ONCE, RENDERED_AGAIN, audit_prompts, audit_rendering, judge
 from persona.errors import run_command
+from persona.files import write_json, write_text
 from persona.prompts import Parts, load_style
+from persona.tables import schemas
+from persona.tables.parquet import count_rows, read_table
+from persona.tables.user_ranges import user_ranges
 
 
 def main() -> None:
@@ -21,22 +25,22 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--cue", required=True)
     args = parser.parse_args()
-    items = artefacts.read_table(args.items, artefacts.ITEMS)
+    items = read_table(args.items, schemas.ITEMS)
     parts, style = Parts(**args.parts), load_style(args.style)
-    n_targets = artefacts.count_rows(args.prompts)
-    n = max(1, math.ceil(n_targets / audit.PROMPTS_AT_ONCE))
+    n_targets = count_rows(args.prompts)
+    n = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
     found = []
-    for some in artefacts.user_ranges(n):
-        prompts = artefacts.read_table(args.prompts, artefacts.PROMPTS, users=some)
-        reviews = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, users=some)
-        users = artefacts.read_table(args.users, artefacts.USERS, users=some)
-        found.append(audit.audit_prompts(prompts, reviews))
-        at_most = math.ceil(audit.RENDERED_AGAIN / n)
-        found.append(audit.audit_rendering(prompts, reviews, users, items, style, parts, args.task, args.cue, at_most))
+    for some in user_ranges(n):
+        prompts = read_table(args.prompts, schemas.PROMPTS, users=some)
+        reviews = read_table(args.interactions, schemas.INTERACTIONS, users=some)
+        users = read_table(args.users, schemas.USERS, users=some)
+        found.append(audit_prompts(prompts, reviews))
+        at_most = math.ceil(RENDERED_AGAIN / n)
+        found.append(audit_rendering(prompts, reviews, users, items, style, parts, args.task, args.cue, at_most))
     findings = pl.concat(found)
-    artefacts.write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
-    counts = audit.judge(findings, n_targets, {}, str(args.findings))
-    artefacts.write_json({"targets": n_targets, "found": counts}, args.output)
+    write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
+    counts = judge(findings, n_targets, {}, str(args.findings))
+    write_json({"targets": n_targets, "found": counts}, args.output)
 
 
 if __name__ == "__main__":

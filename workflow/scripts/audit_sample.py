@@ -6,8 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts, audit
+from persona.audit.checks import audit_sample, audit_splits, judge, near_duplicates, stars_named
 from persona.errors import run_command
+from persona.files import write_json, write_text
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 
 
 def main() -> None:
@@ -19,24 +22,24 @@ def main() -> None:
     parser.add_argument("--split-by", choices=["user", "item"], required=True)
     parser.add_argument("--allowed", type=json.loads, required=True, help="JSON: share of targets by check")
     args = parser.parse_args()
-    sample = artefacts.read_table(args.sample, artefacts.SAMPLES)
-    cohorts = {name: artefacts.read_table(getattr(args, name), artefacts.SAMPLES) for name in ("val", "test")}
+    sample = read_table(args.sample, schemas.SAMPLES)
+    cohorts = {name: read_table(getattr(args, name), schemas.SAMPLES) for name in ("val", "test")}
     columns = ["interaction_id", "user_id", "item_id", "likes", "text"]
-    interactions = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, columns)
-    split = artefacts.read_table(args.split, artefacts.SPLIT)
+    interactions = read_table(args.interactions, schemas.INTERACTIONS, columns)
+    split = read_table(args.split, schemas.SPLIT)
     texts = interactions.select("interaction_id", "text")
     findings = pl.concat(
         [
-            audit.audit_sample(sample, interactions, split, args.settings),
-            audit.audit_splits(sample, cohorts, split, args.split_by),
-            audit.near_duplicates(sample, cohorts, texts),
-            audit.stars_named(cohorts, texts),
+            audit_sample(sample, interactions, split, args.settings),
+            audit_splits(sample, cohorts, split, args.split_by),
+            near_duplicates(sample, cohorts, texts),
+            stars_named(cohorts, texts),
         ]
     )
-    artefacts.write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
+    write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
     n_targets = sum(cohort.height for cohort in cohorts.values())
-    counts = audit.judge(findings, n_targets, args.allowed, str(args.findings))
-    artefacts.write_json({"targets": n_targets, "found": counts}, args.output)
+    counts = judge(findings, n_targets, args.allowed, str(args.findings))
+    write_json({"targets": n_targets, "found": counts}, args.output)
 
 
 if __name__ == "__main__":

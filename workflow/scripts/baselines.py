@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.evaluation.baselines.baselines import all_baselines
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
 
 
 def main() -> None:
@@ -16,15 +17,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     args = parser.parse_args()
     tables = all_baselines(
-        artefacts.read_table(args.interactions, artefacts.INTERACTIONS),
-        artefacts.read_table(args.split, artefacts.SPLIT),
-        artefacts.read_table(args.targets, artefacts.TARGETS),
+        read_table(args.interactions, schemas.INTERACTIONS),
+        read_table(args.split, schemas.SPLIT),
+        read_table(args.targets, schemas.TARGETS),
         args.seed,
     )
-    artefacts.write_table(tables.ratings, args.folder / "ratings.parquet", artefacts.RATINGS)
-    artefacts.write_table(tables.texts, args.folder / "texts.parquet", artefacts.GENERATIONS)
-    artefacts.write_table(tables.authors, args.folder / "authors.parquet", artefacts.AUTHORS)
-    artefacts.write_table(tables.ngram, args.folder / "ngram.parquet", artefacts.SCORES)
+    write_table(tables.ratings, args.folder / "ratings.parquet", schemas.RATINGS)
+    write_table(tables.texts, args.folder / "texts.parquet", schemas.GENERATIONS)
+    write_table(tables.authors, args.folder / "authors.parquet", schemas.AUTHORS)
+    write_table(tables.ngram, args.folder / "ngram.parquet", schemas.SCORES)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.evaluation.evaluate import evaluate
 from persona.evaluation.generation import GenerationSettings
-from persona.evaluation.scoring import CohortFiles
+from persona.evaluation.scoring.cohort import CohortFiles
 from persona.modeling.processes import require_gpus
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
 
 
 def main() -> None:
@@ -24,12 +25,12 @@ def main() -> None:
     args = parser.parse_args()
     require_gpus(args.gpus)
     cohorts = {"val": CohortFiles(args.val_tokens, None), "test": CohortFiles(args.test_tokens, args.empty_tokens)}
-    targets = artefacts.read_table(args.targets, artefacts.TARGETS)
+    targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings(**args.generation)
     tables = evaluate(args.model, cohorts, targets, args.max_tokens, (args.cues[0], args.cues[1]), settings)
     if tables is not None:
-        artefacts.write_table(tables[0], args.scores, artefacts.SCORES)
-        artefacts.write_table(tables[1], args.generations, artefacts.GENERATIONS)
+        write_table(tables[0], args.scores, schemas.SCORES)
+        write_table(tables[1], args.generations, schemas.GENERATIONS)
 
 
 if __name__ == "__main__":

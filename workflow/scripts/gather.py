@@ -3,20 +3,22 @@
 import argparse
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
+from persona.tables import schemas
+from persona.tables.parquet import write_tables
+from persona.tables.user_ranges import read_buckets
 
-ARTEFACTS = {"split": artefacts.SPLIT, "prompts": artefacts.PROMPTS, "tokens": artefacts.TOKENS}
+SCHEMAS = {"split": schemas.SPLIT, "prompts": schemas.PROMPTS, "tokens": schemas.TOKENS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", type=Path, nargs="+")
-    parser.add_argument("--artefact", choices=sorted(ARTEFACTS), required=True)
+    parser.add_argument("--schema", choices=sorted(SCHEMAS), required=True)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    artefact = ARTEFACTS[args.artefact]
-    artefacts.write_tables(artefacts.read_buckets(args.parts, artefact), args.output, artefact)
+    table_schema = SCHEMAS[args.schema]
+    write_tables(read_buckets(args.parts, table_schema), args.output, table_schema)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.ingest import FORMATS, conclude, summary
-from persona.ingest.tables import sum_titles, temporary_folder
+from persona.files import write_json
+from persona.ingestion.formats import FORMATS
+from persona.ingestion.ingest import summary, write_and_check
+from persona.ingestion.tables import sum_titles, temporary_folder
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_tables
+from persona.tables.user_ranges import read_buckets
 
 
 def main() -> None:
@@ -22,15 +26,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the four tables go")
     parser.add_argument("--max-reject-share", type=float, required=True)
     args = parser.parse_args()
-    titles = sum_titles([artefacts.read_table(path, artefacts.TITLES) for path in args.titles])
-    rejects = pl.concat([artefacts.read_table(path, artefacts.REJECTS) for path in args.rejects])
+    titles = sum_titles([read_table(path, schemas.TITLES) for path in args.titles])
+    rejects = pl.concat([read_table(path, schemas.REJECTS) for path in args.rejects])
     n_rows = json.loads(args.n_rows.read_text())["rows"]
     with temporary_folder(args.folder) as place:
-        for name, artefact in {"interactions": artefacts.INTERACTIONS, "users": artefacts.USERS}.items():
-            tables = artefacts.read_buckets(getattr(args, name), artefact)
-            artefacts.write_tables(tables, place / f"{name}.parquet", artefact)
-        counts = conclude(args.raw, args.format, n_rows, titles, rejects, place, args.folder, args.max_reject_share)
-    artefacts.write_json(counts, args.folder / "ingest.json")
+        for name, table_schema in {"interactions": schemas.INTERACTIONS, "users": schemas.USERS}.items():
+            tables = read_buckets(getattr(args, name), table_schema)
+            write_tables(tables, place / f"{name}.parquet", table_schema)
+        counts = write_and_check(
+            args.raw, args.format, n_rows, titles, rejects, place, args.folder, args.max_reject_share
+        )
+    write_json(counts, args.folder / "ingest.json")
     print(summary(counts))
 
 

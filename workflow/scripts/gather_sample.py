@@ -6,9 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.sampling import check_sample, within_cohort
+from persona.sampling import check_sample, limit_users
+from persona.tables import schemas
+from persona.tables.parquet import write_tables
+from persona.tables.user_ranges import read_buckets
 
 
 def main() -> None:
@@ -17,11 +19,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True)
     args = parser.parse_args()
-    tables = artefacts.read_buckets(args.parts, artefacts.SAMPLES)
+    tables = read_buckets(args.parts, schemas.SAMPLES)
     max_users = args.settings["max_users"]
     if max_users is not None:
-        tables = iter([within_cohort(pl.concat(tables), max_users, args.settings["sample_seed"])])
-    artefacts.write_tables(tables, args.output, artefacts.SAMPLES)
+        tables = iter([limit_users(pl.concat(tables), max_users, args.settings["sample_seed"])])
+    write_tables(tables, args.output, schemas.SAMPLES)
     check_sample(args.output, args.settings["split_name"])
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from persona.errors import run_command
-from persona.ingest.synthetic import write_dmsc_csv
+from persona.ingestion.synthetic import write_dmsc_csv
 
 
 def main() -> None:

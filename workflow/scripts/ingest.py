@@ -4,10 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.ingest import FORMATS, ingest, summary
-from persona.ingest.rows import Options
+from persona.files import write_json
+from persona.ingestion.formats import FORMATS
+from persona.ingestion.ingest import ingest, summary
+from persona.ingestion.rows import Options
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument("--max-reject-share", type=float, required=True)
     args = parser.parse_args()
     counts = ingest(args.raw, args.format, args.folder, Options(**args.options), args.max_reject_share)
-    artefacts.write_json(counts, args.folder / "ingest.json")
+    write_json(counts, args.folder / "ingest.json")
     print(summary(counts))
 
 

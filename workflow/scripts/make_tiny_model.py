@@ -6,9 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.modeling.tiny import write_tiny_model
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", type=json.loads, required=True)
     args = parser.parse_args()
-    prompts = artefacts.read_table(args.prompts, artefacts.PROMPTS, ["prompt", "completion"])
+    prompts = read_table(args.prompts, schemas.PROMPTS, ["prompt", "completion"])
     texts = pl.concat([prompts["prompt"], prompts["completion"]]).to_list()
     n_parameters = write_tiny_model(texts, args.folder, **args.tiny)
     print(f"{n_parameters:,} parameters")

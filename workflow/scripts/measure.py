@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.evaluation.metrics import stage_metrics
+from persona.evaluation.metrics.summary import stage_metrics
+from persona.files import write_json
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 
 
 def main() -> None:
@@ -16,17 +18,17 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     args = parser.parse_args()
-    trained_on = artefacts.read_table(args.trained_on, artefacts.SAMPLES, ["interaction_id"])
-    reviews = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, ["interaction_id", "text"])
+    trained_on = read_table(args.trained_on, schemas.SAMPLES, ["interaction_id"])
+    reviews = read_table(args.interactions, schemas.INTERACTIONS, ["interaction_id", "text"])
     metrics = stage_metrics(
-        [artefacts.read_table(path, artefacts.SCORES) for path in args.scores],
-        artefacts.read_table(args.generations, artefacts.GENERATIONS),
-        artefacts.read_table(args.targets, artefacts.TARGETS),
-        artefacts.read_table(args.prompts, artefacts.PROMPTS, ["interaction_id", "prompt"]),
+        [read_table(path, schemas.SCORES) for path in args.scores],
+        read_table(args.generations, schemas.GENERATIONS),
+        read_table(args.targets, schemas.TARGETS),
+        read_table(args.prompts, schemas.PROMPTS, ["interaction_id", "prompt"]),
         reviews.join(trained_on, on="interaction_id", how="semi")["text"].to_list(),
         args.candidates,
     )
-    artefacts.write_json(metrics, args.output)
+    write_json(metrics, args.output)
 
 
 if __name__ == "__main__":

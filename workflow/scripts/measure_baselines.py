@@ -5,10 +5,12 @@ from pathlib import Path
 
 import polars as pl
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.evaluation.generation import choose_targets
-from persona.evaluation.metrics import baseline_metrics
+from persona.evaluation.metrics.summary import baseline_metrics
+from persona.files import write_json
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 
 
 def main() -> None:
@@ -20,18 +22,18 @@ def main() -> None:
     parser.add_argument("--n-targets", type=int, required=True, help="targets for which models write reviews")
     parser.add_argument("--seed", type=int, required=True, help="of their choice")
     args = parser.parse_args()
-    targets = artefacts.read_table(args.targets, artefacts.TARGETS)
+    targets = read_table(args.targets, schemas.TARGETS)
     written_for = choose_targets(targets.filter(pl.col("cohort") == "test"), args.n_targets, args.seed)
     metrics = baseline_metrics(
-        artefacts.read_table(args.folder / "ngram.parquet", artefacts.SCORES),
-        artefacts.read_table(args.folder / "authors.parquet", artefacts.AUTHORS),
-        artefacts.read_table(args.folder / "ratings.parquet", artefacts.RATINGS),
-        artefacts.read_table(args.folder / "texts.parquet", artefacts.GENERATIONS),
+        read_table(args.folder / "ngram.parquet", schemas.SCORES),
+        read_table(args.folder / "authors.parquet", schemas.AUTHORS),
+        read_table(args.folder / "ratings.parquet", schemas.RATINGS),
+        read_table(args.folder / "texts.parquet", schemas.GENERATIONS),
         targets,
         written_for["interaction_id"].to_list(),
         args.candidates,
     )
-    artefacts.write_json(metrics, args.output)
+    write_json(metrics, args.output)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.planning import Hardware, plan_stage, plan_table
+from persona.files import write_json, write_text
+from persona.planning.cost import Hardware, plan_stage
+from persona.planning.table import plan_table
 from persona.training.engine import Optimization
 from persona.training.loop import Schedule
 
@@ -33,8 +34,8 @@ def main() -> None:
         )
         for name, stage in args.stages.items()
     }
-    artefacts.write_json(plans, args.figures)
-    artefacts.write_text(plan_table(plans, hardware), args.table)
+    write_json(plans, args.figures)
+    write_text(plan_table(plans, hardware), args.table)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.tokenization import PREVIEWED_SAMPLES, load_tokenizer, preview
+from persona.files import write_text
+from persona.tokenization.chat import load_tokenizer
+from persona.tokenization.preview import PREVIEWED_SAMPLES, preview
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     args = parser.parse_args()
     text = preview(args.prompts, args.tokens, load_tokenizer(args.model), PREVIEWED_SAMPLES)
-    artefacts.write_text(text, args.preview)
+    write_text(text, args.preview)
 
 
 if __name__ == "__main__":

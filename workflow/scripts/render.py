@@ -4,9 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.prompts import Parts, load_style, render_file
+from persona.tables import schemas
+from persona.tables.parquet import write_tables
+from persona.tables.user_ranges import parse_bucket
 
 
 def main() -> None:
@@ -17,7 +19,7 @@ def main() -> None:
     parser.add_argument("--parts", type=json.loads, required=True)
     parser.add_argument("--task", required=True)
     parser.add_argument("--cue", required=True)
-    parser.add_argument("--bucket", type=artefacts.bucket, default=(1, 1), help="which part of the users, 3-of-8")
+    parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
     args = parser.parse_args()
     tables = render_file(
         args.sample,
@@ -30,7 +32,7 @@ def main() -> None:
         args.cue,
         args.bucket,
     )
-    artefacts.write_tables(tables, args.output, artefacts.PROMPTS)
+    write_tables(tables, args.output, schemas.PROMPTS)
 
 
 if __name__ == "__main__":

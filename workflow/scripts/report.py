@@ -4,12 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.evaluation.claims import claim
 from persona.evaluation.comparison import Contrast, compare
+from persona.files import write_json, write_text
 from persona.reporting.report import Evidence, as_markdown, page, pictures, short_table
 from persona.reporting.stages import baseline_table, load_stages, stage_table
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 
 
 def main() -> None:
@@ -25,9 +27,9 @@ def main() -> None:
     parser.add_argument("--caution", type=json.loads, required=True, help="JSON: what a reader must know, or null")
     args = parser.parse_args()
     baselines = json.loads((args.baselines / "metrics.json").read_text(encoding="utf-8"))
-    authors = artefacts.read_table(args.baselines / "authors.parquet", artefacts.AUTHORS)
-    guesses = artefacts.read_table(args.baselines / "ratings.parquet", artefacts.RATINGS)
-    targets = artefacts.read_table(args.targets, artefacts.TARGETS)
+    authors = read_table(args.baselines / "authors.parquet", schemas.AUTHORS)
+    guesses = read_table(args.baselines / "ratings.parquet", schemas.RATINGS)
+    targets = read_table(args.targets, schemas.TARGETS)
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
     contrasts = compare({s.name: s.scores for s in stages}, [Contrast(**c) for c in args.contrasts])
@@ -36,13 +38,13 @@ def main() -> None:
     )
     tables = {"stages": stage_table(stages), "methods": baseline_table(stages, baselines)}
     for name, table in tables.items():
-        artefacts.write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
-        artefacts.write_text(as_markdown(table), args.folder / f"{name}.md")
-    artefacts.write_json(contrasts, args.folder / "contrasts.json")
+        write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
+        write_text(as_markdown(table), args.folder / f"{name}.md")
+    write_json(contrasts, args.folder / "contrasts.json")
     made = pictures(evidence)
     for picture in made:
-        artefacts.write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
-    artefacts.write_text(page(evidence, made, tables["stages"], tables["methods"]), args.folder / "index.html")
+        write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
+    write_text(page(evidence, made, tables["stages"], tables["methods"]), args.folder / "index.html")
     print(short_table(tables["stages"]))
 
 

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
 from persona.splitting import split_users
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
+from persona.tables.user_ranges import parse_bucket, user_ranges
 
 
 def main() -> None:
@@ -16,13 +18,13 @@ def main() -> None:
     parser.add_argument("--val-ratio", type=float, required=True)
     parser.add_argument("--test-ratio", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--bucket", type=artefacts.bucket, help="which part of the users, 3-of-8; by default all")
+    parser.add_argument("--bucket", type=parse_bucket, help="which part of the users, 3-of-8; by default all")
     args = parser.parse_args()
-    some = artefacts.user_ranges(1, args.bucket)[0] if args.bucket else None
+    some = user_ranges(1, args.bucket)[0] if args.bucket else None
     columns = ["user_id"] if args.by == "user" else ["user_id", "item_id"]
-    users = artefacts.read_table(args.interactions, artefacts.INTERACTIONS, columns, some)
+    users = read_table(args.interactions, schemas.INTERACTIONS, columns, some)
     split = split_users(users, args.val_ratio, args.test_ratio, args.seed, args.by)
-    artefacts.write_table(split, args.output, artefacts.SPLIT)
+    write_table(split, args.output, schemas.SPLIT)
 
 
 if __name__ == "__main__":

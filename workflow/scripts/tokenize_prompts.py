@@ -3,9 +3,15 @@
 import argparse
 from pathlib import Path
 
-from persona import artefacts
 from persona.errors import run_command
-from persona.tokenization import PREVIEWED_SAMPLES, WINDOWS, load_tokenizer, preview, tokenize_file
+from persona.files import write_text
+from persona.tables import schemas
+from persona.tables.parquet import write_tables
+from persona.tables.user_ranges import parse_bucket
+from persona.tokenization.chat import load_tokenizer
+from persona.tokenization.preview import PREVIEWED_SAMPLES, preview
+from persona.tokenization.tokenize import tokenize_file
+from persona.tokenization.window import WINDOWS
 
 
 def main() -> None:
@@ -15,14 +21,14 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--history-window", choices=WINDOWS, required=True, help="which entries stay that fit")
-    parser.add_argument("--bucket", type=artefacts.bucket, default=(1, 1), help="which part of the users, 3-of-8")
+    parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
     parser.add_argument("--preview", type=Path)
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.model)
     tables = tokenize_file(args.prompts, tokenizer, args.max_length, args.bucket, args.history_window)
-    artefacts.write_tables(tables, args.tokens, artefacts.TOKENS)
+    write_tables(tables, args.tokens, schemas.TOKENS)
     if args.preview:
-        artefacts.write_text(preview(args.prompts, args.tokens, tokenizer, PREVIEWED_SAMPLES), args.preview)
+        write_text(preview(args.prompts, args.tokens, tokenizer, PREVIEWED_SAMPLES), args.preview)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from persona.errors import run_command
 from persona.modeling.processes import require_gpus
 from persona.training.engine import Optimization
 from persona.training.loop import Schedule
-from persona.training.train import Files, HandOver, train
+from persona.training.train import ExportSettings, Files, train
 
 
 def main() -> None:
@@ -19,15 +19,15 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, required=True, help="GPUs of this machine; 0 for CPU processes")
     parser.add_argument("--optimization", type=json.loads, required=True, help="JSON of training.engine.Optimization")
     parser.add_argument("--schedule", type=json.loads, required=True, help="JSON of training.loop.Schedule")
-    parser.add_argument("--hand-over", type=json.loads, required=True, help="JSON of training.train.HandOver")
+    parser.add_argument("--export", type=json.loads, required=True, help="JSON of ExportSettings")
     parser.add_argument("--factors", type=json.loads, required=True, help="JSON of sample, ablation and recipe")
     args = vars(parser.parse_args())
     require_gpus(args.pop("gpus"))
     optimization = Optimization.from_json(args.pop("optimization"))
     schedule = Schedule(**args.pop("schedule"))
-    hand_over = HandOver(**args.pop("hand_over"))
+    export = ExportSettings(**args.pop("export"))
     factors = args.pop("factors")
-    train(Files(**args), optimization, schedule, hand_over, factors)
+    train(Files(**args), optimization, schedule, export, factors)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Scores, generated texts, metrics, baselines and comparisons."""

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from persona.evaluation.comparison import mean_of_seeds
-from persona.evaluation.likelihoods import author_ranks, gaps
-from persona.evaluation.metrics import mean_ranks
-from persona.evaluation.ratings import expected_star, star_array
-from persona.evaluation.statistics import Estimate, estimate_columns
+from persona.evaluation.metrics.authors import add_swap_gaps, author_ranks
+from persona.evaluation.metrics.bootstrap import Estimate, estimate_columns
+from persona.evaluation.metrics.stars import expected_star, star_array
+from persona.evaluation.metrics.summary import mean_ranks
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ def claim(
     3. Squared error of the damped bias less that of the expected star, on the same targets.
 
     Args:
-        seeds: `artefacts.SCORES` of the stage, a table for each seed.
-        authors, guesses: `artefacts.AUTHORS` and `artefacts.RATINGS` of the baselines.
-        targets: `artefacts.TARGETS`.
+        seeds: `schemas.SCORES` of the stage, a table for each seed.
+        authors, guesses: `schemas.AUTHORS` and `schemas.RATINGS` of the baselines.
+        targets: `schemas.TARGETS`.
     """
     tests = [table.filter(pl.col("cohort") == "test") for table in seeds]
     keys = targets.select("interaction_id", "user_id", "item_id")
-    gap = gaps(mean_of_seeds(tests)).select("interaction_id", "swap_gap", n=pl.col("n_characters").cast(pl.Float64))
+    gap = add_swap_gaps(mean_of_seeds(tests)).select(
+        "interaction_id", "swap_gap", n=pl.col("n_characters").cast(pl.Float64)
+    )
     mine, theirs = mean_ranks(tests, candidates), author_ranks(authors, candidates)
     found = mine.join(theirs.select("interaction_id", theirs="acc"), on="interaction_id").select(
         "interaction_id", advantage=pl.col("acc") - pl.col("theirs"), n=pl.lit(1.0)

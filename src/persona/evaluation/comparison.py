@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from persona.evaluation.likelihoods import gaps
-from persona.evaluation.statistics import Estimate, codes, estimate, estimate_columns, holm, shapley_weights
+from persona.evaluation.metrics.authors import add_swap_gaps
+from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate, estimate_columns, holm, shapley_weights
 
 PARTS = ["profile", "history", "context"]
 NLL = "nll"
@@ -30,7 +30,7 @@ def compare(scores: dict[str, pl.DataFrame], contrasts: list[Contrast]) -> list[
     The p-values of the others are adjusted for their number by Holm's method.
 
     Args:
-        scores: `artefacts.SCORES` by stage.
+        scores: `schemas.SCORES` by stage.
     """
     found = [difference(scores[c.stage], scores[c.against], c.metric) for c in contrasts]
     # What could not be computed (p is NaN) has no share in the number of comparisons.
@@ -53,7 +53,7 @@ def difference(scores: pl.DataFrame, against: pl.DataFrame, metric: str) -> Esti
 
 
 def _per_target(scores: pl.DataFrame, metric: str) -> pl.DataFrame:
-    test = gaps(scores.filter(pl.col("cohort") == "test"))
+    test = add_swap_gaps(scores.filter(pl.col("cohort") == "test"))
     return test.select("interaction_id", "user_id", "item_id", "n_characters", metric).drop_nulls(metric)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import polars as pl
 import torch.distributed as dist
 
-from persona import artefacts
 from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
-from persona.evaluation.scoring import CohortFiles, score_cohort
+from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.processes import end_with_the_launcher, start_processes
-from persona.tokenization import load_tokenizer
+from persona.tables import schemas
+from persona.tables.parquet import read_table
+from persona.tokenization.chat import load_tokenizer
 
 
 def evaluate(
@@ -29,7 +30,7 @@ def evaluate(
     Every process holds the whole model and does its share of the texts.
 
     Returns:
-        The tables `artefacts.SCORES` and `artefacts.GENERATIONS`, on rank 0 alone.
+        The tables `schemas.SCORES` and `schemas.GENERATIONS`, on rank 0 alone.
     """
     end_with_the_launcher()
     start_processes()
@@ -50,8 +51,8 @@ def evaluate(
 def _generations(
     model: Any, tokenizer: Any, files: CohortFiles, targets: pl.DataFrame, settings: GenerationSettings
 ) -> pl.DataFrame:
-    tokens = artefacts.read_table(files.tokens, artefacts.TOKENS)
+    tokens = read_table(files.tokens, schemas.TOKENS)
     chosen = choose_targets(tokens, settings.n_targets, settings.seed)
     written = generate_reviews(model, tokenizer, chosen, settings)
     keys = targets.select("interaction_id", "user_id", "item_id")
-    return written.join(keys, on="interaction_id").select(list(artefacts.GENERATIONS.columns))
+    return written.join(keys, on="interaction_id").select(list(schemas.GENERATIONS.columns))

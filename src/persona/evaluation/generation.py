@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from persona import artefacts
-from persona.hashing import hash64_series, mix64, uniform
 from persona.progress import progress_bar
-from persona.tokenization import chat_frame
+from persona.seeded_hash import hash64_series, mix64, uniform
+from persona.tables import schemas
+from persona.tokenization.chat import chat_frame
 
 BATCH = 32
 GREEDY, SAMPLE = "greedy", "sample"
@@ -91,7 +91,7 @@ def generate_reviews(model: Any, tokenizer: Any, tokens: pl.DataFrame, settings:
     gathered: list[Any] = [None] * world
     dist.all_gather_object(gathered, rows)
     names = ["interaction_id", "method", "draw", "text", "stop_reason"]
-    schema = {name: artefacts.GENERATIONS.columns[name] for name in names}
+    schema = {name: schemas.GENERATIONS.columns[name] for name in names}
     return pl.DataFrame([row for part in gathered for row in part], schema=schema, orient="row")
 
 

@@ -10,18 +10,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from persona.hashing import hash64_series, id_priority
+from persona.audit.star_names import NAMES_STAR
 from persona.history import earlier_reviews
-
-# A number of stars or points that is said to be given; "十分" alone means "very".
-NAMES_STAR = (
-    r"[一二两三四五12345１２３４５]\s*[颗个]?\s*半?\s*(?:[⭐★☆]|星(?:[^期球际级空]|$))|[⭐★☆]|满分"
-    r"|(?:打|给|评|值)[^，。！？,.!?]{0,4}?(?:\d+(?:\.\d+)?|[一二三四五六七八九十]+)\s*分(?:[^钟之]|$)"
-    r"|(?:^|[，。！？,.!?；\s])\d+(?:\.\d+)?\s*分(?:[^钟之]|$)|\d\s*/\s*(?:5|10)(?:\D|$)"
-)
+from persona.seeded_hash import hash64_series, id_priority
 
 
-def evaluation_targets(
+def build_targets(
     cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame, candidates: int, seed: int
 ) -> pl.DataFrame:
     """The targets of the cohorts `val` and `test` with all that is known of them.
@@ -32,7 +26,7 @@ def evaluation_targets(
             the film has them.
 
     Returns:
-        The columns of `artefacts.TARGETS`.
+        The columns of `schemas.TARGETS`.
     """
     sampled = pl.concat([c.with_columns(cohort=pl.lit(name)) for name, c in cohorts.items()])
     reviews = interactions.drop("likes", "context")

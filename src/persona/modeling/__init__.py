@@ -1,0 +1,1 @@
+"""What training and evaluation share: loading, rows of tokens, attention, loss."""

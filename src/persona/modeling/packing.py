@@ -16,8 +16,9 @@ import polars as pl
 import torch
 from torch.nn import functional
 
-from persona import artefacts
 from persona.modeling.prefix_tree import Layout, PrefixOrder, lay_out
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -45,7 +46,7 @@ class TokenTable:
     @classmethod
     def read(cls, path: Path) -> TokenTable:
         """The samples of a tokens file."""
-        return cls.from_frame(artefacts.read_table(path, artefacts.TOKENS))
+        return cls.from_frame(read_table(path, schemas.TOKENS))
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)

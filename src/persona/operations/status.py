@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from persona.operations.runs import Run, find_runs
-from persona.training.logs import JSON_LOG, clock
+from persona.training.logs import JSON_LOG
+from persona.units import clock
 
 TAIL = 65_536
 RECENT = 50

@@ -8,9 +8,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona.artefacts import human_size
 from persona.operations.runs import Run, find_runs
 from persona.operations.status import table
+from persona.units import human_size
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from persona.evaluation.likelihoods import author_ranks
-from persona.evaluation.ratings import BINS, expected_star, normalised, star_array
-from persona.evaluation.statistics import Estimate, codes, estimate
+from persona.evaluation.metrics.authors import author_ranks
+from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate
+from persona.evaluation.metrics.stars import BINS, expected_star, normalised, star_array
 from persona.reporting.stages import Stage
 
 matplotlib.rcParams["svg.hashsalt"] = "persona"  # the same bytes every time

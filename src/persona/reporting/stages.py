@@ -11,9 +11,10 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 
-from persona import artefacts
 from persona.evaluation.claims import Claim
 from persona.evaluation.comparison import NLL, PARTS, difference, mean_of_seeds, shapley
+from persona.tables import schemas
+from persona.tables.parquet import read_table
 from persona.training.logs import read_log
 
 
@@ -53,7 +54,7 @@ def _load(
 ) -> Stage:
     """Figures of a stage with several seeds: scores are their mean, seconds and epochs those of the first."""
     training = Path(stage["training"][0])
-    seeds = [artefacts.read_table(path, artefacts.SCORES) for path in stage["scores"]]
+    seeds = [read_table(path, schemas.SCORES) for path in stage["scores"]]
     return Stage(
         name=name,
         sample=stage["sample"],
@@ -67,8 +68,8 @@ def _load(
         metrics=_json(Path(stage["metrics"])),
         untrained=_json(Path(stage["untrained"])),
         scores=mean_of_seeds(seeds),
-        generations=artefacts.read_table(stage["generations"], artefacts.GENERATIONS),
-        prompts=artefacts.read_table(stage["prompts"], artefacts.PROMPTS, ["interaction_id", "prompt"]),
+        generations=read_table(stage["generations"], schemas.GENERATIONS),
+        prompts=read_table(stage["prompts"], schemas.PROMPTS, ["interaction_id", "prompt"]),
         counts=_json(training / "manifest.json")["counts"],
         log=read_log(training / "train_log.jsonl"),
         plan=plan,

@@ -26,8 +26,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
-from persona import artefacts
 from persona.errors import NO_ROOM, PersonaError
+from persona.files import sync_folder, write_json
+from persona.units import human_size
 
 FULL = 1 << 20  # bytes
 
@@ -95,7 +96,7 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
             earlier.rename(self.path)
         self._take_lock()
-        artefacts.write_json(fingerprint, file)
+        write_json(fingerprint, file)
 
     def _aside(self, fingerprint: dict[str, Any]) -> Path:
         return self.path.with_name(f"{self.path.name}-{digest(fingerprint)}")
@@ -139,8 +140,8 @@ class RunFolder:
             )
         dist.barrier()
         if dist.get_rank() == 0:
-            artefacts.sync_folder(self.checkpoints / tag)
-            artefacts.write_json({"tag": tag, "state": asdict(state)}, self._latest)
+            sync_folder(self.checkpoints / tag)
+            write_json({"tag": tag, "state": asdict(state)}, self._latest)
             kept = {self.checkpoints / tag, self.best(state.best_epoch)}
             for old in [*self.checkpoints.glob("step_*"), *self.path.glob("best_epoch_*")]:
                 if old not in kept:
@@ -158,7 +159,7 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note the end."""
-        artefacts.write_json(summary, self._finished)
+        write_json(summary, self._finished)
 
     def discard_state(self) -> None:
         """Delete the training state of a finished training."""
@@ -181,7 +182,7 @@ def require_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise PersonaError(
-            f"{folder}: a checkpoint needs {artefacts.human_size(needed)} and {artefacts.human_size(free)} are free; "
+            f"{folder}: a checkpoint needs {human_size(needed)} and {human_size(free)} are free; "
             "make room and start again: the last checkpoint is whole"
         )
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from persona import artefacts
+from persona.files import sync_folder, write_json
 from persona.modeling.loading import default_device, default_dtype, load_model
-from persona.tokenization import load_tokenizer
+from persona.tokenization.chat import load_tokenizer
 
 _PREFIX = "model."  # CompletionLoss holds the model under this name
 
@@ -46,7 +46,7 @@ def _write(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
     model.save_pretrained(temporary, **options)
     tokenizer.save_pretrained(temporary)
     _make_readable_by_older_programs(temporary)
-    artefacts.sync_folder(temporary)
+    sync_folder(temporary)
     temporary.rename(folder)
 
 
@@ -61,9 +61,9 @@ def _make_readable_by_older_programs(folder: Path) -> None:
             config.setdefault("rope_theta", config["rope_parameters"]["rope_theta"])
         if "dtype" in config:
             config.setdefault("torch_dtype", config["dtype"])
-        artefacts.write_json(config, file)
+        write_json(config, file)
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        artefacts.write_json(settings, file)
+        write_json(settings, file)

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from persona import artefacts
+from persona.files import write_text
 from persona.progress import progress_bar
+from persona.units import clock
 
 JSON_LOG = "train_log.jsonl"
 TEXT_LOG = Path("training_logs") / "detailed_training_log.txt"
@@ -85,7 +86,7 @@ def _drop_records_after(path: Path, step: int, epoch: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    artefacts.write_text("".join(line for line in lines if line.endswith("\n") and _is_done(line, step, epoch)), path)
+    write_text("".join(line for line in lines if line.endswith("\n") and _is_done(line, step, epoch)), path)
 
 
 def _is_done(line: str, step: int, epoch: int) -> bool:
@@ -107,9 +108,3 @@ def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:
         dir=folder,
         settings=wandb.Settings(silent=True, console="off"),
     )
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -88,9 +88,9 @@ class Training:
         steps = step_targets(self.train.users, self.schedule, state.epoch)
         for targets in steps[state.step_in_epoch :]:
             started = time.perf_counter()
-            with explained(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
+            with explain_errors(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
                 record = self._step(targets, state.global_step)
-                stop = self.stop.agreed(self.engine.device)
+                stop = self.stop.any_rank_requested(self.engine.device)
             state.step_in_epoch += 1
             state.global_step += 1
             state.tokens += record["tokens"]
@@ -135,7 +135,7 @@ class Training:
 
     def _validate(self, state: LoopState) -> None:
         """Score the validation targets; export the model if it is the best so far."""
-        with explained(f"validation after epoch {state.epoch + 1}", self.schedule.max_tokens_per_gpu):
+        with explain_errors(f"validation after epoch {state.epoch + 1}", self.schedule.max_tokens_per_gpu):
             val_loss = mean_nll(self.engine, self.val, self._rows(self.val, np.arange(len(self.val))))
         if not math.isfinite(val_loss):
             raise PersonaError(f"the validation loss is {val_loss}; stopped before a save: lower the learning_rate")
@@ -183,7 +183,7 @@ def _row_nll(engine: Any, table: TokenTable, row: RowPlan) -> torch.Tensor:
 
 
 @contextmanager
-def explained(where: str, max_tokens: int) -> Iterator[None]:
+def explain_errors(where: str, max_tokens: int) -> Iterator[None]:
     """Say where training stopped and what to change."""
     try:
         yield

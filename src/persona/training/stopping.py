@@ -26,7 +26,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
 
-    def agreed(self, device: torch.device) -> bool:
+    def any_rank_requested(self, device: torch.device) -> bool:
         """Whether any rank was told to stop. All ranks must ask, and all get the same answer."""
         told = torch.tensor(int(bool(self.name)), device=device)
         dist.all_reduce(told, dist.ReduceOp.MAX)

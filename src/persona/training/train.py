@@ -12,10 +12,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from persona import artefacts
+from persona.files import atomic_path, file_digest, write_json
 from persona.modeling.packing import TokenTable
 from persona.modeling.processes import end_with_the_launcher, start_distributed
-from persona.tokenization import load_tokenizer
+from persona.tokenization.chat import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
 from persona.training.engine import Optimization, build_engine, sharing_explained
 from persona.training.export import merge_adapter
@@ -41,7 +41,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class HandOver:
+class ExportSettings:
     """What becomes of a finished training."""
 
     merge_adapter: bool
@@ -49,7 +49,7 @@ class HandOver:
 
 
 def train(
-    files: Files, optimization: Optimization, schedule: Schedule, hand_over: HandOver, factors: dict[str, str]
+    files: Files, optimization: Optimization, schedule: Schedule, export: ExportSettings, factors: dict[str, str]
 ) -> None:
     """Train, or go on, or hand over what is already trained. Every rank calls it."""
     stop = StopRequest()
@@ -64,7 +64,7 @@ def train(
     if not folder.finished:
         _train(files, optimization, schedule, folder, factors, digest(fingerprint), stop)
     if dist.get_rank() == 0:
-        _hand_over(files, folder, fingerprint, hand_over)
+        _export(files, folder, fingerprint, export)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -121,21 +121,21 @@ def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -
     return {
         **{name: value for name, value in settings.items() if name not in EXECUTION},
         "processes": dist.get_world_size(),
-        "train_tokens": artefacts.file_digest(files.train_tokens),
-        "val_tokens": artefacts.file_digest(files.val_tokens),
-        "deepspeed": artefacts.file_digest(files.deepspeed),
+        "train_tokens": file_digest(files.train_tokens),
+        "val_tokens": file_digest(files.val_tokens),
+        "deepspeed": file_digest(files.deepspeed),
         # Of a hub id only the name is known.
-        "base_model": artefacts.file_digest(base) if base.is_dir() else files.base_model,
+        "base_model": file_digest(base) if base.is_dir() else files.base_model,
     }
 
 
-def _hand_over(files: Files, folder: RunFolder, fingerprint: dict[str, Any], settings: HandOver) -> None:
+def _export(files: Files, folder: RunFolder, fingerprint: dict[str, Any], settings: ExportSettings) -> None:
     """Write the outputs, the model last."""
     summary = folder.summary()
     files.train_log.parent.mkdir(parents=True, exist_ok=True)
-    with artefacts.atomic_path(files.train_log) as temporary:
+    with atomic_path(files.train_log) as temporary:
         shutil.copyfile(folder.path / JSON_LOG, temporary)
-    artefacts.write_json(
+    write_json(
         {
             "parameters": fingerprint,
             "counts": summary,

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from persona import artefacts
 from persona.evaluation.baselines.ngram import ngram_scores
 from persona.evaluation.baselines.ratings import rating_baselines
 from persona.evaluation.baselines.texts import author_similarities, text_baselines
-from persona.hashing import id_priority
 from persona.history import earlier_reviews
+from persona.seeded_hash import id_priority
+from persona.tables import schemas
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.D
 
 
 def _nothing() -> pl.DataFrame:
-    return pl.DataFrame(schema=artefacts.RATINGS.columns)
+    return pl.DataFrame(schema=schemas.RATINGS.columns)
 
 
 def _histories(targets: pl.DataFrame, reviews: pl.DataFrame) -> dict[int, list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from persona.evaluation.statistics import Floats, Ints
+from persona.evaluation.metrics.bootstrap import Floats, Ints
 
 ORDER = 5
 END, BEGIN = 0, 1  # not in any text: the one ends it, the other stands before it
@@ -141,7 +141,7 @@ class Case:
 
 
 def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
-    """Scores of the n-gram model with the user's cache, in the columns of `artefacts.SCORES` but `n_tokens`.
+    """Scores of the n-gram model with the user's cache, in the columns of `schemas.SCORES` but `n_tokens`.
 
     A user's prompt is here that user's earlier reviews; the empty prompt is no cache at all. Order and weight
     of the cache are those of the smallest NLL on val.

@@ -10,9 +10,9 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
-from persona.evaluation.statistics import Floats
-from persona.hashing import id_priority
+from persona.evaluation.metrics.bootstrap import Floats
 from persona.history import earlier_reviews
+from persona.seeded_hash import id_priority
 
 DAMPING = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 RANKS = (2, 4, 8)
@@ -52,7 +52,7 @@ class RatingData:
 
 
 def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
-    """Guessed stars of all val and test targets by every method, in the columns of `artefacts.RATINGS`.
+    """Guessed stars of all val and test targets by every method, in the columns of `schemas.RATINGS`.
 
     A method with settings uses those of the smallest RMSE on val.
     """

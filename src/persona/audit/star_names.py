@@ -1,0 +1,10 @@
+"""Texts that name the number of stars given."""
+
+from __future__ import annotations
+
+# A number of stars or points that is said to be given; "十分" alone means "very".
+NAMES_STAR = (
+    r"[一二两三四五12345１２３４５]\s*[颗个]?\s*半?\s*(?:[⭐★☆]|星(?:[^期球际级空]|$))|[⭐★☆]|满分"
+    r"|(?:打|给|评|值)[^，。！？,.!?]{0,4}?(?:\d+(?:\.\d+)?|[一二三四五六七八九十]+)\s*分(?:[^钟之]|$)"
+    r"|(?:^|[，。！？,.!?；\s])\d+(?:\.\d+)?\s*分(?:[^钟之]|$)|\d\s*/\s*(?:5|10)(?:\D|$)"
+)

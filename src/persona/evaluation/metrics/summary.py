@@ -1,0 +1,207 @@
+"""From the rows of one model to its metrics, each with its interval. Reads no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from persona.evaluation.comparison import mean_of_seeds
+from persona.evaluation.generation import GREEDY, SAMPLE
+from persona.evaluation.metrics import authors, stars, texts
+from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate, estimate_columns
+
+Metrics = dict[str, Any]
+
+
+def likelihood_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
+    """NLL, swap gap and author identification of scored targets, as estimates with 95 % intervals over users.
+
+    `*_films` resamples films as well. Of several seeds of a recipe (a table each) the mean of each target's value.
+    """
+    scores = mean_of_seeds(seeds)
+    test = authors.add_swap_gaps(scores.filter(pl.col("cohort") == "test"))
+    found: Metrics = {
+        "nll": _per_character(test, "nll"),
+        "nll_films": _per_character(test, "nll", films=True),
+    }
+    val = scores.filter(pl.col("cohort") == "val")
+    if val.height:
+        found["val_nll"] = _per_character(val, "nll")
+    swapped = test.drop_nulls("swap_gap")
+    if swapped.height:
+        found |= {
+            "swap_gap": _per_character(swapped, "swap_gap"),
+            "swap_gap_films": _per_character(swapped, "swap_gap", films=True),
+            "format_gap": _per_character(swapped, "format_gap"),
+        }
+    return found | author_metrics([table.filter(pl.col("cohort") == "test") for table in seeds], candidates)
+
+
+def author_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
+    """acc@1 and mean reciprocal rank, raw, double-centred, and pooled over the reviews of a user."""
+    users = seeds[0].select("interaction_id", "user_id")
+    ranks = mean_ranks(seeds, candidates).join(users, on="interaction_id")
+    found = {
+        name: _mean(ranks[name], ranks["user_id"])
+        for name in ("acc", "mrr", "acc_centred", "mrr_centred")
+        if ranks.height
+    }
+    pooled = pl.concat([authors.pooled_ranks(table, candidates) for table in seeds])
+    pooled = pooled.group_by("user_id").mean().sort("user_id")
+    return found | {
+        f"{name}_pooled": _mean(pooled[name], pooled["user_id"]) for name in ("acc", "mrr") if pooled.height
+    }
+
+
+def mean_ranks(seeds: list[pl.DataFrame], candidates: int) -> pl.DataFrame:
+    """`likelihoods.author_ranks`, each target's averaged over the seeds."""
+    ranks = pl.concat([authors.author_ranks(table, candidates) for table in seeds])
+    return ranks.group_by("interaction_id").mean().sort("interaction_id")
+
+
+def star_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame) -> dict[str, Metrics]:
+    """Metrics of the star probabilities: of all rated test targets, and of those whose text names no star."""
+    known = targets.select("interaction_id", "rating", "history_mean", "names_star")
+    scored = [table.filter(pl.col("cohort") == "test").join(known, on="interaction_id") for table in seeds]
+    slices = {"all": scored, "no_star_named": [rows.filter(~pl.col("names_star")) for rows in scored]}
+    return {name: _asdict(stars.star_metrics(rows)) for name, rows in slices.items()}
+
+
+def point_metrics(guesses: pl.DataFrame, targets: pl.DataFrame) -> Metrics:
+    """The same of guessed stars without probabilities (`schemas.RATINGS` of one method)."""
+    known = targets.filter(pl.col("cohort") == "test").drop_nulls("rating")
+    rows = known.join(guesses.select("interaction_id", guess="rating"), on="interaction_id").sort("interaction_id")
+    return _asdict(stars.point_metrics(rows, [rows["guess"].to_numpy()]))
+
+
+def text_metrics(written: pl.DataFrame, targets: pl.DataFrame) -> Metrics:
+    """Overlap with the real review, style, length and variety of one method's texts, one a target.
+
+    `*_normalised` is (score - floor) / (ceiling - floor) of the means over targets that have both; absent where
+    the floor is not below the ceiling: then overlap tells users of a film apart no better than films.
+    """
+    rows = written.rename({"text": "written"}).join(targets.drop("user_id", "item_id"), on="interaction_id")
+    rows = rows.sort("interaction_id")
+    made, real, users = rows["written"].to_list(), rows["text"].to_list(), rows["user_id"]
+    found: Metrics = {}
+    for name, score in (("chrf", texts.chrf), ("rouge_l", texts.rouge_l), ("bleu_zh", texts.bleu_zh)):
+        values = [score(a, b) for a, b in zip(made, real, strict=True)]
+        found[name] = _mean(pl.Series(values, dtype=pl.Float64), users)
+        found |= _between_floor_and_ceiling(name, score, rows.with_columns(value=pl.Series(values)))
+    lengths = [texts.log_length_difference(a, b) for a, b in zip(made, real, strict=True)]
+    return found | {
+        "targets": rows.height,
+        "log_length_difference": _mean(pl.Series(lengths, dtype=pl.Float64), users),
+        "style_distance": texts.style_distance(made, real),
+        "distinct_1": texts.distinct(made, 1),
+        "distinct_2": texts.distinct(made, 2),
+        "self_bleu": texts.self_bleu(made),
+        "distinct_2_real": texts.distinct(real, 2),
+        "self_bleu_real": texts.self_bleu(real),
+    }
+
+
+def _between_floor_and_ceiling(name: str, score: Callable[[str, str], float], rows: pl.DataFrame) -> Metrics:
+    both = rows.drop_nulls(["floor_text", "ceiling_text"])
+    if not both.height:
+        return {}
+    value = float(both["value"].to_numpy().mean())
+    floor, ceiling = (
+        float(np.mean([score(other, real) for other, real in both.select(column, "text").iter_rows()]))
+        for column in ("floor_text", "ceiling_text")
+    )
+    found = {f"{name}_floor": floor, f"{name}_ceiling": ceiling}
+    return found | ({f"{name}_normalised": (value - floor) / (ceiling - floor)} if ceiling > floor else {})
+
+
+def copy_metrics(
+    generations: pl.DataFrame, targets: pl.DataFrame, prompts: pl.DataFrame, train_texts: list[str]
+) -> Metrics:
+    """How much of the sampled reviews, and of the real ones, stands in the training texts or in the prompt."""
+    corpus = texts.Corpus(train_texts)
+    rows = generations.join(targets.select("interaction_id", real="text"), on="interaction_id")
+    rows = rows.join(prompts.select("interaction_id", "prompt"), on="interaction_id").sort("interaction_id")
+    found: Metrics = {}
+    for name, column in (("generated", "text"), ("real", "real")):
+        some = rows[column].to_list()
+        longest = corpus.longest(some)
+        found[name] = {
+            "exact": float(np.mean([text in corpus.whole for text in some])),
+            "curve": texts.copy_curve(longest),
+            "longest_from_training": float(np.mean(longest)),
+            "longest_from_prompt": float(np.mean(texts.prompt_copies(some, rows["prompt"].to_list()))),
+            "length": float(np.mean([len(text) for text in some])),
+        }
+    return found
+
+
+def stage_metrics(
+    seeds: list[pl.DataFrame],
+    generations: pl.DataFrame,
+    targets: pl.DataFrame,
+    prompts: pl.DataFrame,
+    train_texts: list[str],
+    candidates: int,
+) -> Metrics:
+    """All metrics of one model, from its rows (`schemas.SCORES`, `GENERATIONS`) and the targets' (`TARGETS`).
+
+    Of several seeds of a recipe there is a table of scores each; the generations are the first one's.
+    """
+    test = seeds[0].filter(pl.col("cohort") == "test")
+    first = generations.filter(pl.col("draw") == 0)
+    methods = {method: first.filter(pl.col("method") == method) for method in (GREEDY, SAMPLE)}
+    return {
+        "likelihood": likelihood_metrics(seeds, candidates),
+        "stars": star_metrics(seeds, targets),
+        "texts": {method: text_metrics(rows, targets) for method, rows in methods.items() if rows.height},
+        "copying": copy_metrics(methods[SAMPLE] if methods[SAMPLE].height else first, targets, prompts, train_texts),
+        "unfinished": float((generations["stop_reason"] == "length").mean()),  # type: ignore[arg-type]
+        "counts": {
+            "targets": test.height,
+            "users": test["user_id"].n_unique(),
+            "seeds": len(seeds),
+            "generated": generations["interaction_id"].n_unique(),
+        },
+    }
+
+
+def baseline_metrics(
+    ngram: pl.DataFrame,
+    authors: pl.DataFrame,
+    guesses: pl.DataFrame,
+    written: pl.DataFrame,
+    targets: pl.DataFrame,
+    generated_for: list[int],
+    candidates: int,
+) -> Metrics:
+    """The same metrics of what no model was trained for; texts on the targets that models write for."""
+    some = written.filter(pl.col("interaction_id").is_in(generated_for))
+    return {
+        "ngram": likelihood_metrics([ngram], candidates),
+        "tfidf_authors": author_metrics([authors], candidates),
+        "ratings": {
+            method: point_metrics(rows, targets)
+            for (method,), rows in guesses.sort("method").group_by(["method"], maintain_order=True)
+        },
+        "texts": {
+            method: text_metrics(rows, targets)
+            for (method,), rows in some.sort("method").group_by(["method"], maintain_order=True)
+        },
+    }
+
+
+def _per_character(rows: pl.DataFrame, column: str, films: bool = False) -> Metrics:
+    """In nats a character."""
+    return estimate_columns(rows, column, "n_characters", films).as_json()
+
+
+def _mean(values: pl.Series, users: pl.Series) -> Metrics:
+    features = np.column_stack([values.to_numpy(), np.ones(len(values))])
+    return estimate(features, codes(users)).as_json()
+
+
+def _asdict(estimates: dict[str, Estimate]) -> Metrics:
+    return {name: value.as_json() for name, value in estimates.items()}

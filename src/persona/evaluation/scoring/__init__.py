@@ -1,0 +1,1 @@
+"""Likelihoods of texts under prompts."""

@@ -1,0 +1,150 @@
+"""Likelihoods of reviews under prompts, and probabilities of stars, spread over all processes.
+
+A prompt is computed once, whatever number of reviews and stars are asked of it: all of them are neighbours in one
+prefix tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from persona.errors import PersonaError
+from persona.evaluation.scoring.pairs import Ids, Pairs, score_pairs
+from persona.modeling.loss import CompletionLoss
+from persona.modeling.packing import TokenTable
+from persona.modeling.prefix_tree import Ints
+from persona.tables import schemas
+from persona.tables.parquet import read_table
+from persona.tokenization.chat import chat_frame, encode
+
+STARS = ["1", "2", "3", "4", "5"]
+
+
+@dataclass(frozen=True)
+class CohortFiles:
+    """What a cohort is read from; `empty_tokens` are its prompts that tell nothing of a user."""
+
+    tokens: Path
+    empty_tokens: Path | None
+
+
+def score_cohort(
+    model: CompletionLoss,
+    tokenizer: Any,
+    cohort: str,
+    files: CohortFiles,
+    targets: pl.DataFrame,
+    max_tokens: int,
+    cues: tuple[str, str | None],
+) -> pl.DataFrame:
+    """Score the targets of a cohort.
+
+    Args:
+        targets: `schemas.TARGETS`; targets of one block are scored under each other's prompts.
+        max_tokens: of a packed row.
+        cues: the last line of the prompts, and the one that asks for the stars instead, if there is one. A model that
+            writes reviews was not trained on that question: it is a zero-shot probe.
+
+    Returns:
+        The columns of `schemas.SCORES`.
+    """
+    tokens = read_table(files.tokens, schemas.TOKENS).sort("interaction_id")
+    known = tokens.select("interaction_id").join(
+        targets.filter(pl.col("cohort") == cohort), on="interaction_id", how="left", maintain_order="left"
+    )
+    impostors = _impostors(known["block"])
+    asks_stars = bool(files.empty_tokens and known["rating"].count() and cues[1])
+    requests = _requests(impostors, files.empty_tokens is not None, asks_stars)
+    prompts, completions = _split(tokens)
+    n_tokens = [len(completion) for completion in completions]
+    if files.empty_tokens:
+        prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
+    if asks_stars:
+        prompts += ask_for_stars(tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
+        completions += [np.array(ids[:1]) for ids in encode(tokenizer, STARS, special=False)]
+    pairs = Pairs(prompts, completions, np.concatenate(requests))
+    nll = score_pairs(model, pairs, max_tokens, f"scoring {cohort}")
+    own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
+    ids = tokens["interaction_id"].to_numpy()
+    scored = known.select(
+        "interaction_id",
+        "user_id",
+        "item_id",
+        "cohort",
+        n_characters=pl.col("text").str.len_chars(),
+        n_tokens=pl.Series(n_tokens),
+        nll=pl.Series(own),
+        impostor_ids=_lists([ids[i] for i in impostors], pl.Int64) if files.empty_tokens else pl.lit(None),
+        nll_impostors=_lists(_like(impostors, under_others), pl.Float64) if files.empty_tokens else pl.lit(None),
+        nll_empty=pl.Series(under_none) if files.empty_tokens else pl.lit(None),
+        # The five need not add up to 1.
+        stars=_lists(list(np.exp(-of_stars).reshape(-1, len(STARS))), pl.Float64) if asks_stars else pl.lit(None),
+    )
+    return scored.select(pl.col(name).cast(dtype) for name, dtype in schemas.SCORES.columns.items())
+
+
+def _requests(impostors: list[Ints], under_none: bool, stars: bool) -> list[Ints]:
+    """What is asked, each as numbers of prompt and completion `[N, 2]`.
+
+    Prompts are those of the targets, the empty ones and those that ask for stars, completions the targets' and the five
+    stars: each target's own text under its own prompt, under its impostors' and under the empty one, and each star.
+    """
+    n = len(impostors)
+    own = np.arange(n)
+    asked: list[list[Any]] = [
+        [own, own],
+        [np.concatenate(impostors), np.repeat(own, [len(others) for others in impostors])],
+        [n + own, own] if under_none else [[], []],
+        [2 * n + np.repeat(own, len(STARS)), n + np.tile(np.arange(len(STARS)), n)] if stars else [[], []],
+    ]
+    return [np.column_stack(columns).astype(np.int64) for columns in asked]
+
+
+def _like(lists: list[Ints], values: Ints) -> list[Ints]:
+    """Values one after the other in lists of these lengths."""
+    return np.split(values, np.cumsum([len(each) for each in lists])[:-1])
+
+
+def _lists(arrays: list[Any], dtype: Any) -> pl.Series:
+    return pl.Series([array.tolist() for array in arrays], dtype=pl.List(dtype))
+
+
+def _split(tokens: pl.DataFrame) -> tuple[list[Ids], list[Ids]]:
+    """Prompts and completions of a table of tokens."""
+    table = TokenTable.from_frame(tokens)
+    ends = table.starts[:-1] + table.prompt_lengths
+    return (
+        [table.ids[a:b] for a, b in zip(table.starts[:-1], ends, strict=True)],
+        [table.ids[a:b] for a, b in zip(ends, table.starts[1:], strict=True)],
+    )
+
+
+def _impostors(blocks: pl.Series) -> list[Ints]:
+    """For every target the numbers of the others of its block."""
+    members: dict[int, list[int]] = {}
+    for n, block in enumerate(blocks):
+        if block is not None:
+            members.setdefault(block, []).append(n)
+    return [
+        np.array([m for m in members[block] if m != n] if block is not None else [], dtype=np.int64)
+        for n, block in enumerate(blocks)
+    ]
+
+
+def ask_for_stars(tokenizer: Any, prompts: list[Ids], cues: tuple[str, str]) -> list[Ids]:
+    """Tokenized prompts with their last line replaced.
+
+    Raises:
+        PersonaError: a prompt does not end with the cue.
+    """
+    between = encode(tokenizer, [chat_frame(tokenizer).between], special=True)[0]
+    old, new = (np.array(ids + between, dtype=np.int32) for ids in encode(tokenizer, list(cues), special=False))
+    for prompt in prompts:
+        if not np.array_equal(prompt[-len(old) :], old):
+            raise PersonaError(f"the prompts do not end with the cue {cues[0]!r}; rerun the step `tokenize`")
+    return [np.concatenate([prompt[: -len(old)], new]) for prompt in prompts]

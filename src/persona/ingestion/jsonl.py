@@ -1,0 +1,113 @@
+"""A simple form for a user's own data: one JSON object a line. `docs/your-own-data.md` describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from persona.ingestion.json_values import FIRST_DAY, Unusable, as_context, as_day, as_json, as_name, as_profile, as_text
+from persona.ingestion.rows import Batch, Options, batch
+from persona.ingestion.sources import open_raw
+
+BATCH = 20_000
+REQUIRED = {"user", "item", "text"}
+OPTIONAL = {"id", "day", "order", "title", "genres", "rating", "likes", "profile", "context"}
+
+
+def recognises(head: bytes) -> bool:
+    first = head.lstrip().split(b"\n", 1)[0]
+    try:
+        return {"user", "text"} <= set(json.loads(first))
+    except (ValueError, TypeError, RecursionError):
+        return first[:1] == b"{" and b'"user"' in first and b'"text"' in first
+
+
+def read(path: Path, options: Options) -> Iterator[Batch]:
+    """Read the file line by line. Whether `order` or `day` tells the time is seen from the first usable row."""
+    rows: list[dict[str, Any]] = []
+    rejected: list[tuple[str, int, str, str]] = []
+    ordered: bool | None = None
+    with open_raw(path) as raw:
+        for number, line in enumerate(raw.lines(), start=1):
+            if not line.strip():
+                continue
+            text = line.decode(errors="backslashreplace")
+            try:
+                row = _row(line, options)
+                ordered = row["moment"] is not None if ordered is None else ordered
+                _set_moment(row, ordered)
+                rows.append(row | {"file": path.name, "row": number, "raw": text})
+            except Unusable as error:
+                rejected.append((path.name, number, str(error), text))
+            if len(rows) + len(rejected) >= BATCH:
+                yield batch(rows, rejected)
+                rows, rejected = [], []
+    yield batch(rows, rejected)
+
+
+def _row(line: bytes, options: Options) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Unusable("not JSON in UTF-8") from error
+    if not isinstance(data, dict):
+        raise Unusable("not an object")
+    for key in sorted(set(data) - REQUIRED - OPTIONAL):
+        raise Unusable(f"unknown key {as_json(key)}")
+    for key in sorted(REQUIRED - set(data)):
+        raise Unusable(f"no {key}")
+    item = as_name(data["item"], "item")
+    profile, own_name = as_profile(data.get("profile") or {}, options)
+    day = data.get("day")
+    return {
+        "user": as_name(data["user"], "user"),
+        "item_id": item,
+        "title": as_name(data.get("title") or item, "title"),
+        "text": as_text(data["text"], "text"),
+        "genres": _genres(data.get("genres") or []),
+        "day": None if day is None else as_day(day, "day"),
+        "moment": _whole(data.get("order"), "order", -(2**62), 2**62),
+        "rating": _rating(data.get("rating")),
+        "likes": _whole(data.get("likes"), "likes", 0, 2**31 - 1),
+        "profile": profile,
+        "context": as_context(data.get("context") or [], "speaker", "text", own_name, options),
+        "key": as_json([data.get(key) for key in ("id", "item", "day", "order", "text")])
+        if data.get("id") is None
+        else as_name(data["id"], "id"),
+    }
+
+
+def _set_moment(row: dict[str, Any], ordered: bool) -> None:
+    """A row's time is its `order`, or its day if the first row of the file has no `order`."""
+    if ordered and row["moment"] is None:
+        raise Unusable("no order, which the first row has")
+    if not ordered and row["moment"] is not None:
+        raise Unusable("order, which the first row does not have")
+    if not ordered and row["day"] is None:
+        raise Unusable("neither day nor order")
+    if not ordered:
+        row["moment"] = (row["day"] - FIRST_DAY).days
+
+
+def _genres(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise Unusable("genres is not a list")
+    return [as_name(genre, "genres") for genre in value]
+
+
+def _whole(value: Any, name: str, low: int, high: int) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise Unusable(f"{name} is not a whole number")
+    return value
+
+
+def _rating(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 5:
+        raise Unusable("rating is not 1 to 5")
+    return float(value)

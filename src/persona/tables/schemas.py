@@ -1,0 +1,141 @@
+"""The schemas of all Parquet files of the workflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+# Rows, and those that the last user of a group has more.
+ROW_GROUP_SIZE, ROW_GROUP_SIZE_OF_LONG_ROWS = 65_536, 4_096
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """What a Parquet file holds: columns in order, the key it is sorted by, columns that may be null."""
+
+    columns: dict[str, Any]
+    key: tuple[str, ...]
+    nullable: frozenset[str] = frozenset()
+    row_group_size: int = ROW_GROUP_SIZE
+
+    @property
+    def repetitive(self) -> list[str]:
+        """Columns whose values are worth a dictionary."""
+        names = [name for name, dtype in self.columns.items() if dtype == pl.String]
+        return [name for name in names if name not in ("prompt", "completion", "text", "raw")]
+
+
+TURN = pl.Struct({"speaker": pl.String, "text": pl.String})
+FIELD = pl.Struct({"field": pl.String, "value": pl.String})
+_TARGET = {"interaction_id": pl.Int64, "user_id": pl.String, "item_id": pl.String}
+INTERACTIONS = TableSchema(
+    {
+        **_TARGET,
+        "day": pl.Date,
+        # Days, conversations or whatever else tells earlier from later, numbered within the user: what lies in
+        # one session may not be told apart in time.
+        "session": pl.Int32,
+        "position": pl.Int32,
+        "rating": pl.Float32,
+        "text": pl.String,
+        "likes": pl.Int32,
+        "context": pl.List(TURN),
+    },
+    key=("user_id", "position"),
+    nullable=frozenset({"day", "rating", "likes"}),
+)
+USERS = TableSchema({"user_id": pl.String, "profile": pl.List(FIELD)}, key=("user_id",))
+ITEMS = TableSchema({"item_id": pl.String, "title": pl.String, "genres": pl.List(pl.String)}, key=("item_id",))
+# How often an item has which title and genres.
+TITLES = TableSchema({**ITEMS.columns, "n": pl.UInt32}, key=("item_id", "title", "genres"))
+REJECTS = TableSchema({"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}, key=("file", "row"))
+SPLIT = TableSchema({"user_id": pl.String, "split": pl.String}, key=("user_id",))
+SAMPLES = TableSchema(_TARGET, key=("user_id", "interaction_id"))
+PROMPTS = TableSchema(
+    {
+        **_TARGET,
+        "prompt": pl.String,
+        "completion": pl.String,
+        "rating": pl.Float32,
+        "history_ids": pl.List(pl.Int64),
+        # Where the section of the history (of the context) starts in `prompt`, in characters, each of its entries,
+        # and what follows: what a tokenizer needs to drop whole entries.
+        "history_offsets": pl.List(pl.Int32),
+        "context_offsets": pl.List(pl.Int32),
+        "n_context": pl.Int32,
+    },
+    key=("user_id", "interaction_id"),
+    nullable=frozenset({"rating"}),
+    row_group_size=ROW_GROUP_SIZE_OF_LONG_ROWS,
+)
+TOKENS = TableSchema(
+    {
+        "interaction_id": pl.Int64,
+        "user_id": pl.String,
+        "input_ids": pl.List(pl.Int32),
+        "prompt_length": pl.Int32,
+        "n_history_dropped": pl.Int32,
+        "n_context_dropped": pl.Int32,
+    },
+    key=("user_id", "interaction_id"),
+    row_group_size=ROW_GROUP_SIZE_OF_LONG_ROWS,
+)
+TARGETS = TableSchema(
+    {
+        **_TARGET,
+        "cohort": pl.String,
+        "rating": pl.Float32,
+        "text": pl.String,
+        # The text says how many stars it gives.
+        "names_star": pl.Boolean,
+        "n_history": pl.Int32,
+        # Mean rating of the history.
+        "history_mean": pl.Float64,
+        # Test targets of one block stand in for each other's users.
+        "block": pl.Int32,
+        # Another user's review of the film, with the same star if there is one; another review of the same user.
+        "floor_text": pl.String,
+        "ceiling_text": pl.String,
+    },
+    key=("user_id", "interaction_id"),
+    nullable=frozenset({"rating", "history_mean", "block", "floor_text", "ceiling_text"}),
+)
+SCORES = TableSchema(
+    {
+        **_TARGET,
+        "cohort": pl.String,
+        "n_characters": pl.Int32,
+        "n_tokens": pl.Int32,
+        # In nats, summed over the completion: under the target's own prompt,
+        "nll": pl.Float64,
+        # under the prompts of other users' targets, and under the prompt that tells nothing of a user.
+        "impostor_ids": pl.List(pl.Int64),
+        "nll_impostors": pl.List(pl.Float64),
+        "nll_empty": pl.Float64,
+        # Probabilities of 1 to 5, asked for before the text; what they leave of 1 leaked to other answers.
+        "stars": pl.List(pl.Float64),
+    },
+    key=("user_id", "interaction_id"),
+    nullable=frozenset({"impostor_ids", "nll_impostors", "nll_empty", "stars"}),
+)
+GENERATIONS = TableSchema(
+    {**_TARGET, "method": pl.String, "draw": pl.Int32, "text": pl.String, "stop_reason": pl.String},
+    key=("user_id", "interaction_id", "method", "draw"),
+    nullable=frozenset({"stop_reason"}),
+)
+RATINGS = TableSchema(
+    {**_TARGET, "method": pl.String, "rating": pl.Float64}, key=("user_id", "interaction_id", "method")
+)
+# How alike a review and each candidate's earlier reviews are, negated and named like likelihoods, to be ranked alike.
+AUTHORS = TableSchema(
+    {
+        "interaction_id": pl.Int64,
+        "user_id": pl.String,
+        "impostor_ids": pl.List(pl.Int64),
+        "nll": pl.Float64,
+        "nll_impostors": pl.List(pl.Float64),
+    },
+    key=("user_id", "interaction_id"),
+)

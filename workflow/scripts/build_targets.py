@@ -1,0 +1,28 @@
+"""Gather what is known of the val and test targets, and put test targets into blocks."""
+
+import argparse
+from pathlib import Path
+
+from persona.errors import run_command
+from persona.evaluation.targets import build_targets
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--val", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--interactions", type=Path, required=True)
+    parser.add_argument("--candidates", type=int, required=True, help="users among whom an author is identified")
+    parser.add_argument("--seed", type=int, required=True)
+    args = parser.parse_args()
+    cohorts = {name: read_table(getattr(args, name), schemas.SAMPLES) for name in ("val", "test")}
+    interactions = read_table(args.interactions, schemas.INTERACTIONS)
+    targets = build_targets(cohorts, interactions, args.candidates, args.seed)
+    write_table(targets, args.output, schemas.TARGETS)
+
+
+if __name__ == "__main__":
+    run_command(main)
