@@ -44,5 +44,5 @@ lint: install  ## style, types, workflow
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(ACTIVE) snakemake --lint
 
-schema: install  ## the JSON schema of the configuration, for editors; a test keeps it in step
-	$(BIN)/python -c 'import json; from persona.config import Config; print(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))' > workflow/schemas/config.schema.json
+schema: install  ## renew the JSON schema and the settings table of config/README.md; tests keep them in step
+	$(BIN)/python -m persona.config.reference workflow/schemas/config.schema.json config/README.md

@@ -12,10 +12,10 @@ import polars as pl
 
 from persona.ingestion.dmsc_csv import FORM
 from persona.ingestion.ingest import Ingested, ingest, load
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 from persona.ingestion.synthetic import write_dmsc_csv
 from persona.modeling.tiny import END_OF_TEXT, END_OF_TURN, SPLIT, START_OF_TURN, as_chat_tokenizer
-from persona.prompts import Parts, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render
 
 ROOT = Path(__file__).parents[1]
 TASK, CUE = "预测用户对电影的评分", "预测用户的影评："
@@ -52,7 +52,8 @@ def prompts_with_history(tables: Ingested, style: str, targets: pl.DataFrame) ->
     """Prompts with profile and history, in one of the shipped styles."""
     file = ROOT / "config" / "prompts" / f"{style}.yaml"
     parts = Parts(profile=True, history=True, context=False)
-    return render(targets, tables.interactions, tables.users, tables.items, load_style(file), parts, TASK, CUE)
+    spec = PromptSpec(load_style(file), parts, TASK, CUE)
+    return render(targets, tables.interactions, tables.users, tables.items, spec)
 
 
 def qwen_tokenizer() -> Any:

@@ -28,10 +28,11 @@ from typing import Any
 
 import polars as pl
 
-from persona.prompts import Parts, load_style, render_file
+from persona.prompts import Parts, PromptSpec, load_style, render_file
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table, table_writer
 from persona.tokenization.chat import chat_frame, encode, load_tokenizer
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # to be run by its path as well
@@ -97,13 +98,15 @@ def render(folder: Path, limit: int | None = None) -> Step:
     """Prompts of all training reviews, with profile, history and its texts."""
     tables = [part for name in ("interactions", "users", "items") for part in (f"--{name}", folder / f"{name}.parquet")]
     sample, prompts = folder / "samples" / "everything.parquet", folder / "prompts.parquet"
-    style = ["--style", STYLE, "--parts", json.dumps(PARTS), "--task", TASK, "--cue", CUE]
+    style = ["--style", STYLE, "--prompt", json.dumps({"parts": PARTS, "task": TASK, "cue": CUE})]
     return run("render", "render.py", prompts, "--sample", sample, *tables, *style, limit=limit)
 
 
 def tokenize(folder: Path, tokenizer: Path) -> Step:
     files = folder / "prompts.parquet", folder / "t.parquet"
-    return run("tokenize", "tokenize_prompts.py", *files, "--model", tokenizer, "--max-length", MAX_LENGTH)
+    return run(
+        "tokenize", "tokenize_prompts.py", *files, "--model", tokenizer, "--fit", json.dumps({"max_length": MAX_LENGTH})
+    )
 
 
 def show(steps: list[Step], rows: int, tokens: int) -> None:
@@ -140,10 +143,11 @@ def prompts_per_second(folder: Path, tokenizer: Any) -> float:
     start = time.perf_counter()
     with table_writer(prompts, schemas.PROMPTS) as writer:
         style = load_style(STYLE)
-        for table in render_file(*(folder / f"{name}.parquet" for name in names), style, Parts(**PARTS), TASK, CUE):
+        spec = PromptSpec(style, Parts(**PARTS), TASK, CUE)
+        for table in render_file(*(folder / f"{name}.parquet" for name in names), spec):
             writer.write(table)
     with table_writer(tokens, schemas.TOKENS) as writer:
-        for table in tokenize_file(prompts, tokenizer, MAX_LENGTH):
+        for table in tokenize_file(prompts, tokenizer, FitSettings(max_length=MAX_LENGTH)):
             writer.write(table)
     return count_rows(tokens) / (time.perf_counter() - start)
 

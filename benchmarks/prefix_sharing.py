@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -32,17 +32,18 @@ from benchmarks.corpus import CUE, ROOT, TASK, prompts_with_history, write_long_
 from benchmarks.training import forget_peak_memory, peak_memory_gib
 from persona.evaluation.scoring.pairs import Pairs
 from persona.ingestion.ingest import Ingested, ingest, load
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 from persona.modeling import attention
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.modeling.prefix_tree import Layout, PrefixOrder
 from persona.modeling.tiny import moe_config, train_tokenizer
-from persona.prompts import Parts, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize
-from persona.tokenization.window import Window
-from persona.training.loop import Schedule, step_targets
+from persona.training.loop import step_targets
+from persona.training.settings import Schedule
 
 REVIEWS = [2, 5, 10, 20, 50, 100]
 HEADLINE = 50
@@ -139,7 +140,7 @@ def tokens_of(
     users: int | None = None,
     samples: int | None = None,
     max_length: int = UNTRIMMED,
-    window: Window = "anchored",
+    window: Literal["anchored", "recent"] = "anchored",
 ) -> TokenTable:
     """Targets of the first users, of each `samples` that are spread over the reviews, or all."""
     targets = tables.interactions
@@ -149,7 +150,9 @@ def tokens_of(
         chosen = pl.int_range(pl.len()).shuffle(seed=1).over("user_id") < samples
         targets = targets.filter(chosen)
     prompts = prompts_with_history(tables, style, targets)
-    return TokenTable.from_frame(tokenize(prompts, tokenizer, max_length, window))
+    return TokenTable.from_frame(
+        tokenize(prompts, tokenizer, FitSettings(max_length=max_length, history_window=window))
+    )
 
 
 def dialogue(folder: Path, path: Path, vocab_size: int) -> TokenTable:
@@ -159,8 +162,9 @@ def dialogue(folder: Path, path: Path, vocab_size: int) -> TokenTable:
     tokenizer = train_tokenizer(tables.interactions["text"].to_list(), vocab_size)
     style = load_style(ROOT / "config" / "prompts" / "dialogue.yaml")
     parts = Parts(profile=True, history=True, context=True)
-    prompts = render(tables.interactions, tables.interactions, tables.users, tables.items, style, parts, TASK, CUE)
-    return TokenTable.from_frame(tokenize(prompts, tokenizer, 1024))
+    spec = PromptSpec(style, parts, TASK, CUE)
+    prompts = render(tables.interactions, tables.interactions, tables.users, tables.items, spec)
+    return TokenTable.from_frame(tokenize(prompts, tokenizer, FitSettings(max_length=1024)))
 
 
 def new_model(folder: Path, tokenizer: Any) -> CompletionLoss:
@@ -185,7 +189,7 @@ def case(
     samples: int | None = None,
 ) -> Case:
     """Count all steps of an epoch and time a few."""
-    schedule = Schedule(STEP, ROW, 1, 1, 0.0, None, seed=0, batch_by="user", prefix_sharing=True)
+    schedule = Schedule(samples_per_step=STEP, max_tokens_per_gpu=ROW, max_epochs=1, seed=0, batch_by="user")
     steps = step_targets(table.users, schedule, epoch=0)
     shared = [plan_rows(table, step, 1, ROW, True)[0] for step in steps]
     single = int(table.computed_lengths.sum())
@@ -262,7 +266,11 @@ def windows(folder: Path, n_users: int, tokenizer: Any) -> dict[str, Any]:
     found = {}
     for window in ("recent", "anchored"):
         table = tokens_of(tables, "detailed", tokenizer, users=n_users, max_length=1024, window=window)  # type: ignore[arg-type]
-        steps = step_targets(table.users, Schedule(STEP, ROW, 1, 1, 0.0, None, 0, "user", True), epoch=0)
+        steps = step_targets(
+            table.users,
+            Schedule(samples_per_step=STEP, max_tokens_per_gpu=ROW, max_epochs=1, seed=0, batch_by="user"),
+            epoch=0,
+        )
         shared = sum(tokens_to_compute(table, plan_rows(table, step, 1, ROW, True)[0]) for step in steps)
         packed = int(table.computed_lengths.sum())
         found[window] = {"packed_tokens": packed, "shared_tokens": shared, "packed_over_shared": packed / shared}

@@ -32,6 +32,7 @@ from persona.modeling.tiny import moe_config, train_tokenizer
 from persona.planning.cost import model_size
 from persona.tables import schemas
 from persona.tables.parquet import write_table
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize
 
 SAMPLES = 64
@@ -73,7 +74,9 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         write_model(folder / "qwen", qwen, prompts, args)
         figures |= compare_with_trl(folder / "qwen", args)
     targets = tables.interactions.group_by("user_id").first().sort("interaction_id")
-    figures |= count_for_eight_gpus(tokenize(prompts_with_history(tables, "simple", targets), qwen, 2048))
+    figures |= count_for_eight_gpus(
+        tokenize(prompts_with_history(tables, "simple", targets), qwen, FitSettings(max_length=2048))
+    )
     return figures
 
 
@@ -85,7 +88,7 @@ def write_model(folder: Path, tokenizer: Any, prompts: pl.DataFrame, args: argpa
     model = Qwen3MoeForCausalLM(moe_config(tokenizer, args.hidden_size, args.layers, args.experts))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_table(tokenize(prompts, tokenizer, 8192), folder / "tokens.parquet", schemas.TOKENS)
+    write_table(tokenize(prompts, tokenizer, FitSettings(max_length=8192)), folder / "tokens.parquet", schemas.TOKENS)
 
 
 # Part one: the training engine itself, with ZeRO-3.
@@ -106,12 +109,13 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
     import torch.distributed as dist
 
     from persona.modeling.processes import start_distributed
-    from persona.training.engine import Optimization, build_engine
+    from persona.training.engine import build_engine
+    from persona.training.settings import Optimization
 
     torch.set_num_threads(1)
     start_distributed()
     file = "zero3" if torch.cuda.is_available() else "zero3_cpu"
-    optimization = Optimization(1e-4, "constant_with_warmup", 0.0, 0.01, 1.0, gradient_checkpointing=False)
+    optimization = Optimization(learning_rate=1e-4, warmup_ratio=0.0)
     engine = build_engine(str(folder), ROOT / "config" / "deepspeed" / f"{file}.json", optimization, 100, 1, False)
     table = TokenTable.read(folder / "tokens.parquet")
     ways: dict[str, Callable[[], int]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from persona.ingestion.ingest import Ingested, ingest, load
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 
 
 def ingested(path: Path, data_format: str = "dmsc_csv", max_reject_share: float = 1.0, **options: Any) -> Ingested:

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1]
 def code_digest(script: Path) -> str:
     """Hash the syntax trees of a script and of every module of this library that it imports, directly or not.
 
-    Comments, formatting and docstrings do not count.
+    Comments, formatting, docstrings and descriptions of settings do not count.
     """
     pending, seen, digest = [script], set(), hashlib.sha256()
     while pending:
@@ -38,7 +38,16 @@ def _imported(tree: ast.Module) -> list[Path]:
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree without texts that nothing reads: docstrings, and the descriptions below fields of settings."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [statement for statement in node.body if not _is_text(statement)]
     return tree
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

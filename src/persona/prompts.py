@@ -67,6 +67,31 @@ class Parts:
         return bool(getattr(self, section.part))
 
 
+@dataclass(frozen=True)
+class PromptSpec:
+    """What prompts are made of: a style, the parts that are switched on, and two texts of the data set.
+
+    Attributes:
+        task: stands for `{task}`.
+        cue: stands for `{cue}`, the last line, which asks for the text.
+    """
+
+    style: list[Section]
+    parts: Parts
+    task: str
+    cue: str
+
+    @classmethod
+    def load(cls, style: Path, settings: dict[str, Any]) -> PromptSpec:
+        """From the file of a style, and `parts`, `task` and `cue` as a command gets them."""
+        return cls(load_style(style), Parts(**settings["parts"]), settings["task"], settings["cue"])
+
+    @property
+    def sections(self) -> list[Section]:
+        """The sections of the style that are switched on."""
+        return [section for section in self.style if self.parts.includes(section)]
+
+
 def load_style(path: Path) -> list[Section]:
     """Read a prompt style.
 
@@ -134,12 +159,9 @@ def render(
     interactions: pl.DataFrame,
     users: pl.DataFrame,
     items: pl.DataFrame,
-    style: list[Section],
-    parts: Parts,
-    task: str,
-    cue: str,
+    spec: PromptSpec,
 ) -> pl.DataFrame:
-    """Render one prompt and completion a target.
+    """Render one prompt and completion per target.
 
     The history of a target is the user's reviews of strictly earlier sessions, oldest first. So it is the beginning
     of the list of all the user's reviews, and each of these is rendered once, whatever number of targets it serves.
@@ -153,15 +175,15 @@ def render(
     """
     reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
-    rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(task), cue=pl.lit(cue))
-    section = next((section for section in style if section.part == "history"), None)
-    if parts.history and section:
+    rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(spec.task), cue=pl.lit(spec.cue))
+    section = next((section for section in spec.sections if section.part == "history"), None)
+    if section:
         rows = _with_history(rows, reviews, section)
     else:
         rows = rows.with_columns(
             history_ids=pl.lit([], dtype=pl.List(pl.Int64)), history_entries=pl.lit([], dtype=pl.List(pl.String))
         )
-    return _assemble(rows, [section for section in style if parts.includes(section)], parts)
+    return _assemble(rows, spec)
 
 
 def render_file(
@@ -169,10 +191,7 @@ def render_file(
     interactions: Path,
     users: Path,
     items: Path,
-    style: list[Section],
-    parts: Parts,
-    task: str,
-    cue: str,
+    spec: PromptSpec,
     bucket: tuple[int, int] = (1, 1),
 ) -> Iterator[pl.DataFrame]:
     """`render` for a sample of any size, some users at a time, in the order of their ids.
@@ -186,7 +205,7 @@ def render_file(
         targets = read_table(sample, schemas.SAMPLES, users=some)
         reviews = read_table(interactions, schemas.INTERACTIONS, users=some)
         profiles = read_table(users, schemas.USERS, users=some)
-        yield render(targets, reviews, profiles, titles, style, parts, task, cue)
+        yield render(targets, reviews, profiles, titles, spec)
 
 
 def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:
@@ -205,7 +224,8 @@ def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -
     )
 
 
-def _assemble(rows: pl.DataFrame, sections: list[Section], parts: Parts) -> pl.DataFrame:
+def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
+    sections = spec.sections
     for section in sections:
         if section.part in ("profile", "context"):
             rows = rows.with_columns(_entries(section).alias(f"{section.part}_entries"))
@@ -223,7 +243,7 @@ def _assemble(rows: pl.DataFrame, sections: list[Section], parts: Parts) -> pl.D
         "prompt",
         *offsets,
         completion="text",
-        n_context=pl.col("context").list.len() if parts.context else pl.lit(0),
+        n_context=pl.col("context").list.len() if spec.parts.context else pl.lit(0),
     )
 
 

@@ -19,7 +19,7 @@ from persona.audit.checks import (
 )
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
-from persona.prompts import Parts, Section, load_style, render
+from persona.prompts import Parts, PromptSpec, Section, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
 
@@ -46,7 +46,7 @@ def samples(tables: Ingested, split: pl.DataFrame) -> dict[str, pl.DataFrame]:
 @pytest.fixture(scope="module")
 def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: list[Section]) -> pl.DataFrame:
     t = tables
-    return render(samples["train"], t.interactions, t.users, t.items, style, PARTS, "任务", "影评：")
+    return render(samples["train"], t.interactions, t.users, t.items, PromptSpec(style, PARTS, "任务", "影评："))
 
 
 def cohorts(samples: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -65,7 +65,8 @@ def test_clean_prompts_have_no_findings(
     t = tables
     assert prompts["history_ids"].list.len().sum() > 50
     assert not audit_prompts(prompts, t.interactions).height
-    assert not audit_rendering(prompts, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 100).height
+    spec = PromptSpec(style, PARTS, "任务", "影评：")
+    assert not audit_rendering(prompts, t.interactions, t.users, t.items, spec, 100).height
     assert not audit_sample(samples["train"], t.interactions, split, SETTINGS).height
     assert not audit_splits(samples["train"], cohorts(samples), split).height
 
@@ -107,7 +108,7 @@ def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, st
         prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")
     )
     t = tables
-    found = audit_rendering(leaky, t.interactions, t.users, t.items, style, PARTS, "任务", "影评：", 10_000)
+    found = audit_rendering(leaky, t.interactions, t.users, t.items, PromptSpec(style, PARTS, "任务", "影评："), 10_000)
     assert set(found["interaction_id"]) == set(leaky.filter(pl.col("likes") > 0)["interaction_id"])
     assert found.height
 

@@ -9,11 +9,12 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from persona.training.loop import Schedule, step_targets
+from persona.training.loop import step_targets
+from persona.training.settings import Schedule
 
 
 def schedule(samples_per_step: int, batch_by: Literal["user", "sample"]) -> Schedule:
-    return Schedule(samples_per_step, 1000, 1, 1, 0.0, None, seed=7, batch_by=batch_by, prefix_sharing=True)
+    return Schedule(samples_per_step=samples_per_step, max_tokens_per_gpu=1000, max_epochs=1, seed=7, batch_by=batch_by)
 
 
 def users_with(counts: list[int]) -> np.ndarray:

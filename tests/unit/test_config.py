@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from persona.config import Config, Recipe, load_config
+from persona.config.checks import load_config
+from persona.config.models import Config, Recipe
+from persona.config.reference import schema_text, with_settings_table
 from persona.errors import PersonaError
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +25,22 @@ def test_the_conda_environment_has_the_pins_of_the_project() -> None:
 
 
 def test_the_schema_for_editors_is_that_of_the_configuration() -> None:
-    schema = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text(encoding="utf-8"))
-    assert schema == Config.model_json_schema(), "renew it with `make schema`"
+    schema = (ROOT / "workflow" / "schemas" / "config.schema.json").read_text(encoding="utf-8")
+    assert schema == schema_text(), "renew it with `make schema`"
+
+
+def test_the_table_of_the_configuration_page_is_that_of_the_settings() -> None:
+    page = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+    assert page == with_settings_table(page), "renew it with `make schema`"
+
+
+def test_every_setting_has_a_description() -> None:
+    schema = Config.model_json_schema()
+    models = [schema, *schema["$defs"].values()]
+    without = [
+        f"{m['title']}.{key}" for m in models for key, field in m["properties"].items() if "description" not in field
+    ]
+    assert not without
 
 
 def test_prefixes_are_shared_by_default_where_that_is_exact() -> None:

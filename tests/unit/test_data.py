@@ -13,7 +13,7 @@ from persona.errors import PersonaError
 from persona.ingestion import sources as raw_sources
 from persona.ingestion.dmsc_csv import FORM
 from persona.ingestion.ingest import Ingested, ingest
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 from persona.ingestion.synthetic import write_dmsc_csv
 from persona.sampling import sample_targets
 from persona.splitting import split_users

@@ -19,7 +19,8 @@ from persona.errors import PersonaError
 from persona.ingestion.cornell import SEPARATOR
 from persona.ingestion.formats import FILES, FORMATS
 from persona.ingestion.ingest import ingest
-from persona.ingestion.rows import MAX_CHARACTERS, Options
+from persona.ingestion.rows import MAX_CHARACTERS
+from persona.ingestion.settings import Options
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from tests.conftest import REAL_DATA

@@ -23,8 +23,7 @@ from persona.planning.cost import (
     nearest_that_fits,
     step_seconds,
 )
-from persona.training.engine import Lora
-from persona.training.loop import Schedule
+from persona.training.settings import Lora, Schedule
 
 DEEPSPEED = Path(__file__).parents[2] / "config" / "deepspeed"
 H100 = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_gb_s=450, micro_step_overhead_s=0)
@@ -136,5 +135,5 @@ def test_what_does_not_fit_gets_the_nearest_setting_that_does(
     size: ModelSize, processes: int, recompute: bool, max_tokens: int, expected: str
 ) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=processes, bytes_per_weight=2)
-    schedule = Schedule(64, max_tokens, 50, 3, 0.0, None, 42, "user", True)
+    schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=max_tokens, batch_by="user")
     assert nearest_that_fits(size, launch, H100, schedule, recompute, longest=2048) == expected

@@ -6,7 +6,7 @@ import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -17,19 +17,22 @@ from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.tiny import train_tokenizer
-from persona.prompts import Parts, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
 from persona.tables import schemas
 from persona.tables.parquet import write_table
 from persona.tokenization.chat import chat_frame, encode
 from persona.tokenization.preview import preview
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import check_assembly, tokenize
-from persona.tokenization.window import WINDOWS, Window, kept_entries
+from persona.tokenization.window import kept_entries
 from tests.ingesting import ingested
 from tests.unit.test_data import raw_row, write_raw
 
 STYLES = Path(__file__).parents[2] / "config" / "prompts"
+Window = Literal["anchored", "recent"]
+WINDOWS: tuple[Window, ...] = get_args(Window)
 TASK, CUE = "预测用户对电影的评分", "预测用户的影评："
 
 
@@ -37,7 +40,8 @@ def prompts_of(tables: Ingested, style: str, parts: Parts, targets: pl.DataFrame
     if targets is None:
         targets = tables.interactions.select("interaction_id", "user_id", "item_id")
     users, items = tables.users, tables.items
-    return render(targets, tables.interactions, users, items, load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
+    spec = PromptSpec(load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
+    return render(targets, tables.interactions, users, items, spec)
 
 
 @pytest.fixture
@@ -129,7 +133,7 @@ def tokenizer(tables: Ingested) -> Any:
 @pytest.mark.parametrize("style", ["simple", "detailed"])
 def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, tokenizer: Any, style: str) -> None:
     prompts = prompts_of(tables, style, Parts(profile=True, history=True, context=True))
-    tokens = tokenize(prompts, tokenizer, max_length=100_000)
+    tokens = tokenize(prompts, tokenizer, FitSettings(max_length=100_000))
     check_assembly(prompts, tokens, tokenizer)
     row = prompts.join(tokens, on="interaction_id").sort(pl.col("history_ids").list.len()).row(-1, named=True)
     messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
@@ -141,7 +145,7 @@ def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, toke
 @pytest.mark.parametrize("window", ["anchored", "recent"])
 def test_history_is_dropped_oldest_first_at_whole_entries(tables: Ingested, tokenizer: Any, window: Window) -> None:
     prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
-    tokens = tokenize(prompts, tokenizer, 400, window)
+    tokens = tokenize(prompts, tokenizer, FitSettings(max_length=400, history_window=window))
     check_assembly(prompts, tokens.filter(pl.col("n_history_dropped") > 0), tokenizer)
     assert tokens["input_ids"].list.len().max() <= 400
     row = prompts.join(tokens, on="interaction_id").sort("n_history_dropped").row(-1, named=True)
@@ -174,11 +178,11 @@ def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFr
     limit = 1000
     kept = {}
     for window in WINDOWS:
-        tokens = tokenize(long_histories, tokenizer, limit, window)
+        tokens = tokenize(long_histories, tokenizer, FitSettings(max_length=limit, history_window=window))
         check_assembly(long_histories, tokens, tokenizer)
         assert tokens["input_ids"].list.len().max() <= limit
         kept[window] = dict(tokens.select("interaction_id", "n_history_dropped").iter_rows())
-    whole = tokenize(long_histories, tokenizer, 100_000)
+    whole = tokenize(long_histories, tokenizer, FitSettings(max_length=100_000))
     total = dict(zip(whole["interaction_id"], whole["input_ids"].list.len(), strict=True))
     for prompt in long_histories.iter_rows(named=True):
         target, lengths = prompt["interaction_id"], entry_lengths(prompt, tokenizer)
@@ -209,7 +213,7 @@ def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFr
 def test_an_anchored_window_uses_at_least_a_third_of_the_room(lengths: list[int], room: int, kept: int) -> None:
     """A second prompt that fits, to see that they do not mix."""
     counts = np.array([len(lengths), 0, 2])
-    stays = kept_entries(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), 1024, "anchored")
+    stays = kept_entries(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), FitSettings(max_length=1024))
     assert stays[: len(lengths)].sum() == kept and stays[len(lengths) :].all()
     assert stays[: len(lengths)].tolist() == sorted(stays[: len(lengths)].tolist())
 
@@ -217,22 +221,24 @@ def test_an_anchored_window_uses_at_least_a_third_of_the_room(lengths: list[int]
 def test_successive_targets_share_an_anchored_history(long_histories: pl.DataFrame, tokenizer: Any) -> None:
     shared = {}
     for window in WINDOWS:
-        table = TokenTable.from_frame(tokenize(long_histories, tokenizer, 1000, window))
+        table = TokenTable.from_frame(
+            tokenize(long_histories, tokenizer, FitSettings(max_length=1000, history_window=window))
+        )
         [[row]] = plan_rows(table, np.arange(len(table)), 1, 10**9, prefix_sharing=True)
         shared[window] = tokens_to_compute(table, [row]) / table.computed_lengths.sum()
     assert shared["anchored"] < shared["recent"] / 2
 
 
 def test_a_target_is_the_same_prompt_whatever_else_is_tokenized(long_histories: pl.DataFrame, tokenizer: Any) -> None:
-    whole = tokenize(long_histories, tokenizer, 1000)
-    some = tokenize(long_histories.gather_every(7), tokenizer, 1000)
+    whole = tokenize(long_histories, tokenizer, FitSettings(max_length=1000))
+    some = tokenize(long_histories.gather_every(7), tokenizer, FitSettings(max_length=1000))
     assert some.equals(whole.join(some.select("interaction_id"), on="interaction_id", how="semi"))
 
 
 def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:
     prompts = prompts_of(tables, "simple", Parts(profile=True, history=True, context=True))
     with pytest.raises(PersonaError, match="do not fit max_length 20 even without history and context"):
-        tokenize(prompts, tokenizer, max_length=20)
+        tokenize(prompts, tokenizer, FitSettings(max_length=20))
 
 
 def test_a_review_cannot_end_the_turn(tokenizer: Any) -> None:
@@ -270,7 +276,8 @@ def test_data_cannot_pass_for_structure(tables: Ingested, tokenizer: Any, style:
     users_table = evil.select("user_id", profile=pl.concat_list(pl.struct(field="evil", value="evil")))
     targets = some.select("interaction_id")
     parts = Parts(profile=True, history=True, context=True)
-    made = render(targets, interactions, users_table, items, load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
+    spec = PromptSpec(load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
+    made = render(targets, interactions, users_table, items, spec)
     assert made["history_ids"].list.len().min() > 0  # type: ignore[operator]
     headings = [s.heading for s in load_style(STYLES / f"{style}.yaml") if s.heading]
     for row in made.iter_rows(named=True):
@@ -281,7 +288,7 @@ def test_data_cannot_pass_for_structure(tables: Ingested, tokenizer: Any, style:
         assert numbers == [str(n + 1) for n in range(len(row["history_ids"]))]
         own = [line for line in lines if line.startswith("[") and line not in headings]
         assert all(line.startswith(("[USER_HASH=", "[USER_")) for line in own)
-    tokens = tokenize(made, tokenizer, 4096)
+    tokens = tokenize(made, tokenizer, FitSettings(max_length=4096))
     check_assembly(made, tokens, tokenizer)
     start, end = (tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>"))
     for ids in tokens["input_ids"].to_list():
@@ -293,9 +300,8 @@ def test_a_fragment_after_an_unknown_one_cannot_pass_for_structure(small: Ingest
     (tmp_path / "x.yaml").write_text(style, encoding="utf-8")
     items = small.items.with_columns(title=pl.lit("[TASK]"))
     parts = Parts(profile=False, history=False, context=False)
-    made = render(
-        small.interactions, small.interactions, small.users, items, load_style(tmp_path / "x.yaml"), parts, TASK, CUE
-    )
+    spec = PromptSpec(load_style(tmp_path / "x.yaml"), parts, TASK, CUE)
+    made = render(small.interactions, small.interactions, small.users, items, spec)
     assert set(made["prompt"]) == {f"[TASK]\n［TASK]\n\n{CUE}"}
 
 
@@ -319,7 +325,7 @@ def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> Non
     )
     assert row["rating"] == 3.0
     tokenizer = train_tokenizer(prompts["prompt"].to_list(), vocab_size=600)
-    tokens = tokenize(prompts, tokenizer, max_length=2048)
+    tokens = tokenize(prompts, tokenizer, FitSettings(max_length=2048))
     check_assembly(prompts, tokens, tokenizer)
     assert tokens.height == 13
 
@@ -335,13 +341,13 @@ def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(
 ) -> None:
     prompts = prompts_of(small, "simple", Parts(profile=False, history=True, context=False))
     last = prompts.filter(pl.col("completion") == "不错")
-    text = preview_of(last, tokenize(last, tokenizer, 400), tokenizer, tmp_path)
+    text = preview_of(last, tokenize(last, tokenizer, FitSettings(max_length=400)), tokenizer, tmp_path)
     assert text.count("===") == 1
     assert "[TASK]\n预测用户对电影的评分" in text and ">>>不错<|im_end|>" in text
     assert "history 3 entries, 0 dropped" in text
 
     prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
-    tokens = tokenize(prompts, tokenizer, 256)
+    tokens = tokenize(prompts, tokenizer, FitSettings(max_length=256))
     trimmed = tokens.filter(pl.col("n_history_dropped") > 0)
     assert trimmed.height > 0
     expected = f"history trimmed: {trimmed.height:,} samples, {trimmed['n_history_dropped'].sum():,} entries"

@@ -16,18 +16,20 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from persona.errors import PersonaError
-from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
+from persona.evaluation.generation import choose_targets, generate_reviews
 from persona.evaluation.scoring.cohort import STARS, CohortFiles, ask_for_stars, score_cohort
 from persona.evaluation.scoring.pairs import Pairs
+from persona.evaluation.settings import GenerationSettings
 from persona.evaluation.targets import build_targets
 from persona.ingestion.ingest import Ingested
 from persona.modeling.loading import load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.tiny import write_tiny_model
-from persona.prompts import Parts, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
 from persona.tokenization.chat import load_tokenizer
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -52,9 +54,10 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     popular = tables.interactions["item_id"].value_counts().sort("count")["item_id"][-1]
     targets = tables.interactions.filter(pl.col("item_id") == popular).head(40)
     for name, parts in {"own": Parts(True, True, True), "empty": Parts(False, False, False, user=False)}.items():
-        prompts = render(targets, tables.interactions, tables.users, tables.items, style, parts, "任务", CUES[0])
+        spec = PromptSpec(style, parts, "任务", CUES[0])
+        prompts = render(targets, tables.interactions, tables.users, tables.items, spec)
         write_table(prompts, folder / f"{name}_prompts.parquet", schemas.PROMPTS)
-        tokens = tokenize(prompts, load_tokenizer(str(folder / "model")), 400)
+        tokens = tokenize(prompts, load_tokenizer(str(folder / "model")), FitSettings(max_length=400))
         write_table(tokens, folder / f"{name}.parquet", schemas.TOKENS)
     return folder
 

@@ -16,13 +16,14 @@ from persona import prompts
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
-from persona.prompts import Parts, load_style, render_file
+from persona.prompts import Parts, PromptSpec, load_style, render_file
 from persona.sampling import limit_users, sample_targets
 from persona.splitting import split_users
 from persona.tables import schemas
 from persona.tables.parquet import read_table, table_writer, write_table
 from persona.tables.schemas import TableSchema
 from persona.tables.user_ranges import user_ranges
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import check_assembly, tokenize, tokenize_file
 
 STYLE = Path(__file__).parents[2] / "config" / "prompts" / "detailed.yaml"
@@ -98,11 +99,11 @@ def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
         style, parts = load_style(STYLE), Parts(profile=True, history=True, context=True)
         with table_writer(folder / "p", schemas.PROMPTS) as writer:
             for bucket in buckets:
-                for table in render_file(*files, style, parts, "任务", "影评：", bucket):
+                for table in render_file(*files, PromptSpec(style, parts, "任务", "影评："), bucket):
                     writer.write(table)
         with table_writer(folder / "t", schemas.TOKENS) as writer:
             for bucket in buckets:
-                for table in tokenize_file(folder / "p", tokenizer, 256, bucket):
+                for table in tokenize_file(folder / "p", tokenizer, FitSettings(max_length=256), bucket):
                     writer.write(table)
         return (folder / "p").read_bytes(), (folder / "t").read_bytes()
 
@@ -120,13 +121,17 @@ def test_the_oldest_turns_are_dropped_where_history_is_not_enough(tables: Ingest
     others = tables.interactions.filter(~pl.col("interaction_id").is_in(some["interaction_id"].implode()))
     interactions = pl.concat([some.cast(others.schema), others])  # type: ignore[arg-type]
     made = prompts.render(
-        some, interactions, tables.users, tables.items, load_style(STYLE), Parts(True, True, True), "任务", "影评："
+        some,
+        interactions,
+        tables.users,
+        tables.items,
+        PromptSpec(load_style(STYLE), Parts(True, True, True), "任务", "影评："),
     )
     tokenizer: Any = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=800)
-    long = tokenize(made, tokenizer, 10_000)
+    long = tokenize(made, tokenizer, FitSettings(max_length=10_000))
     assert long["n_context_dropped"].sum() == 0
     limit = 250
-    short = tokenize(made, tokenizer, limit)
+    short = tokenize(made, tokenizer, FitSettings(max_length=limit))
     check_assembly(made, short, tokenizer)
     assert short["n_context_dropped"].min() > 0  # type: ignore[operator]
     assert short["input_ids"].list.len().max() <= limit  # type: ignore[operator]

@@ -17,10 +17,11 @@ import yaml
 
 from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import write_tiny_model
-from persona.prompts import Parts, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render
 from persona.tables import schemas
 from persona.tables.parquet import write_table
 from persona.tokenization.chat import load_tokenizer
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +34,11 @@ def folder(tables: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     reviews = tables.interactions.sort("user_id", "position")
     targets = reviews.filter(pl.len().over("user_id") > 3, pl.col("position").is_between(1, 3)).head(24)
     style = load_style(ROOT / "config" / "prompts" / "detailed.yaml")
-    prompts = render(targets, tables.interactions, tables.users, tables.items, style, Parts(True, True, True), "T", "C")
+    spec = PromptSpec(style, Parts(True, True, True), "T", "C")
+    prompts = render(targets, tables.interactions, tables.users, tables.items, spec)
     texts = tables.interactions["text"].to_list()
     write_tiny_model(texts, folder / "base", 500, hidden_size=64, num_hidden_layers=2, num_experts=4, seed=0)
-    tokens = tokenize(prompts, load_tokenizer(str(folder / "base")), 400)
+    tokens = tokenize(prompts, load_tokenizer(str(folder / "base")), FitSettings(max_length=400))
     write_table(tokens, folder / "tokens.parquet", schemas.TOKENS)
     return folder
 

@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.processes import start_distributed
-from persona.training.engine import Optimization, build_engine
+from persona.training.engine import build_engine
 from persona.training.loop import accumulate, step_targets
+from persona.training.settings import Optimization
 from tests.workflow.training import schedule
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from persona.modeling.packing import TokenTable
-from persona.training.engine import Lora
 from persona.training.loop import step_targets
+from persona.training.settings import Lora
 from tests.workflow.training import (
     LEARNING_RATE,
     MAX_NORM,
@@ -84,7 +83,9 @@ def nll(model: torch.nn.Module, table: TokenTable, i: int) -> torch.Tensor:
 def test_gradients_of_every_parameter_are_those_of_plain_torch(
     folder: Path, table: TokenTable, plain: Plain, tmp_path: Path, ranks: int, stage: int
 ) -> None:
-    optimization = json.dumps(asdict(replace(OPTIMIZATION, learning_rate=0.0, gradient_checkpointing=stage == 3)))
+    optimization = OPTIMIZATION.model_copy(
+        update={"learning_rate": 0.0, "gradient_checkpointing": stage == 3}
+    ).model_dump_json()
     lengths = [1, 400, 4000]  # one target a row and so accumulated, several a row, all in one
     script = ["-m", "tests.workflow.gradients", str(folder), str(deepspeed_file(tmp_path, stage))]
     finished = run([*torchrun(ranks), *script, optimization, json.dumps(lengths), str(tmp_path / "found")])
@@ -112,7 +113,7 @@ def test_training_does_what_plain_torch_does(
     folder: Path, plain: Plain, tmp_path: Path, ranks: int, max_tokens: int, checkpointing: bool, prefix_sharing: bool
 ) -> None:
     name = f"parity_{ranks}"
-    optimization = replace(OPTIMIZATION, gradient_checkpointing=checkpointing)
+    optimization = OPTIMIZATION.model_copy(update={"gradient_checkpointing": checkpointing})
     plan = schedule(max_tokens, prefix_sharing=prefix_sharing)
     records = train(command(folder, name, ranks, plan, deepspeed_file(tmp_path, 3), optimization=optimization))
     np.testing.assert_allclose(steps(records, "loss"), plain.losses, rtol=2e-5)
@@ -127,7 +128,7 @@ def test_training_does_what_plain_torch_does(
 
 def test_losses_are_those_of_an_earlier_version(folder: Path, tmp_path: Path, renew_golden: bool) -> None:
     """A change of these is a change of what is trained: renew them with `pytest --renew-golden` and say why."""
-    plan = replace(schedule(800), max_epochs=2)
+    plan = schedule(800).model_copy(update={"max_epochs": 2})
     records = train(command(folder, "golden", 2, plan, deepspeed_file(tmp_path, 3)))
     losses = [record["loss" if record["type"] == "step" else "val_loss"] for record in records]
     if renew_golden:
@@ -146,7 +147,9 @@ def test_the_shipped_deepspeed_files_train(folder: Path) -> None:
 
 
 def test_training_stops_when_validation_is_no_longer_better_by_the_threshold(folder: Path, tmp_path: Path) -> None:
-    plan = replace(schedule(4000), max_epochs=6, early_stopping_patience=2, early_stopping_threshold=1e6)
+    plan = schedule(4000).model_copy(
+        update={"max_epochs": 6, "early_stopping_patience": 2, "early_stopping_threshold": 1e6}
+    )
     records = train(command(folder, "early_stopping", 1, plan, deepspeed_file(tmp_path, 3)))
     validations = [record for record in records if record["type"] == "val"]
     # The first is better than nothing, the next two are better than it, but not by the threshold.
@@ -161,8 +164,10 @@ def test_adapters_are_trained_alone_and_merged_when_asked(
     folder: Path, table: TokenTable, tmp_path: Path, stage: int, dropout: float
 ) -> None:
     lora = Lora(r=4, alpha=8, dropout=dropout, target_modules=["q_proj", "v_proj"])
-    optimization = replace(OPTIMIZATION, learning_rate=1e-2, lora=lora)
-    plan = replace(schedule(800), max_epochs=3, early_stopping_patience=3, prefix_sharing=not dropout)
+    optimization = OPTIMIZATION.model_copy(update={"learning_rate": 1e-2, "lora": lora})
+    plan = schedule(800).model_copy(
+        update={"max_epochs": 3, "early_stopping_patience": 3, "prefix_sharing": not dropout}
+    )
     name = f"lora_{stage}"
     file = deepspeed_file(tmp_path, stage)
     keep = {"keep_training_state": True}
@@ -206,7 +211,7 @@ def test_a_model_with_a_missing_or_unknown_weight_is_refused(folder: Path, tmp_p
 
 
 def test_shared_prefixes_are_refused_where_dropout_would_be_shared(folder: Path, tmp_path: Path) -> None:
-    optimization = replace(OPTIMIZATION, lora=Lora(r=4, alpha=8, dropout=0.1, target_modules=["q_proj"]))
+    optimization = OPTIMIZATION.model_copy(update={"lora": Lora(r=4, alpha=8, dropout=0.1, target_modules=["q_proj"])})
     finished = run(command(folder, "dropout", 1, schedule(800), deepspeed_file(tmp_path, 3), optimization=optimization))
     assert finished.returncode != 0
     assert "has dropout 0.1: samples that share tokens would share what is dropped; set prefix_sharing: false" in (
@@ -215,7 +220,7 @@ def test_shared_prefixes_are_refused_where_dropout_would_be_shared(folder: Path,
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_save(folder: Path, tmp_path: Path) -> None:
-    optimization = replace(OPTIMIZATION, learning_rate=1e30)
+    optimization = OPTIMIZATION.model_copy(update={"learning_rate": 1e30})
     finished = run(command(folder, "nan", 1, schedule(800), deepspeed_file(tmp_path, 3), optimization=optimization))
     assert finished.returncode != 0
     message = r"error: step 2: the (loss|gradient norm) is (nan|inf); stopped before a save: lower the learning_rate"

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from persona.errors import PersonaError
 from persona.training.checkpoints import require_room
 from tests.workflow.training import command, deepspeed_file, run, schedule, train
 
-PLAN = replace(schedule(800), max_epochs=3, checkpoint_every_steps=1, early_stopping_patience=3)
+PLAN = schedule(800).model_copy(update={"max_epochs": 3, "checkpoint_every_steps": 1, "early_stopping_patience": 3})
 
 Moment = Callable[[Path], bool]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from persona.training.engine import Optimization
 from persona.training.logs import read_log
-from persona.training.loop import Schedule
+from persona.training.settings import Optimization, Schedule
 
 ROOT = Path(__file__).parents[2]
 LEARNING_RATE = 1e-3
@@ -40,7 +38,7 @@ def schedule(max_tokens: int, **changes: Any) -> Schedule:
         batch_by="user",
         prefix_sharing=True,
     )
-    return replace(plan, **changes)
+    return plan.model_copy(update=changes)
 
 
 def deepspeed_file(folder: Path, stage: int) -> Path:
@@ -76,8 +74,8 @@ def command(
         "manifest": out / "manifest.json",
         "base-model": folder / base,
         "gpus": gpus,
-        "optimization": json.dumps(asdict(optimization)),
-        "schedule": json.dumps(asdict(plan)),
+        "optimization": optimization.model_dump_json(),
+        "schedule": plan.model_dump_json(),
         "export": json.dumps({"merge_adapter": False, "keep_training_state": False} | (export or {})),
         "factors": "{}",
     }

@@ -39,7 +39,7 @@ rule audit_prompts:
         prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
         users=f"{RESULTS}/users.parquet",
-        films=f"{RESULTS}/items.parquet",
+        item_table=f"{RESULTS}/items.parquet",
         style=style_path,
     output:
         f"{RESULTS}/audit/{{sample}}/{{ablation}}.json",
@@ -54,13 +54,10 @@ rule audit_prompts:
         runtime=60,
     params:
         findings=f"{RESULTS}/audit/{{sample}}/{{ablation}}.findings.csv",
-        parts=lambda wildcards: as_json(parts_of(wildcards)),
-        task=DATASET.task,
-        cue=DATASET.cue,
+        prompt=prompt_of,
         code=digest("audit_prompts"),
     shell:
         'python "$SCRIPTS/audit_prompts.py"'
         " {output:q} --findings {params.findings:q} --prompts {input.prompts:q} --interactions {input.interactions:q}"
-        " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
-        " --task {params.task:q} --cue {params.cue:q}"
+        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

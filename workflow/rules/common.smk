@@ -6,11 +6,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from persona.config import MEAN_MARK, SEED_MARK, WITHOUT_USER, Ablation, load_config
+from persona.config.checks import MEAN_MARK, SEED_MARK, WITHOUT_USER, load_config
+from persona.config.models import Ablation
 from persona.code_digest import code_digest
 from persona.errors import PersonaError
 from persona.ingestion.formats import FORMATS
+from persona.ingestion.settings import Options
 from persona.ingestion.sources import raw_files
+from persona.modeling.settings import TinyModel
+from persona.tokenization.settings import FitSettings
 
 # Relative, so that a moved folder reruns nothing.
 ROOT = Path(os.path.relpath(workflow.basedir))
@@ -52,7 +56,6 @@ shell.prefix(
 
 DATASET = CONFIG.datasets[CONFIG.dataset]
 RESULTS = f"{CONFIG.results_dir}/{CONFIG.dataset}"
-INGEST_OPTIONS = {"pseudonymise", "max_context_turns", "mask_names"}
 
 
 wildcard_constraints:
@@ -95,9 +98,17 @@ def parts_of_ablation(ablation):
     return {part: getattr(ablation, f"use_{part}") for part in parts}
 
 
-def parts_of(wildcards):
+def prompt_of(wildcards):
+    """What a prompt is made of, besides its style; a function, so that Snakemake does not format the texts."""
     parts = parts_of_ablation(ablation_of(wildcards.ablation))
-    return {**parts, "user": not wildcards.ablation.startswith(WITHOUT_USER)}
+    is_user_shown = not wildcards.ablation.startswith(WITHOUT_USER)
+    return as_json(
+        {
+            "parts": {**parts, "user": is_user_shown},
+            "task": DATASET.task,
+            "cue": DATASET.cue,
+        }
+    )
 
 
 def style_path(wildcards):
@@ -156,8 +167,17 @@ def sample_settings(wildcards):
     }
 
 
-def bucket_argument(wildcards):
-    return f"--bucket {wildcards.scatteritem}"
+def bucket_of(wildcards):
+    """The option that names a job's part of the users; none in a job for all of them."""
+    if "scatteritem" not in wildcards.keys():
+        return []
+    return ["--bucket", wildcards.scatteritem]
+
+
+def settings_of_model(wildcards):
+    """How prompts are made to fit a model."""
+    model = CONFIG.models[wildcards.model]
+    return as_json(model.model_dump(include=set(FitSettings.model_fields)))
 
 
 def as_json(settings):

@@ -49,7 +49,7 @@ rule ingest:
     output:
         interactions=f"{RESULTS}/interactions.parquet",
         users=f"{RESULTS}/users.parquet",
-        films=f"{RESULTS}/items.parquet",
+        item_table=f"{RESULTS}/items.parquet",
         rejects=f"{RESULTS}/rejects.parquet",
         counts=f"{RESULTS}/ingest.json",
     log:
@@ -65,7 +65,7 @@ rule ingest:
         raw=lambda wildcards: DATASET.path,
         format=DATASET.format,
         folder=lambda wildcards, output: Path(output.interactions).parent,
-        options=as_json(DATASET.model_dump(include=INGEST_OPTIONS)),
+        options=as_json(DATASET.model_dump(include=set(Options.model_fields))),
         max_reject_share=DATASET.max_reject_share,
         code=digest("ingest"),
     shell:
@@ -94,7 +94,7 @@ rule split:
         val_ratio=CONFIG.split.val_ratio,
         test_ratio=CONFIG.split.test_ratio,
         seed=CONFIG.split.seed,
-        bucket=[],
+        bucket=bucket_of,
         code=digest("split"),
     shell:
         'python "$SCRIPTS/split.py"'
@@ -120,7 +120,7 @@ rule sample:
         runtime=60,
     params:
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
-        bucket=[],
+        bucket=bucket_of,
         code=digest("sample"),
     shell:
         'python "$SCRIPTS/sample.py"'
@@ -134,7 +134,7 @@ rule render:
         sample=f"{RESULTS}/samples/{{sample}}.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
         users=f"{RESULTS}/users.parquet",
-        films=f"{RESULTS}/items.parquet",
+        item_table=f"{RESULTS}/items.parquet",
         style=style_path,
     output:
         f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
@@ -148,16 +148,13 @@ rule render:
         mem_mb=memory(4),
         runtime=60,
     params:
-        parts=lambda wildcards: as_json(parts_of(wildcards)),
-        task=DATASET.task,
-        cue=DATASET.cue,
-        bucket=[],
+        prompt=prompt_of,
+        bucket=bucket_of,
         code=digest("render"),
     shell:
         'python "$SCRIPTS/render.py"'
         " {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
-        " --users {input.users:q} --items {input.films:q} --style {input.style:q} --parts {params.parts:q}"
-        " --task {params.task:q} --cue {params.cue:q} {params.bucket}"
+        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -179,14 +176,15 @@ rule tokenize:
         runtime=60,
     params:
         model=lambda wildcards: model_path(wildcards.model),
-        max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
-        window=lambda wildcards: CONFIG.models[wildcards.model].history_window,
-        bucket=[],
-        preview=lambda wildcards, output: ["--preview", output.preview],
+        fit=settings_of_model,
+        bucket=bucket_of,
+        # A part of the users has no preview of its own.
+        preview=lambda wildcards, output: (
+            ["--preview", output.preview] if "preview" in output.keys() else []
+        ),
         code=digest("tokenize_prompts"),
     shell:
         'python "$SCRIPTS/tokenize_prompts.py"'
         " {input.prompts:q} {output.tokens:q}"
-        " --model {params.model:q} --max-length {params.max_length} --history-window {params.window}"
-        " {params.bucket} {params.preview:q}"
+        " --model {params.model:q} --fit {params.fit:q} {params.bucket} {params.preview:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -19,7 +19,7 @@ rule make_tiny_model:
         folder=lambda wildcards, output: Path(output[0]).parent,
         tiny=lambda wildcards: as_json(
             CONFIG.models[wildcards.model].tiny.model_dump(
-                exclude={"corpus_sample", "corpus_ablation"}
+                include=set(TinyModel.model_fields)
             )
         ),
         code=digest("make_tiny_model"),
@@ -97,9 +97,9 @@ rule train:
         nodes=lambda wildcards: recipe_of(wildcards).nodes,
         processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
         gpus=lambda wildcards: recipe_of(wildcards).gpus,
-        optimization=lambda wildcards: as_json(optimization(recipe_of(wildcards))),
-        schedule=lambda wildcards: as_json(schedule(recipe_of(wildcards))),
-        export=lambda wildcards: as_json(export_settings(recipe_of(wildcards))),
+        optimization=lambda wildcards: as_json(recipe_of(wildcards).optimization()),
+        schedule=lambda wildcards: as_json(recipe_of(wildcards).schedule()),
+        export=lambda wildcards: as_json(recipe_of(wildcards).export()),
         factors=lambda wildcards: as_json(dict(wildcards)),
     shell:
         'trap : TERM; bash "$SCRIPTS/launch.sh" {params.nodes} {params.processes} "$SCRIPTS/train.py"'

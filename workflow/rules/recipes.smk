@@ -1,23 +1,5 @@
 """How a recipe becomes the arguments of a training."""
 
-OPTIMIZATION = {
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_ratio",
-    "weight_decay",
-    "max_grad_norm",
-    "gradient_checkpointing",
-}
-SCHEDULE = {
-    "max_tokens_per_gpu",
-    "max_epochs",
-    "early_stopping_patience",
-    "early_stopping_threshold",
-    "checkpoint_every_steps",
-    "seed",
-    "batch_by",
-}
-
 
 def recipe_of(wildcards):
     """A recipe of the configuration; `full_seed43` is `full` with another seed."""
@@ -32,29 +14,6 @@ def recipe_tokens(sample=None):
         return f"{RESULTS}/tokens/{sample or wildcards.sample}/{wildcards.ablation}/{model}.parquet"
 
     return path
-
-
-def optimization(recipe):
-    settings = recipe.model_dump(include=OPTIMIZATION)
-    if recipe.lora:
-        settings["lora"] = recipe.lora.model_dump(exclude={"merge"})
-    return settings
-
-
-def export_settings(recipe):
-    return {
-        "merge_adapter": bool(recipe.lora and recipe.lora.merge),
-        "keep_training_state": recipe.keep_training_state,
-    }
-
-
-def schedule(recipe):
-    samples = recipe.batch_size * recipe.gradient_accumulation_steps * recipe.processes
-    return {
-        "samples_per_step": samples,
-        "prefix_sharing": recipe.shares_prefixes,
-        **recipe.model_dump(include=SCHEDULE),
-    }
 
 
 def host_memory(recipe):
@@ -81,8 +40,8 @@ def stages_to_plan():
             "val_tokens": tokens_path("val", stage),
             "model": model_path(recipe.model),
             "deepspeed": deepspeed_path(recipe),
-            "optimization": optimization(recipe),
-            "schedule": schedule(recipe),
+            "optimization": recipe.optimization(),
+            "schedule": recipe.schedule(),
             "processes": recipe.processes,
             "bytes_per_weight": 2 if recipe.gpus else 4,
         }

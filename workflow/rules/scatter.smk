@@ -32,7 +32,7 @@ rule partition_rows:
     params:
         raw=lambda wildcards: DATASET.path,
         format=DATASET.format,
-        options=as_json(DATASET.model_dump(include=INGEST_OPTIONS)),
+        options=as_json(DATASET.model_dump(include=set(Options.model_fields))),
         code=digest("partition_rows"),
     shell:
         'python "$SCRIPTS/partition_rows.py"'
@@ -81,7 +81,7 @@ rule gather_ingest:
     output:
         interactions=f"{RESULTS}/interactions.parquet",
         users=f"{RESULTS}/users.parquet",
-        films=f"{RESULTS}/items.parquet",
+        item_table=f"{RESULTS}/items.parquet",
         rejects=f"{RESULTS}/rejects.parquet",
         counts=f"{RESULTS}/ingest.json",
     log:
@@ -114,13 +114,6 @@ use rule split as split_bucket with:
         f"{RESULTS}/logs/split/{{scatteritem}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/split/{{scatteritem}}.tsv"
-    params:
-        by=CONFIG.split.by,
-        val_ratio=CONFIG.split.val_ratio,
-        test_ratio=CONFIG.split.test_ratio,
-        seed=CONFIG.split.seed,
-        bucket=bucket_argument,
-        code=digest("split"),
 
 
 rule gather_split:
@@ -152,10 +145,6 @@ use rule sample as sample_bucket with:
         f"{RESULTS}/logs/sample/{{sample}}/{{scatteritem}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/sample/{{sample}}/{{scatteritem}}.tsv"
-    params:
-        settings=lambda wildcards: as_json(sample_settings(wildcards)),
-        bucket=bucket_argument,
-        code=digest("sample"),
 
 
 rule gather_sample:
@@ -188,12 +177,6 @@ use rule render as render_bucket with:
         f"{RESULTS}/logs/render/{{sample}}/{{ablation}}/{{scatteritem}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/render/{{sample}}/{{ablation}}/{{scatteritem}}.tsv"
-    params:
-        parts=lambda wildcards: as_json(parts_of(wildcards)),
-        task=DATASET.task,
-        cue=DATASET.cue,
-        bucket=bucket_argument,
-        code=digest("render"),
 
 
 rule gather_prompts:
@@ -229,13 +212,6 @@ use rule tokenize as tokenize_bucket with:
         f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/tokenize/{{sample}}/{{ablation}}/{{model}}/{{scatteritem}}.tsv"
-    params:
-        model=lambda wildcards: model_path(wildcards.model),
-        max_length=lambda wildcards: CONFIG.models[wildcards.model].max_length,
-        window=lambda wildcards: CONFIG.models[wildcards.model].history_window,
-        bucket=bucket_argument,
-        preview=[],
-        code=digest("tokenize_prompts"),
 
 
 rule gather_tokens:

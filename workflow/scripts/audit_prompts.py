@@ -10,7 +10,7 @@ import polars as pl
 from persona.audit.checks import PROMPTS_AT_ONCE, RENDERED_AGAIN, audit_prompts, audit_rendering, judge
 from persona.errors import run_command
 from persona.files import write_json, write_text
-from persona.prompts import Parts, load_style
+from persona.prompts import PromptSpec
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
 from persona.tables.user_ranges import user_ranges
@@ -21,12 +21,10 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     for name in ("findings", "prompts", "interactions", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--parts", type=json.loads, required=True)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--cue", required=True)
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue")
     args = parser.parse_args()
     items = read_table(args.items, schemas.ITEMS)
-    parts, style = Parts(**args.parts), load_style(args.style)
+    spec = PromptSpec.load(args.style, args.prompt)
     n_targets = count_rows(args.prompts)
     n = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
     found = []
@@ -36,7 +34,7 @@ def main() -> None:
         users = read_table(args.users, schemas.USERS, users=some)
         found.append(audit_prompts(prompts, reviews))
         at_most = math.ceil(RENDERED_AGAIN / n)
-        found.append(audit_rendering(prompts, reviews, users, items, style, parts, args.task, args.cue, at_most))
+        found.append(audit_rendering(prompts, reviews, users, items, spec, at_most))
     findings = pl.concat(found)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
     counts = judge(findings, n_targets, {}, str(args.findings))

@@ -8,7 +8,7 @@ from persona.errors import run_command
 from persona.files import write_json
 from persona.ingestion.formats import FORMATS
 from persona.ingestion.ingest import ingest, summary
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, required=True, help="JSON of Options")
     parser.add_argument("--max-reject-share", type=float, required=True)
     args = parser.parse_args()
-    counts = ingest(args.raw, args.format, args.folder, Options(**args.options), args.max_reject_share)
+    counts = ingest(args.raw, args.format, args.folder, Options.model_validate(args.options), args.max_reject_share)
     write_json(counts, args.folder / "ingest.json")
     print(summary(counts))
 

@@ -8,7 +8,7 @@ from persona.errors import run_command
 from persona.files import write_json
 from persona.ingestion.formats import FORMATS
 from persona.ingestion.ingest import partition_rows
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 from persona.tables import schemas
 from persona.tables.parquet import write_table
 from persona.tables.user_ranges import parse_bucket
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--n-rows", type=Path, required=True)
     args = parser.parse_args()
     folders = sorted(args.folders, key=lambda folder: parse_bucket(folder.name))
-    n_rows, rejects = partition_rows(args.raw, args.format, folders, Options(**args.options))
+    n_rows, rejects = partition_rows(args.raw, args.format, folders, Options.model_validate(args.options))
     write_table(rejects, args.rejects, schemas.REJECTS)
     write_json({"rows": n_rows}, args.n_rows)
 

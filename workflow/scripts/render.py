@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from persona.errors import run_command
-from persona.prompts import Parts, load_style, render_file
+from persona.prompts import PromptSpec, render_file
 from persona.tables import schemas
 from persona.tables.parquet import write_tables
 from persona.tables.user_ranges import parse_bucket
@@ -16,22 +16,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     for name in ("sample", "interactions", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--parts", type=json.loads, required=True)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--cue", required=True)
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue")
     parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
     args = parser.parse_args()
-    tables = render_file(
-        args.sample,
-        args.interactions,
-        args.users,
-        args.items,
-        load_style(args.style),
-        Parts(**args.parts),
-        args.task,
-        args.cue,
-        args.bucket,
-    )
+    spec = PromptSpec.load(args.style, args.prompt)
+    tables = render_file(args.sample, args.interactions, args.users, args.items, spec, args.bucket)
     write_tables(tables, args.output, schemas.PROMPTS)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from persona.errors import run_command
 from persona.evaluation.claims import claim
-from persona.evaluation.comparison import Contrast, compare
+from persona.evaluation.comparison import compare
+from persona.evaluation.settings import Contrast
 from persona.files import write_json, write_text
 from persona.reporting.report import Evidence, as_markdown, page, pictures, short_table
 from persona.reporting.stages import baseline_table, load_stages, stage_table
@@ -32,7 +33,7 @@ def main() -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
-    contrasts = compare({s.name: s.scores for s in stages}, [Contrast(**c) for c in args.contrasts])
+    contrasts = compare({s.name: s.scores for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
     evidence = Evidence(
         stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
     )

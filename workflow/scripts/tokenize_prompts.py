@@ -1,6 +1,7 @@
 """Tokenize the prompts of a sample and show some of them."""
 
 import argparse
+import json
 from pathlib import Path
 
 from persona.errors import run_command
@@ -10,8 +11,8 @@ from persona.tables.parquet import write_tables
 from persona.tables.user_ranges import parse_bucket
 from persona.tokenization.chat import load_tokenizer
 from persona.tokenization.preview import PREVIEWED_SAMPLES, preview
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize_file
-from persona.tokenization.window import WINDOWS
 
 
 def main() -> None:
@@ -19,13 +20,12 @@ def main() -> None:
     parser.add_argument("prompts", type=Path)
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--max-length", type=int, required=True)
-    parser.add_argument("--history-window", choices=WINDOWS, required=True, help="which entries stay that fit")
+    parser.add_argument("--fit", type=json.loads, required=True, help="JSON of FitSettings")
     parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
     parser.add_argument("--preview", type=Path)
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.model)
-    tables = tokenize_file(args.prompts, tokenizer, args.max_length, args.bucket, args.history_window)
+    tables = tokenize_file(args.prompts, tokenizer, FitSettings.model_validate(args.fit), args.bucket)
     write_tables(tables, args.tokens, schemas.TOKENS)
     if args.preview:
         write_text(preview(args.prompts, args.tokens, tokenizer, PREVIEWED_SAMPLES), args.preview)

@@ -18,7 +18,7 @@ from datasketch import MinHash, MinHashLSH
 
 from persona.audit.star_names import NAMES_STAR
 from persona.errors import PersonaError
-from persona.prompts import Parts, Section, render
+from persona.prompts import PromptSpec, render
 from persona.sampling import sample_targets
 from persona.seeded_hash import id_priority
 
@@ -75,10 +75,7 @@ def audit_rendering(
     interactions: pl.DataFrame,
     users: pl.DataFrame,
     items: pl.DataFrame,
-    style: list[Section],
-    parts: Parts,
-    task: str,
-    cue: str,
+    spec: PromptSpec,
     at_most: int,
 ) -> pl.DataFrame:
     """Prompts that are not what rendering without any likes gives: likes were counted at crawl time, in the future.
@@ -86,7 +83,7 @@ def audit_rendering(
     Of more than `at_most` prompts so many are looked at, chosen by a hash.
     """
     some = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(at_most)
-    again = render(some.select("interaction_id"), _without_likes(interactions), users, items, style, parts, task, cue)
+    again = render(some.select("interaction_id"), _without_likes(interactions), users, items, spec)
     both = some.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
     changed = both.filter(pl.col("prompt").ne_missing(pl.col("again")))
     return _findings(changed, "likes_in_prompt", pl.lit("the prompt differs from that rendered without likes"))

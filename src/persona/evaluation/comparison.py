@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,10 @@ import polars as pl
 
 from persona.evaluation.metrics.authors import add_swap_gaps
 from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate, estimate_columns, holm, shapley_weights
+from persona.evaluation.settings import Contrast
 
 PARTS = ["profile", "history", "context"]
 NLL = "nll"
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A stage less another in one metric, in nats a character."""
-
-    stage: str
-    against: str
-    metric: str
 
 
 def compare(scores: dict[str, pl.DataFrame], contrasts: list[Contrast]) -> list[dict[str, Any]]:
@@ -37,7 +29,7 @@ def compare(scores: dict[str, pl.DataFrame], contrasts: list[Contrast]) -> list[
     numbers = [n for n, e in enumerate(found) if n and np.isfinite(e.p)]
     adjusted = dict(zip(numbers, holm([found[n].p for n in numbers]), strict=True))
     return [
-        {**asdict(contrast), **value.as_json(), "p_adjusted": adjusted.get(n), "primary": n == 0}
+        {**contrast.model_dump(), **value.as_json(), "p_adjusted": adjusted.get(n), "primary": n == 0}
         for n, (contrast, value) in enumerate(zip(contrasts, found, strict=True))
     ]
 

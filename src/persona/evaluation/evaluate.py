@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 import torch.distributed as dist
 
-from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
+from persona.evaluation.generation import choose_targets, generate_reviews
 from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
+from persona.evaluation.settings import GenerationSettings
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.processes import end_with_the_launcher, start_processes

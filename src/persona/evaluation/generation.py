@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from persona.evaluation.settings import GenerationSettings
 from persona.progress import progress_bar
 from persona.seeded_hash import hash64_series, mix64, uniform
 from persona.tables import schemas
@@ -19,17 +19,6 @@ from persona.tokenization.chat import chat_frame
 
 BATCH = 32
 GREEDY, SAMPLE = "greedy", "sample"
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """For how many targets, how many sampled reviews each besides the greedy one, and how they are drawn."""
-
-    n_targets: int
-    n_samples: int
-    max_new_tokens: int
-    temperature: float
-    seed: int
 
 
 def choose_targets(tokens: pl.DataFrame, n_targets: int, seed: int) -> pl.DataFrame:

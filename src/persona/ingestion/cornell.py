@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from persona.ingestion.json_values import OTHER, SELF
-from persona.ingestion.rows import Batch, Options, batch
+from persona.ingestion.rows import Batch, batch
+from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
 LINES, CONVERSATIONS = "movie_lines.txt", "movie_conversations.txt"

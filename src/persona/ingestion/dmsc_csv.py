@@ -10,7 +10,8 @@ import polars as pl
 
 from persona.ingestion.csv_records import CsvForm, read_records
 from persona.ingestion.dmsc import as_rows, count
-from persona.ingestion.rows import MAX_CHARACTERS_OF_A_NAME, NO_PROFILE, Batch, Options, too_long
+from persona.ingestion.rows import MAX_CHARACTERS_OF_A_NAME, NO_PROFILE, Batch, too_long
+from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 from persona.tables.schemas import FIELD
 

@@ -11,7 +11,8 @@ import polars as pl
 from persona.errors import PersonaError
 from persona.ingestion.csv_records import CsvForm, read_records
 from persona.ingestion.dmsc import as_rows, count
-from persona.ingestion.rows import NO_PROFILE, ROWS, Batch, Options
+from persona.ingestion.rows import NO_PROFILE, ROWS, Batch
+from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
 RATINGS, MOVIES = "ratings.csv", "movies.csv"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from persona.errors import PersonaError
 from persona.ingestion import cornell, dmsc, dmsc_csv, dmsc_v2, jsonl, twin_json
-from persona.ingestion.rows import Batch, Options
+from persona.ingestion.rows import Batch
+from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
 HEAD = 65_536

@@ -12,7 +12,8 @@ import polars as pl
 
 from persona.errors import PersonaError
 from persona.ingestion.formats import FORMATS, check_format
-from persona.ingestion.rows import Batch, Options
+from persona.ingestion.rows import Batch
+from persona.ingestion.settings import Options
 from persona.ingestion.tables import (
     Store,
     as_rejects,

@@ -7,7 +7,7 @@ import re
 from datetime import date
 from typing import Any
 
-from persona.ingestion.rows import Options
+from persona.ingestion.settings import Options
 
 NAME_FIELDS = {"name", "username", "user_name", "nickname", "nick", "screen_name"}
 SELF, OTHER = "SELF", "OTHER"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from persona.ingestion.json_values import FIRST_DAY, Unusable, as_context, as_day, as_json, as_name, as_profile, as_text
-from persona.ingestion.rows import Batch, Options, batch
+from persona.ingestion.rows import Batch, batch
+from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
 BATCH = 20_000

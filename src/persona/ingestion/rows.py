@@ -39,15 +39,6 @@ NO_CONTEXT = pl.lit([], dtype=pl.List(TURN))
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a data set's configuration says about reading it."""
-
-    pseudonymise: bool = False
-    max_context_turns: int = 15
-    mask_names: bool = False
-
-
-@dataclass(frozen=True)
 class Batch:
     """Some rows of a file.
 

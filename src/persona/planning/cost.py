@@ -16,22 +16,13 @@ import numpy as np
 
 from persona.modeling.loss import CHUNK
 from persona.modeling.packing import RowPlan, TokenTable, plan_rows
-from persona.training.engine import Lora, Optimization, sharing_explained
-from persona.training.loop import Schedule, step_targets
+from persona.planning.settings import Hardware
+from persona.training.engine import sharing_explained
+from persona.training.loop import step_targets
+from persona.training.settings import Lora, Optimization, Schedule
 
 GIB = 2**30
 COUNTED_STEPS = 1000  # micro-steps and computed tokens are counted on so many steps of the first epoch
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """One process's device, a GPU or a share of a CPU. All of it is taken from the configuration."""
-
-    memory_gib: float
-    peak_tflops: float
-    utilisation: float
-    interconnect_gb_s: float
-    micro_step_overhead_s: float
 
 
 @dataclass(frozen=True)
@@ -247,7 +238,7 @@ def plan_stage(
     recompute = optimization.gradient_checkpointing
     epoch = Epoch.of(table, schedule, processes)
     is_by_user = schedule.batch_by == "user"
-    by_user = epoch if is_by_user else Epoch.of(table, replace(schedule, batch_by="user"), processes)
+    by_user = epoch if is_by_user else Epoch.of(table, schedule.model_copy(update={"batch_by": "user"}), processes)
     flops_a_step = flops(size, epoch.work, recompute) / epoch.counted
     compute, traffic = step_seconds(size, launch, hardware, flops_a_step, epoch.micro_steps)
     val_work, val_rows = rows_of(val, [np.arange(len(val))], schedule, processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from persona.planning.cost import Hardware
+from persona.planning.settings import Hardware
 
 
 def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:

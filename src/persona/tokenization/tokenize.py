@@ -24,7 +24,8 @@ from persona.tables.parquet import count_rows, read_table
 from persona.tables.user_ranges import user_ranges
 from persona.tokenization.chat import chat_frame, encode, encodings
 from persona.tokenization.pieces import Ints, TokenPool, cut_into_pieces
-from persona.tokenization.window import Window, kept_entries
+from persona.tokenization.settings import FitSettings
+from persona.tokenization.window import kept_entries
 
 CHECKED_SAMPLES = 64  # of a file, but at least some of each chunk
 CHECKED_OF_A_CHUNK = 8
@@ -32,7 +33,7 @@ CHUNK = 16_384  # targets that are tokenized at once
 
 
 def tokenize_file(
-    prompts: Path, tokenizer: Any, max_length: int, bucket: tuple[int, int] = (1, 1), window: Window = "anchored"
+    prompts: Path, tokenizer: Any, fit: FitSettings, bucket: tuple[int, int] = (1, 1)
 ) -> Iterator[pl.DataFrame]:
     """`tokenize` for prompts of any number, some users at a time; each time some targets are checked.
 
@@ -42,18 +43,18 @@ def tokenize_file(
     n = max(1, math.ceil(count_rows(prompts) / CHUNK / bucket[1]))
     for some in user_ranges(n, bucket):
         table = read_table(prompts, schemas.PROMPTS, users=some)
-        tokens = tokenize(table, tokenizer, max_length, window)
+        tokens = tokenize(table, tokenizer, fit)
         check_assembly(table, tokens, tokenizer, max(CHECKED_OF_A_CHUNK, CHECKED_SAMPLES // n))
         yield tokens
 
 
-def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int, window: Window = "anchored") -> pl.DataFrame:
+def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.DataFrame:
     """Tokenize every prompt with its completion; drop the oldest history entries of those that do not fit.
 
     Where all history is not enough, the oldest turns of the context are dropped as well.
 
     Args:
-        window: which entries stay; see `kept_entries`.
+        fit: how many tokens fit, and which history entries are kept; see `kept_entries`.
 
     Returns:
         The columns of `schemas.TOKENS`. `input_ids` is prompt, completion and end token; the first
@@ -65,15 +66,13 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, max_length: int, window: Win
     rest = prompts.sort("user_id", "interaction_id").with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
     tables: list[pl.DataFrame] = []
     while rest.height or not tables:
-        tokens, too_long = _tokenize(rest, tokenizer, max_length, window)
+        tokens, too_long = _tokenize(rest, tokenizer, fit)
         tables.append(tokens)
-        rest = _without_oldest_turn(too_long, max_length)
+        rest = _without_oldest_turn(too_long, fit.max_length)
     return tables[0] if len(tables) == 1 else pl.concat(tables).sort("user_id", "interaction_id")
 
 
-def _tokenize(
-    prompts: pl.DataFrame, tokenizer: Any, max_length: int, window: Window
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tokens of those that fit, with less history if need be, and the others, with their `n_tokens` without any."""
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
@@ -81,9 +80,9 @@ def _tokenize(
     pool = TokenPool(encodings(tokenizer, pieces.texts, special=False), [before, between, end])
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
     fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
-    too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > max_length))
-    room = max_length - fixed - lengths["heading"]
-    stays = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, max_length, window)
+    too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > fit.max_length))
+    room = fit.max_length - fixed - lengths["heading"]
+    stays = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, fit)
     kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[stays], minlength=prompts.height)
     n = len(pieces.texts)
     # Without an entry there is no heading either; the text of number 0 is empty.
@@ -107,7 +106,7 @@ def _tokenize(
         prompt_length=pl.Series(n_tokens - lengths["completion"] - len(end), dtype=pl.Int32),
         n_history_dropped=pl.Series(pieces.counts - kept, dtype=pl.Int32),
     )
-    return (tokens.filter(pl.Series(fixed <= max_length)) if too_long.height else tokens), too_long
+    return (tokens.filter(pl.Series(fixed <= fit.max_length)) if too_long.height else tokens), too_long
 
 
 def _without_oldest_turn(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:

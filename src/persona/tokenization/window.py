@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 import numpy.typing as npt
 
 from persona.tokenization.pieces import Ints
-
-Window = Literal["anchored", "recent"]
-WINDOWS: tuple[Window, ...] = get_args(Window)
+from persona.tokenization.settings import FitSettings
 
 
-def kept_entries(lengths: Ints, counts: Ints, room: Ints, max_length: int, window: Window) -> npt.NDArray[np.bool_]:
+def kept_entries(lengths: Ints, counts: Ints, room: Ints, fit: FitSettings) -> npt.NDArray[np.bool_]:
     """Which of the history entries stay: of each prompt the last ones.
 
     `recent`: as many as there is room for. Then the oldest that stays is another for nearly every target of a user,
@@ -33,10 +29,10 @@ def kept_entries(lengths: Ints, counts: Ints, room: Ints, max_length: int, windo
     begins, ends = until - lengths, np.concatenate([[0], until])[np.cumsum(counts)]
     used = np.repeat(ends, counts) - begins
     fits = used <= np.repeat(room, counts)
-    if window == "recent":
+    if fit.history_window == "recent":
         return np.asarray(fits)
     row, first = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts) - counts
-    block = (begins - begins[first[row]]) // max(1, max_length // 2)
+    block = (begins - begins[first[row]]) // max(1, fit.max_length // 2)
     is_first = np.arange(len(lengths)) == first[row]
     begins_block = is_first | (block != np.roll(block, 1))
     anchors = np.flatnonzero(fits & begins_block & (3 * used >= np.repeat(room, counts)))

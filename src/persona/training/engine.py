@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,7 @@ from persona.modeling.loading import (
     packed_attention,
 )
 from persona.modeling.loss import CompletionLoss
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) that are trained instead of the weights themselves."""
-
-    r: int
-    alpha: int
-    dropout: float
-    target_modules: list[str]
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How the weights are changed. `warmup_ratio` is a share of the first epoch: any later one may be the last."""
-
-    learning_rate: float
-    lr_scheduler_type: str
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    lora: Lora | None = None
-
-    @classmethod
-    def from_json(cls, settings: dict[str, Any]) -> Optimization:
-        lora = settings.get("lora")
-        return cls(**settings | {"lora": Lora(**lora) if lora else None})
+from persona.training.settings import Lora, Optimization
 
 
 def build_engine(

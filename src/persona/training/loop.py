@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,26 +22,8 @@ from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, t
 from persona.training.checkpoints import LoopState, RunFolder, full_disk_explained
 from persona.training.export import export_model
 from persona.training.logs import TrainingLog
+from persona.training.settings import Schedule
 from persona.training.stopping import StopRequest
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long, in which portions, and when to stop."""
-
-    samples_per_step: int
-    max_tokens_per_gpu: int
-    max_epochs: int
-    early_stopping_patience: int
-    early_stopping_threshold: float
-    checkpoint_every_steps: int | None
-    seed: int
-    batch_by: Literal["user", "sample"]
-    prefix_sharing: bool
-
-    def steps_per_epoch(self, n_targets: int) -> int:
-        """Optimizer steps an epoch."""
-        return math.ceil(n_targets / self.samples_per_step)
 
 
 @dataclass

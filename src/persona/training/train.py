@@ -17,10 +17,11 @@ from persona.modeling.packing import TokenTable
 from persona.modeling.processes import end_with_the_launcher, start_distributed
 from persona.tokenization.chat import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
-from persona.training.engine import Optimization, build_engine, sharing_explained
+from persona.training.engine import build_engine, sharing_explained
 from persona.training.export import merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
-from persona.training.loop import Schedule, Training
+from persona.training.loop import Training
+from persona.training.settings import EXECUTION_ONLY, ExportSettings, Optimization, Schedule
 from persona.training.stopping import StopRequest
 
 PACKAGES = ["torch", "transformers", "deepspeed", "peft", "numpy", "polars", "pyarrow"]
@@ -38,14 +39,6 @@ class Files:
     model: Path
     train_log: Path
     manifest: Path
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What becomes of a finished training."""
-
-    merge_adapter: bool
-    keep_training_state: bool
 
 
 def train(
@@ -110,16 +103,12 @@ def _greeting(
     )
 
 
-# They change how a training runs, and its result by rounding alone.
-EXECUTION = {"checkpoint_every_steps", "max_tokens_per_gpu", "gradient_checkpointing", "prefix_sharing"}
-
-
 def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -> dict[str, Any]:
     """All that the result is a function of, flat, so that a difference can be named."""
-    settings = {**asdict(optimization), **asdict(schedule)}
+    settings = {**optimization.model_dump(), **schedule.model_dump()}
     base = Path(files.base_model)
     return {
-        **{name: value for name, value in settings.items() if name not in EXECUTION},
+        **{name: value for name, value in settings.items() if name not in EXECUTION_ONLY},
         "processes": dist.get_world_size(),
         "train_tokens": file_digest(files.train_tokens),
         "val_tokens": file_digest(files.val_tokens),

@@ -1,205 +1,22 @@
-"""The whole configuration as pydantic models. Only the Snakefile imports this module."""
+"""What the types of the configuration cannot see, and errors in one line."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 
+from persona.config.models import Config, Recipe
+from persona.config.reference import settings_of
 from persona.errors import PersonaError
 from persona.prompts import load_style
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
-Ratio = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Text = Annotated[str, StringConstraints(min_length=1)]
 WITHOUT_USER = "without_user_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
 RESERVED_SAMPLES = {"val", "test", "untrained"}
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-
-class Synthetic(Model):
-    users: Count
-    seed: Seed = 42
-    habits: Literal["own", "independent"] = "own"
-
-
-class Dataset(Model):
-    format: Literal["dmsc_csv", "dmsc_v2", "twin_json", "cornell", "jsonl"]
-    path: Text
-    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    pseudonymise: bool = False
-    max_context_turns: Count = 15
-    mask_names: bool = False
-    task: Text = "预测用户对电影的评分"
-    cue: Text = "预测用户的影评："
-    rating_cue: Text | None = "预测用户的评分："
-    synthetic: Synthetic | None = None
-
-
-class Split(Model):
-    by: Literal["user", "item"] = "user"
-    val_ratio: Ratio = 0.1
-    test_ratio: Ratio = 0.1
-    seed: Seed = 42
-
-
-class Sample(Model):
-    max_samples_per_user: Count | None
-    sample_seed: Seed = 42
-
-
-class Cohorts(Model):
-    max_users: Count | None = 2000
-    max_samples_per_user: Count | None = 2
-    sample_seed: Seed = 42
-
-
-class Generation(Model):
-    n_targets: Count = 200
-    n_samples: Count = 1
-    max_new_tokens: Count = 128
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    seed: Seed = 42
-
-
-class Ablation(Model):
-    use_profile: bool
-    use_history: bool
-    use_context: bool
-    prompt_style: Name = "simple"
-
-
-class Tiny(Model):
-    vocab_size: Count = 2048
-    hidden_size: Annotated[int, Field(ge=32, multiple_of=32)] = 64
-    num_hidden_layers: Count = 1
-    num_experts: Annotated[int, Field(ge=2)] = 8
-    seed: Seed = 0
-    corpus_sample: Name
-    corpus_ablation: Name
-
-
-class LanguageModel(Model):
-    path: str | None = None
-    tiny: Tiny | None = None
-    max_length: Count
-    history_window: Literal["anchored", "recent"] = "anchored"
-
-
-class Lora(Model):
-    r: Count = 64
-    alpha: Count = 128
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    target_modules: Annotated[list[Text], Field(min_length=1)]
-    merge: bool = False
-
-
-class Recipe(Model):
-    model: Name
-    deepspeed: Name
-    nodes: Count = 1
-    gpus: Annotated[int, Field(ge=0)] = 0
-    cpu_processes: Count | None = None
-    batch_size: Count = 1
-    gradient_accumulation_steps: Count = 8
-    max_tokens_per_gpu: Count = 8192
-    batch_by: Literal["user", "sample"] = "sample"
-    prefix_sharing: bool = True
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    gradient_checkpointing: bool = False
-    lora: Lora | None = None
-    max_epochs: Count = 50
-    early_stopping_patience: Count = 3
-    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
-    checkpoint_every_steps: Count | None = None
-    keep_training_state: bool = False
-    seed: Seed = 42
-    version: Count = 1
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Where it is exact: adapters with dropout drop other values in each sample."""
-        return self.prefix_sharing and not (self.lora and self.lora.dropout)
-
-    @property
-    def processes_per_node(self) -> int:
-        return self.gpus or self.cpu_processes or 1
-
-    @property
-    def processes(self) -> int:
-        return self.nodes * self.processes_per_node
-
-
-class Wandb(Model):
-    project: str
-    mode: Literal["online", "offline", "disabled"] = "offline"
-    run_name: str = "{sample}-{ablation}-{recipe}"
-
-
-class Hardware(Model):
-    """Of one GPU, or of one CPU process. The defaults are an H100's data sheet and a guess at its use."""
-
-    memory_gib: Annotated[float, Field(gt=0)] = 79.0
-    peak_tflops: Annotated[float, Field(gt=0)] = 989.0
-    utilisation: Annotated[float, Field(gt=0, le=1)] = 0.2
-    interconnect_gb_s: Annotated[float, Field(gt=0)] = 450.0
-    micro_step_overhead_s: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Contrast(Model):
-    stage: Name
-    against: Name
-    metric: Literal["nll", "swap_gap"] = "nll"
-
-
-class Evaluation(Model):
-    candidates: Annotated[int, Field(ge=2, le=100)] = 10
-    seed: Seed = 42
-    contrasts: list[Contrast] = []
-
-
-class Audit(Model):
-    near_duplicate: Annotated[float, Field(ge=0, le=1)] = 0.05
-    star_named: Annotated[float, Field(ge=0, le=1)] = 0.1
-
-
-class Stage(Model):
-    sample: Name
-    ablation: Name
-    recipe: Name
-    seeds: list[Seed] = []
-
-
-class Config(Model):
-    results_dir: Text = "results"
-    buckets: Annotated[int, Field(ge=1, le=4096)] = 1
-    dataset: Name
-    datasets: dict[Name, Dataset]
-    split: Split = Split()
-    cohorts: Cohorts = Cohorts()
-    samples: dict[Name, Sample]
-    ablations: dict[Name, Ablation]
-    models: dict[Name, LanguageModel]
-    recipes: dict[Name, Recipe]
-    generation: Generation = Generation()
-    evaluation: Evaluation = Evaluation()
-    audit: Audit = Audit()
-    hardware: Hardware = Hardware()
-    wandb: Wandb | None = None
-    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
 
 
 def load_config(data: Mapping[str, Any], root: Path) -> Config:
@@ -233,33 +50,14 @@ def _explain(details: Any) -> str:
 
 
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """The keys of the model at a place of the configuration."""
-    tables: dict[str, type[Model]] = {
-        "datasets": Dataset,
-        "samples": Sample,
-        "ablations": Ablation,
-        "models": LanguageModel,
-        "recipes": Recipe,
-        "stages": Stage,
-    }
-    sections: dict[str, type[Model]] = {
-        "split": Split,
-        "cohorts": Cohorts,
-        "generation": Generation,
-        "evaluation": Evaluation,
-        "audit": Audit,
-        "hardware": Hardware,
-        "wandb": Wandb,
-    }
-    if not location:
-        return list(Config.model_fields)
-    if location[:2] == ("evaluation", "contrasts") and len(location) == 3:
-        return list(Contrast.model_fields)
-    if len(location) == 3 and location[-1] in ("synthetic", "tiny", "lora"):
-        nested: dict[str, type[Model]] = {"synthetic": Synthetic, "tiny": Tiny, "lora": Lora}
-        return list(nested[location[-1]].model_fields)
-    model: type[Model] = (tables | sections)[location[0]]
-    return list(model.model_fields)
+    """The keys of the settings at a place of the configuration."""
+    annotation: Any = Config
+    for key in location:
+        model = settings_of(annotation)
+        if model is not None and key in model.model_fields:
+            annotation = model.model_fields[key].annotation
+    model = settings_of(annotation)
+    return list(model.model_fields) if model else []
 
 
 def _nearest(given: str, known: list[str]) -> str:

@@ -1,0 +1,261 @@
+"""The whole configuration as pydantic models, composed of the settings that stand beside the code that uses them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from persona.audit.settings import Allowances
+from persona.evaluation.settings import Contrast, GenerationSettings
+from persona.ingestion.settings import Options
+from persona.modeling.settings import TinyModel
+from persona.planning.settings import Hardware
+from persona.settings import Count, Name, Ratio, Seed, Settings, Share, Text
+from persona.tokenization.settings import FitSettings
+from persona.training.settings import Lora, Optimization, ScheduleSettings
+
+
+class Synthetic(Settings):
+    """A raw file of synthetic reviews, written at `path`, which is then a file below `results_dir`."""
+
+    users: Count
+    """Number of users."""
+    seed: Seed = 42
+    """Seed of everything that is drawn."""
+    habits: Literal["own", "independent"] = "own"
+    """`own`: each user has habits of writing. `independent`: nothing in a review depends on its user."""
+
+
+class Dataset(Options):
+    """A raw data set."""
+
+    format: Literal["dmsc_csv", "dmsc_v2", "twin_json", "cornell", "jsonl"]
+    """Format of the raw data; see the README."""
+    path: Text
+    """The raw file, or the folder (or zip archive) with its files."""
+    max_reject_share: Share = 0.1
+    """Share of rows that may be set aside; more stop the run."""
+    task: Text = "预测用户对电影的评分"
+    """Text of the `[TASK]` section of the prompt."""
+    cue: Text = "预测用户的影评："
+    """Last line of the prompt."""
+    rating_cue: Text | None = "预测用户的评分："
+    """Last line of the prompt that asks for the stars instead of the text; `null` never asks for stars."""
+    synthetic: Synthetic | None = None
+    """Write the raw file instead of expecting it."""
+
+
+class Split(Settings):
+    """How users are divided into train, val and test."""
+
+    by: Literal["user", "item"] = "user"
+    """`user`; or `item`: all users of an item are in one split, such as the characters of a film. Then each user must
+    belong to one item."""
+    val_ratio: Ratio = 0.1
+    """Share of users in val."""
+    test_ratio: Ratio = 0.1
+    """Share of users in test."""
+    seed: Seed = 42
+    """Seed of the division."""
+
+
+class Sample(Settings):
+    """A seeded sample of each training user's texts."""
+
+    max_samples_per_user: Count | None
+    """Training targets per user; `null` for all."""
+    sample_seed: Seed = 42
+    """Samples with the same seed are nested: 2 per user are among 5 per user."""
+
+
+class Cohorts(Settings):
+    """The val and test targets, the same ones for all stages."""
+
+    max_users: Count | None = 2000
+    """Val users and test users that are scored; `null` for all. Changing this retrains every stage, because early
+    stopping looks at val."""
+    max_samples_per_user: Count | None = 2
+    """Targets per user; `null` for all."""
+    sample_seed: Seed = 42
+    """Seed of their choice."""
+
+
+class Ablation(Settings):
+    """What a prompt shows."""
+
+    use_profile: bool
+    """Show the user's profile."""
+    use_history: bool
+    """Show the user's earlier texts."""
+    use_context: bool
+    """Show the conversation before the target."""
+    prompt_style: Name = "simple"
+    """A file of `config/prompts/`, by its name without `.yaml`."""
+
+
+class Tiny(TinyModel):
+    """A tiny model that the workflow makes."""
+
+    corpus_sample: Name
+    """Its tokenizer is trained on the prompts of this sample ..."""
+    corpus_ablation: Name
+    """... and this ablation."""
+
+
+class LanguageModel(FitSettings):
+    """A base model: `path` or `tiny`."""
+
+    path: str | None = None
+    """A local folder or a hub id."""
+    tiny: Tiny | None = None
+    """A model that the workflow makes, for trying things out."""
+
+
+class Adapter(Lora):
+    """Adapters, and what becomes of them."""
+
+    merge: bool = False
+    """Make the result an ordinary model; without it `model/` holds the adapter."""
+
+
+class Recipe(Optimization, ScheduleSettings):
+    """How a stage is trained."""
+
+    model: Name
+    """A name of `models`."""
+    deepspeed: Name
+    """A file of `config/deepspeed/`, by its name without `.json`."""
+    nodes: Count = 1
+    """Machines; more than one need Slurm, see [cluster.md](../docs/cluster.md)."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs per machine, each with a process; or `cpu_processes`."""
+    cpu_processes: Count | None = None
+    """CPU processes per machine."""
+    batch_size: Count = 1
+    """Samples per process; times `gradient_accumulation_steps` and all processes it is the number of samples of an
+    optimizer step. (With `batch_by: user` it varies by at most the targets of the largest user.)"""
+    gradient_accumulation_steps: Count = 8
+    """See `batch_size`. Samples are packed into rows, so it is not the number of micro-steps."""
+    lora: Adapter | None = None
+    """Train adapters instead of the weights; `null` trains the weights."""
+    keep_training_state: bool = False
+    """Keep the last checkpoint of a finished training."""
+    version: Count = 1
+    """A higher version trains again, in a folder of its own."""
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether prefixes are shared: where that is exact. Dropout of adapters differs between samples."""
+        return self.prefix_sharing and not (self.lora and self.lora.dropout)
+
+    def optimization(self) -> dict[str, Any]:
+        """The arguments of `Optimization`."""
+        return self.model_dump(include=set(Optimization.model_fields), exclude={"lora": {"merge"}})
+
+    def schedule(self) -> dict[str, Any]:
+        """The arguments of `Schedule`."""
+        return {
+            **self.model_dump(include=set(ScheduleSettings.model_fields)),
+            "prefix_sharing": self.shares_prefixes,
+            "samples_per_step": self.samples_per_step,
+        }
+
+    def export(self) -> dict[str, Any]:
+        """The arguments of `ExportSettings`."""
+        return {
+            "merge_adapter": bool(self.lora and self.lora.merge),
+            "keep_training_state": self.keep_training_state,
+        }
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes per machine."""
+        return self.gpus or self.cpu_processes or 1
+
+    @property
+    def processes(self) -> int:
+        """Processes of all machines."""
+        return self.nodes * self.processes_per_node
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step."""
+        return self.batch_size * self.gradient_accumulation_steps * self.processes
+
+
+class Wandb(Settings):
+    """Weights & Biases. Without this key it is off."""
+
+    project: str
+    """Its project."""
+    mode: Literal["online", "offline", "disabled"] = "offline"
+    """Whether runs are sent."""
+    run_name: str = "{sample}-{ablation}-{recipe}"
+    """Name of a run, with the placeholders `{sample}`, `{ablation}`, `{recipe}`."""
+
+
+class Evaluation(Settings):
+    """How stages are evaluated and compared."""
+
+    candidates: Annotated[int, Field(ge=2, le=100)] = 10
+    """Users among whom the author of a text is picked out."""
+    seed: Seed = 42
+    """Seed of the matching of users and of the baselines."""
+    together: bool = False
+    """Evaluate all stages in one job, which saves process starts where models are tiny. Then a change of one stage
+    evaluates all of them again."""
+    contrasts: list[Contrast] = Field(default_factory=list)
+    """Comparisons planned before training. The first is the primary one; the p-values of the others are adjusted for
+    their number."""
+
+
+class Stage(Settings):
+    """One training of the study."""
+
+    sample: Name
+    """A name of `samples`."""
+    ablation: Name
+    """A name of `ablations`."""
+    recipe: Name
+    """A name of `recipes`."""
+    seeds: list[Seed] = Field(default_factory=list)
+    """Further seeds of the recipe. Each is trained as well, and the scores are averaged. (The plan shows the cost of
+    one.)"""
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    results_dir: Text = "results"
+    """Folder of all results, below the folder in which the workflow runs. Nothing is written outside of it."""
+    buckets: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Jobs over which each data step is spread, each with its part of the users. The bytes are the same."""
+    dataset: Name
+    """The data set in use, a name of `datasets`."""
+    datasets: dict[Name, Dataset]
+    """Raw data sets."""
+    split: Split = Split()
+    """Division of users into train, val and test."""
+    cohorts: Cohorts = Cohorts()
+    """Val and test targets."""
+    samples: dict[Name, Sample]
+    """Training samples."""
+    ablations: dict[Name, Ablation]
+    """What prompts show."""
+    models: dict[Name, LanguageModel]
+    """Base models."""
+    recipes: dict[Name, Recipe]
+    """Ways of training."""
+    generation: GenerationSettings = GenerationSettings()
+    """Texts that models write."""
+    evaluation: Evaluation = Evaluation()
+    """Evaluation and comparisons."""
+    audit: Allowances = Allowances()
+    """What the leak audit allows."""
+    hardware: Hardware = Hardware()
+    """What `snakemake plan` assumes of one GPU or CPU process."""
+    wandb: Wandb | None = None
+    """Weights & Biases."""
+    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
+    """The stages of the study."""

@@ -1,0 +1,33 @@
+"""Settings of the evaluation, without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from persona.settings import Count, Name, Positive, Seed, Settings
+
+
+class GenerationSettings(Settings):
+    """The texts that a model writes."""
+
+    n_targets: Count = 200
+    """Test targets for which texts are written."""
+    n_samples: Count = 1
+    """Sampled texts per target, besides the greedy one."""
+    max_new_tokens: Count = 128
+    """Tokens of a text at most."""
+    temperature: Positive = 1.0
+    """Temperature of the sampled texts."""
+    seed: Seed = 42
+    """Seed of the choice of targets and of sampling."""
+
+
+class Contrast(Settings):
+    """A planned comparison: a stage minus another one."""
+
+    stage: Name
+    """The stage."""
+    against: Name
+    """The stage that is subtracted."""
+    metric: Literal["nll", "swap_gap"] = "nll"
+    """What is compared, in nats per character."""
