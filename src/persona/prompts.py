@@ -1,11 +1,10 @@
-"""Target + profile, history, context -> the text that the model reads, and the text it has to write.
+"""Render prompts: from a target with profile, history and context to the text that the model reads.
 
-A prompt style is data: sections in order, each with a heading and an entry. An entry is a list of
-fragments with `{placeholders}`; a fragment whose value is unknown is left out, and a section without
-entries leaves no trace.
+A prompt style is data: a list of sections, each with an optional heading and an entry. An entry is a list of
+fragments with `{placeholders}`. A fragment whose value is unknown is left out, and so is a section without entries.
 
-What people wrote cannot pass for structure: it has no line break, so that it does not begin a line but where
-the style puts it there, and there it does not begin with a bracket, as headings do.
+Texts of users cannot imitate headings or other structure. Their line breaks become spaces, so a text begins a line only
+where the style puts it, and there an opening bracket becomes a full-width one.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "context": frozenset({"speaker", "text"}),
 }
 SECTION_SEPARATOR = "\n\n"
-# All that some reader takes for the end of a line.
+# Every character that some reader takes for a line break.
 LINE_BREAKS = r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+\s*"
 LIKE_STRUCTURE = r"^\s*(?:\d+\.\s*)?\["
-CHUNK = 32_768  # targets that are rendered at once
+CHUNK = 32_768  # targets rendered at once
 GENRE_SEPARATOR = "/"
 FROM_DATA = {"title", "genres", "field", "value", "speaker", "text"}
 
 
 @dataclass(frozen=True)
 class Section:
-    """A block of the prompt: an optional heading line, then one line an entry."""
+    """A block of the prompt: an optional heading line, then one line per entry."""
 
     part: Part
     heading: str | None
@@ -54,7 +53,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Parts:
-    """Which parts of the prompt are switched on; without `user` it does not even say who the user is."""
+    """Which parts of the prompt are switched on. Without `user`, it does not even contain the user's id."""
 
     profile: bool
     history: bool
@@ -62,6 +61,7 @@ class Parts:
     user: bool = True
 
     def includes(self, section: Section) -> bool:
+        """Whether a section is part of the prompt."""
         if section.part == "always":
             return self.user or not any("{user_id}" in fragment for fragment in section.entry)
         return bool(getattr(self, section.part))
@@ -96,7 +96,7 @@ def load_style(path: Path) -> list[Section]:
     """Read a prompt style.
 
     Raises:
-        PersonaError: the file is missing, is not of this form, or names an unknown placeholder.
+        PersonaError: the file is missing, is not a prompt style, or contains an unknown placeholder.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -163,12 +163,16 @@ def render(
 ) -> pl.DataFrame:
     """Render one prompt and completion per target.
 
-    The history of a target is the user's reviews of strictly earlier sessions, oldest first. So it is the beginning
-    of the list of all the user's reviews, and each of these is rendered once, whatever number of targets it serves.
-    `likes` are never read: they were counted at crawl time, so they know the future.
+    The history of a target is the user's texts of strictly earlier sessions, oldest first. It is always the beginning
+    of the list of all the user's texts, so each text is rendered once, however many targets it serves. `likes` are
+    never read: they were counted when the data was crawled, which is later than the target.
 
     Args:
-        interactions: all of the targets' users.
+        targets: with `interaction_id`.
+        interactions: all interactions of the targets' users.
+        users: profiles, `schemas.USERS`.
+        items: titles and genres, `schemas.ITEMS`.
+        spec: what a prompt is made of.
 
     Returns:
         The columns of `schemas.PROMPTS`.
@@ -194,28 +198,33 @@ def render_file(
     spec: PromptSpec,
     bucket: tuple[int, int] = (1, 1),
 ) -> Iterator[pl.DataFrame]:
-    """`render` for a sample of any size, some users at a time, in the order of their ids.
+    """Render a sample of any size, one range of users at a time, in the order of their ids.
 
     Args:
-        bucket: (k, m): the k-th of m parts of the users.
+        sample, interactions, users, items: Parquet files.
+        spec: what a prompt is made of.
+        bucket: (k, m) for the k-th of m parts of the users.
+
+    Yields:
+        The prompts of one range of users, as `render` returns them.
     """
     titles = read_table(items, schemas.ITEMS)
     n = math.ceil(count_rows(sample) / CHUNK / bucket[1])
-    for some in user_ranges(max(1, n), bucket):
-        targets = read_table(sample, schemas.SAMPLES, users=some)
-        reviews = read_table(interactions, schemas.INTERACTIONS, users=some)
-        profiles = read_table(users, schemas.USERS, users=some)
+    for user_range in user_ranges(max(1, n), bucket):
+        targets = read_table(sample, schemas.SAMPLES, users=user_range)
+        reviews = read_table(interactions, schemas.INTERACTIONS, users=user_range)
+        profiles = read_table(users, schemas.USERS, users=user_range)
         yield render(targets, reviews, profiles, titles, spec)
 
 
 def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:
-    """Add `history_ids` and `history_entries` of every target: the first so many of the user's."""
+    """Add `history_ids` and `history_entries`: the user's texts before the target's session."""
     reviews = reviews.join(rows.select("user_id"), on="user_id", how="semi").sort("user_id", "position")
     entries = reviews.with_columns(number=pl.col("position") + 1).select(
         "user_id", history_ids="interaction_id", history_entries=_entry(section.entry, pl.col)
     )
     lists = entries.group_by("user_id", maintain_order=True).agg("history_ids", "history_entries")
-    # Positions are counted from 0, so the first one of a session is the number of reviews before it.
+    # Positions start at 0, so the first position of a session is the number of texts before it.
     before = reviews.group_by("user_id", "session").agg(n=pl.col("position").min())
     return (
         rows.join(before, on=["user_id", "session"], how="left")
@@ -248,7 +257,7 @@ def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
 
 
 def _entries(section: Section) -> pl.Expr:
-    """The rendered entries of a profile or a context; what is known of nothing is none."""
+    """The rendered entries of a profile or a context, without empty ones."""
     entries = pl.col(section.part).list.eval(_entry(section.entry, lambda name: pl.element().struct.field(name)))
     return entries.list.eval(pl.element().filter(pl.element() != ""))
 
@@ -264,7 +273,7 @@ def _section_text(section: Section) -> pl.Expr:
 
 
 def _entry(fragments: tuple[str, ...], field: Any) -> pl.Expr:
-    """The fragments one after the other, without those that have an unknown value."""
+    """The fragments joined, without those that have an unknown value."""
     return pl.concat_str([_fragment(fragment, field).fill_null("") for fragment in fragments])
 
 
@@ -275,13 +284,13 @@ def _fragment(fragment: str, field: Any) -> pl.Expr:
             pieces.append(pl.lit(literal))
         if name:
             value = _value(name, field)
-            # Any fragment may begin the line, where those before it are unknown.
-            pieces.append(_unlike_structure(value) if not pieces and name in FROM_DATA else value)
+            # Any fragment may begin the line: those before it may be unknown.
+            pieces.append(_without_structure(value) if not pieces and name in FROM_DATA else value)
     return pl.concat_str(pieces)
 
 
-def _unlike_structure(text: pl.Expr) -> pl.Expr:
-    """Text at the beginning of a line that could be taken for a heading or a history entry, with other brackets."""
+def _without_structure(text: pl.Expr) -> pl.Expr:
+    """Replace the brackets of a text that would look like a heading or a history entry at the beginning of a line."""
     return (
         pl.when(text.str.contains(LIKE_STRUCTURE)).then(text.str.replace_all("[", "［", literal=True)).otherwise(text)
     )
@@ -299,12 +308,12 @@ def _value(name: str, field: Any) -> pl.Expr:
         value = value.str.to_uppercase()
     if name == "number":
         return value.cast(pl.String)
-    # An entry is one line, whatever its text.
+    # An entry is one line.
     return value.str.replace_all(LINE_BREAKS, " ")
 
 
 def _offsets(part: Part, names: list[str], sections: list[Section]) -> pl.Expr:
-    """Character offsets in the prompt: of a part's section, of each of its entries, and of what follows; or none."""
+    """Character offsets in the prompt: start of a part's section, of each of its entries, and end of the last one."""
     none = pl.lit([], dtype=pl.List(pl.Int32))
     at = next((n for n, section in enumerate(sections) if section.part == part), None)
     if at is None:
@@ -315,7 +324,7 @@ def _offsets(part: Part, names: list[str], sections: list[Section]) -> pl.Expr:
     first = start + (len(heading) + 1 if heading else 0)
     entries = pl.col(f"{part}_entries")
     ends = entries.list.eval((pl.element().str.len_chars() + 1).cum_sum())
-    # The last entry is followed by a section separator, which is one character longer than a line's end.
+    # After the last entry comes a section separator, which is one character longer than a line break.
     ends = pl.concat_list(ends.list.slice(0, ends.list.len() - 1), ends.list.last() + len(SECTION_SEPARATOR) - 1)
     offsets = pl.concat_list(start.cast(pl.Int64), first.cast(pl.Int64), ends.cast(pl.List(pl.Int64)) + first)
     return pl.when(entries.list.len() > 0).then(offsets.cast(pl.List(pl.Int32))).otherwise(none)

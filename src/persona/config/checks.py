@@ -1,15 +1,15 @@
-"""What the types of the configuration cannot see, and errors in one line."""
+"""Check the configuration; each problem is explained in one line."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
 
-from persona.config.models import Config, Recipe
+from persona.config.models import Ablation, Config, LanguageModel, Recipe
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
 from persona.prompts import load_style
@@ -17,24 +17,27 @@ from persona.prompts import load_style
 WITHOUT_USER = "without_user_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
 RESERVED_SAMPLES = {"val", "test", "untrained"}
+PARTS = ("profile", "history", "context")
 
 
 def load_config(data: Mapping[str, Any], root: Path) -> Config:
     """Check the whole configuration.
 
     Args:
+        data: the configuration as YAML gives it.
         root: the folder of the Snakefile, where `config/prompts` and `config/deepspeed` are.
 
     Raises:
         PersonaError: one line with the key's path, what was given, and what is allowed.
     """
     if not isinstance(data, Mapping):
-        raise PersonaError(f"the configuration is a mapping of keys, got {data!r}")
+        raise PersonaError(f"the configuration must be a mapping of keys, got {data!r}")
     try:
         config = Config.model_validate(dict(data))
     except ValidationError as error:
         raise PersonaError("; ".join(_explain(details) for details in error.errors())) from error
-    for problem in _problems(config, root):
+    problem = next(_problems(config, root), None)
+    if problem:
         raise PersonaError(problem)
     return config
 
@@ -65,114 +68,119 @@ def _nearest(given: str, known: list[str]) -> str:
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
-def _problems(config: Config, root: Path) -> list[str]:
-    """What the types cannot see: names that name nothing, values that do not go together."""
-    problems = _reference("dataset", config.dataset, config.datasets) + _path_problems(config)
+def _problems(config: Config, root: Path) -> Iterator[str]:
+    """What the types cannot express: names that do not exist, values that exclude each other."""
+    yield from _reference("dataset", config.dataset, config.datasets)
+    yield from _path_problems(config)
+    yield from _stage_problems(config)
+    yield from _run_name_problems(config)
+    for n, contrast in enumerate(config.evaluation.contrasts):
+        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
+        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
+    for name in sorted(RESERVED_SAMPLES & set(config.samples)):
+        yield f"samples.{name}: this name is reserved; allowed is any other"
+    if config.split.val_ratio + config.split.test_ratio >= 1:
+        yield "split: val_ratio + test_ratio must be under 1, or nobody is left to train on"
+    for name, model in config.models.items():
+        yield from _model_problems(config, name, model)
+    for name, recipe in config.recipes.items():
+        yield from _recipe_problems(config, root, name, recipe)
+    for name, ablation in config.ablations.items():
+        yield from _ablation_problems(root, name, ablation)
+
+
+def _stage_problems(config: Config) -> Iterator[str]:
     for name, stage in config.stages.items():
-        problems += _reference(f"stages.{name}.sample", stage.sample, config.samples)
-        problems += _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
-        problems += _reference(f"stages.{name}.recipe", stage.recipe, config.recipes)
+        yield from _reference(f"stages.{name}.sample", stage.sample, config.samples)
+        yield from _reference(f"stages.{name}.ablation", stage.ablation, config.ablations)
+        yield from _reference(f"stages.{name}.recipe", stage.recipe, config.recipes)
         own = config.recipes[stage.recipe].seed if stage.recipe in config.recipes else None
         if len({own, *stage.seeds}) != 1 + len(stage.seeds):
-            problems.append(
-                f"stages.{name}.seeds: got {stage.seeds}, allowed are others than the recipe's {own}, each once"
+            yield (
+                f"stages.{name}.seeds: got {stage.seeds}, allowed are seeds other than the recipe's {own}, each once"
             )
-    problems += _run_name_problems(config)
-    for n, contrast in enumerate(config.evaluation.contrasts):
-        problems += _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
-        problems += _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
     if "all" in config.stages:
-        problems.append("stages.all: this name is reserved, train_all trains every stage; allowed is any other")
-    for name in RESERVED_SAMPLES & set(config.samples):
-        problems.append(f"samples.{name}: this name is reserved; allowed is any other")
-    if config.split.val_ratio + config.split.test_ratio >= 1:
-        problems.append("split: val_ratio + test_ratio must be under 1, or nobody is left to train on")
-    for name, model in config.models.items():
-        if (model.path is None) == (model.tiny is None):
-            problems.append(f"models.{name}: give either path or tiny")
-        if model.path and model.path[0] in "/.~" and not Path(model.path).is_dir():
-            problems.append(f"models.{name}.path: got {model.path!r}, and there is no such folder")
-        if model.tiny:
-            problems += _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
-            problems += _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)
-    for name, recipe in config.recipes.items():
-        if SEED_MARK in name or MEAN_MARK in name:
-            problems.append(f"recipes.{name}: names with {SEED_MARK} or {MEAN_MARK} are reserved; allowed is any other")
-        problems += _recipe_problems(config, root, name, recipe)
-    for name, ablation in config.ablations.items():
-        if name.startswith(WITHOUT_USER):
-            problems.append(
-                f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
-            )
-        path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
-        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        problems += _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
-        if path.exists():
-            parts = {section.part for section in load_style(path)}
-            problems += [
+        yield "stages.all: this name is reserved, because train_all trains every stage; allowed is any other"
+
+
+def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator[str]:
+    if (model.path is None) == (model.tiny is None):
+        yield f"models.{name}: give either path or tiny"
+    if model.path and model.path[0] in "/.~" and not Path(model.path).is_dir():
+        yield f"models.{name}.path: got {model.path!r}, and there is no such folder"
+    if model.tiny:
+        yield from _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
+        yield from _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)
+
+
+def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
+    if name.startswith(WITHOUT_USER):
+        yield f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
+    path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
+    known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+    yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
+    parts = {section.part for section in load_style(path)} if path.exists() else set(PARTS)
+    for part in PARTS:
+        if getattr(ablation, f"use_{part}") and part not in parts:
+            yield (
                 f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
-                for part in ("profile", "history", "context")
-                if getattr(ablation, f"use_{part}") and part not in parts
-            ]
-    return problems
+            )
 
 
-def _path_problems(config: Config) -> list[str]:
-    """Nothing is written but below `results_dir`, and that lies in the folder in which the workflow runs."""
-    problems = []
+def _path_problems(config: Config) -> Iterator[str]:
+    """All outputs are below `results_dir`, which is below the folder in which the workflow runs."""
     results = PurePosixPath(config.results_dir)
     if results.is_absolute() or ".." in results.parts or not results.parts:
-        problems.append(
-            f"results_dir: got {config.results_dir!r}, allowed is a folder below the one that the workflow runs in; "
-            "snakemake --directory chooses that one"
+        yield (
+            f"results_dir: got {config.results_dir!r}, allowed is a folder below the one in which the workflow runs; "
+            "choose that one with snakemake --directory"
         )
     for name, dataset in config.datasets.items():
         path = PurePosixPath(dataset.path)
         if dataset.synthetic and (".." in path.parts or results not in path.parents):
-            problems.append(
+            yield (
                 f"datasets.{name}.path: got {dataset.path!r}, allowed for synthetic data, which is written there, is a "
                 f"file below results_dir, such as {results / name / 'raw' / 'DMSC.csv'}"
             )
         if dataset.synthetic and dataset.format != "dmsc_csv":
-            problems.append(f"datasets.{name}.format: got {dataset.format!r}, allowed for synthetic data is dmsc_csv")
+            yield f"datasets.{name}.format: got {dataset.format!r}, allowed for synthetic data is dmsc_csv"
         if dataset.mask_names and dataset.format != "cornell":
-            problems.append(f"datasets.{name}.mask_names: got true, but format {dataset.format} has no names to mask")
-    return problems
+            yield f"datasets.{name}.mask_names: got true, but format {dataset.format} has no names to mask"
 
 
-def _run_name_problems(config: Config) -> list[str]:
+def _run_name_problems(config: Config) -> Iterator[str]:
     factors = {"sample": "", "ablation": "", "recipe": ""}
     if config.wandb is None:
-        return []
+        return
     try:
         config.wandb.run_name.format(**factors)
     except (KeyError, ValueError, IndexError, AttributeError):
         allowed = ", ".join(f"{{{name}}}" for name in factors)
-        return [f"wandb.run_name: got {config.wandb.run_name!r}; allowed placeholders are {allowed}"]
-    return []
+        yield f"wandb.run_name: got {config.wandb.run_name!r}; allowed placeholders are {allowed}"
 
 
-def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> list[str]:
-    problems = _reference(f"recipes.{name}.model", recipe.model, config.models)
+def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> Iterator[str]:
+    if SEED_MARK in name or MEAN_MARK in name:
+        yield f"recipes.{name}: names with {SEED_MARK} or {MEAN_MARK} are reserved; allowed is any other"
+    yield from _reference(f"recipes.{name}.model", recipe.model, config.models)
     known = sorted(file.stem for file in (root / "config" / "deepspeed").glob("*.json"))
-    problems += _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
+    yield from _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
     if (recipe.gpus == 0) == (recipe.cpu_processes is None):
-        problems.append(f"recipes.{name}: give either gpus (1 or more) or cpu_processes")
+        yield f"recipes.{name}: give either gpus (1 or more) or cpu_processes"
     if recipe.model in config.models and recipe.max_tokens_per_gpu < config.models[recipe.model].max_length:
-        problems.append(
+        yield (
             f"recipes.{name}.max_tokens_per_gpu: got {recipe.max_tokens_per_gpu}, allowed is at least the model's "
             f"max_length, {config.models[recipe.model].max_length}"
         )
     if recipe.prefix_sharing != recipe.shares_prefixes and "prefix_sharing" in recipe.model_fields_set:
-        problems.append(
+        yield (
             f"recipes.{name}.prefix_sharing: got true, but samples that share tokens would share what "
             "lora.dropout drops; allowed is false, or lora.dropout: 0"
         )
-    return problems
 
 
-def _reference(where: str, given: str, known: Any) -> list[str]:
-    if given in known:
-        return []
+def _reference(where: str, given: str, known: Iterable[str]) -> Iterator[str]:
+    """A problem if a name is not among the known ones."""
     names = list(known)
-    return [f"{where}: got {given!r}{_nearest(given, names)}; allowed are {', '.join(names)}"]
+    if given not in names:
+        yield f"{where}: got {given!r}{_nearest(given, names)}; allowed are {', '.join(names)}"

@@ -1,8 +1,8 @@
-"""What a stage will cost, from its real token counts and a stated model of the hardware, before it is trained.
+"""Estimate the cost of a stage before it is trained, from its token counts and the assumed hardware.
 
-Counts (parameters, tokens, steps, bytes of weights and optimizer) are exact; micro-steps and computed tokens are
-counted on the first steps of an epoch. Seconds and the memory of activations are estimates: a roofline with assumed
-utilisation, and the formulas beside them. None of the estimates was compared with a GPU.
+Counts (parameters, tokens, steps, bytes of weights and optimizer) are exact. Micro-steps and computed tokens are
+counted on the first steps of an epoch. Seconds and the memory of activations are estimates: a roofline model with an
+assumed utilisation, by the formulas in the docstrings. No estimate was compared with a GPU.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 
 from persona.modeling.loss import CHUNK
 from persona.modeling.packing import RowPlan, TokenTable, plan_rows
-from persona.planning.settings import Hardware
+from persona.planning.settings import Hardware, PlannedStage
 from persona.training.engine import sharing_explained
 from persona.training.loop import step_targets
-from persona.training.settings import Lora, Optimization, Schedule
+from persona.training.settings import Lora, Schedule
 
 GIB = 2**30
-COUNTED_STEPS = 1000  # micro-steps and computed tokens are counted on so many steps of the first epoch
+COUNTED_STEPS = 1000  # steps of the first epoch on which micro-steps and computed tokens are counted
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Counted on the model's code without weights (meta device)."""
+    """Sizes of a model, counted without loading weights (meta device)."""
 
     parameters: int
-    active_parameters: int  # that a token goes through: experts by the share that is chosen, embeddings not
+    active_parameters: int  # used per token: the chosen share of the experts, without embeddings
     head_parameters: int
     trained_parameters: int
     layers: int
@@ -42,7 +42,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a training is spread: what the DeepSpeed file and the recipe say."""
+    """How a training is distributed, from the DeepSpeed file and the recipe."""
 
     processes: int
     zero_stage: int
@@ -53,6 +53,7 @@ class Launch:
 
     @classmethod
     def from_deepspeed(cls, file: Path, processes: int, bytes_per_weight: int) -> Launch:
+        """Read the DeepSpeed file."""
         zero = json.loads(file.read_text(encoding="utf-8"))["zero_optimization"]
         return cls(
             processes=processes,
@@ -82,7 +83,7 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
         if lora and isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in lora.target_modules
     )
     total = sum(p.numel() for _, p in named)
-    # A table of embeddings is looked up, not multiplied; the head is counted apart.
+    # Embeddings are looked up, not multiplied. The head is counted separately.
     body = [(name, p) for name, p in named if "embed_tokens" not in name and "lm_head" not in name]
     width = getattr(config, "moe_intermediate_size", None)
     return ModelSize(
@@ -100,7 +101,7 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB a process at the largest row."""
+    """GiB per process with the longest row."""
 
     weights: float
     gradients: float
@@ -111,16 +112,17 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """The sum in GiB."""
         return float(sum(self.__dict__.values()))
 
 
 def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) -> Memory:
     """Memory of one process.
 
-    Weights and gradients take `bytes_per_weight` each and the optimizer 12 bytes a trained parameter (float32 copy
-    and two moments), divided as ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054) divides them at this stage.
-    Activations: of each layer its input alone if they are recomputed, and one layer in full: about
-    16 hidden + 4 attention + 5 expert widths a token.
+    Weights and gradients take `bytes_per_weight` each. The optimizer takes 12 bytes per trained parameter (float32 copy
+    and two moments). ZeRO divides them among the processes as its stage says (Rajbhandari et al. 2020,
+    arXiv:1910.02054). Activations of a layer take about 16 hidden + 4 attention + 5 expert widths per token. If they
+    are recomputed, each layer keeps its input alone, and one layer is held in full.
     """
     ranks, element = launch.processes, launch.bytes_per_weight
     shared = {stage: 1 if launch.zero_stage < stage else ranks for stage in (1, 2, 3)}
@@ -135,14 +137,14 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
         optimizer=size.trained_parameters * on_device / shared[1] / GIB,
         gathered=(gathered + bucket) / GIB,
         activations=(kept + layer if recompute else layer * size.layers) / GIB,
-        # Logits of a chunk, their softmax and its gradient, float32; the test of the loss counts them.
+        # Logits of a chunk, their softmax and its gradient, in float32; a test of the loss counts them.
         loss=3 * CHUNK * size.vocabulary * 4 / GIB,
     )
 
 
 @dataclass(frozen=True)
 class Work:
-    """What some rows compute: `lengths[i]` tokens of sample i, `shared[i]` of which another sample computes."""
+    """The work of some rows: sample i has `lengths[i]` tokens, of which another sample computes `shared[i]`."""
 
     lengths: np.ndarray
     shared: np.ndarray
@@ -150,6 +152,7 @@ class Work:
 
     @classmethod
     def of(cls, table: TokenTable, rows: list[RowPlan]) -> Work:
+        """The work of planned rows."""
         members = np.array([sample for row in rows for sample in row.members])
         shared = np.array([n for row in rows for n in row.shared])
         return cls(table.computed_lengths[members], shared, int(table.completion_lengths[members].sum()))
@@ -161,7 +164,7 @@ class Work:
 
 
 def rows_of(table: TokenTable, steps: list[np.ndarray], schedule: Schedule, processes: int) -> tuple[Work, int]:
-    """What some steps compute, and the sum of their micro-steps."""
+    """The work of some steps, and the sum of their micro-steps."""
     planned = [
         plan_rows(table, step, processes, schedule.max_tokens_per_gpu, schedule.prefix_sharing) for step in steps
     ]
@@ -171,15 +174,16 @@ def rows_of(table: TokenTable, steps: list[np.ndarray], schedule: Schedule, proc
 
 @dataclass(frozen=True)
 class Epoch:
-    """The first epoch: its steps, and what so many of them that were counted compute."""
+    """The first epoch: its number of steps, and the work of its first `counted` steps."""
 
     steps: int
     counted: int
     work: Work
-    micro_steps: float  # a step
+    micro_steps: float  # per step
 
     @classmethod
     def of(cls, table: TokenTable, schedule: Schedule, processes: int) -> Epoch:
+        """Plan the first `COUNTED_STEPS` steps."""
         steps = step_targets(table.users, schedule, epoch=0)
         counted = steps[:COUNTED_STEPS]
         work, micro_steps = rows_of(table, counted, schedule, processes)
@@ -187,15 +191,17 @@ class Epoch:
 
     @property
     def computed_tokens(self) -> int:
+        """Tokens that go through the model in the epoch, extrapolated from the counted steps."""
         return round(self.work.tokens / self.counted * self.steps)
 
 
 def flops(size: ModelSize, work: Work, recompute: bool) -> float:
     """Floating point operations of forward and backward.
 
-    2 a multiply-add, once forward, twice backward, once more if recomputed; attention of a document of n tokens is
-    n^2 / 2 scores of `attention_width` multiply-adds, twice (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, app. B).
-    The head sees completion tokens alone; its chunks are always recomputed.
+    A multiply-add counts 2. The forward pass counts once, the backward pass twice, and recomputing once more. Attention
+    over a document of n tokens computes n^2 / 2 scores of `attention_width` multiply-adds, and as many for the values
+    (PaLM, Chowdhery et al. 2022, arXiv:2204.02311, appendix B). The head sees completion tokens alone, and its chunks
+    are always recomputed.
     """
     passes = 4 if recompute else 3
     body = 2.0 * size.active_parameters * work.tokens
@@ -207,10 +213,11 @@ def flops(size: ModelSize, work: Work, recompute: bool) -> float:
 def step_seconds(
     size: ModelSize, launch: Launch, hardware: Hardware, flops_a_step: float, micro_steps: float
 ) -> tuple[float, float]:
-    """Seconds of compute and of traffic an optimizer step; they overlap, so a step takes the longer one.
+    """Seconds of computing and of communication per optimizer step. They overlap, so a step takes the longer one.
 
-    A ring moves (ranks - 1) / ranks of what it gathers or reduces. ZeRO-3 gathers the weights in forward and in
-    backward and reduces the gradients, every micro-step; below stage 3 gradients are reduced and weights gathered once.
+    A ring moves (ranks - 1) / ranks of what it gathers or reduces. In every micro-step ZeRO-3 gathers the weights in
+    the forward and in the backward pass and reduces the gradients. Lower stages reduce gradients in every micro-step
+    and gather weights once per step.
     """
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += micro_steps * hardware.micro_step_overhead_s
@@ -220,40 +227,26 @@ def step_seconds(
     return compute, moved * share / (hardware.interconnect_gb_s * 1e9)
 
 
-def plan_stage(
-    tokens: Path,
-    val_tokens: Path,
-    model: str,
-    deepspeed: Path,
-    optimization: Optimization,
-    schedule: Schedule,
-    processes: int,
-    bytes_per_weight: int,
-    hardware: Hardware,
-) -> dict[str, Any]:
+def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
     """All figures of one stage."""
-    table, val = TokenTable.read(tokens), TokenTable.read(val_tokens)
-    size = model_size(model, optimization.lora)
-    launch = Launch.from_deepspeed(deepspeed, processes, bytes_per_weight)
-    recompute = optimization.gradient_checkpointing
+    schedule, processes = stage.schedule, stage.processes
+    table, val = TokenTable.read(Path(stage.tokens)), TokenTable.read(Path(stage.val_tokens))
+    size = model_size(stage.model, stage.optimization.lora)
+    launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight)
+    recompute = stage.optimization.gradient_checkpointing
     epoch = Epoch.of(table, schedule, processes)
-    is_by_user = schedule.batch_by == "user"
-    by_user = epoch if is_by_user else Epoch.of(table, schedule.model_copy(update={"batch_by": "user"}), processes)
-    flops_a_step = flops(size, epoch.work, recompute) / epoch.counted
-    compute, traffic = step_seconds(size, launch, hardware, flops_a_step, epoch.micro_steps)
-    val_work, val_rows = rows_of(val, [np.arange(len(val))], schedule, processes)
-    # Validation is the forward pass alone, and one gathering of the weights.
-    val_seconds = max(step_seconds(size, launch, hardware, flops(size, val_work, False) / 3, val_rows))
+    compute, traffic = step_seconds(
+        size, launch, hardware, flops(size, epoch.work, recompute) / epoch.counted, epoch.micro_steps
+    )
+    val_seconds = validation_seconds(val, schedule, size, launch, hardware)
     epoch_hours = (max(compute, traffic) * epoch.steps + val_seconds) / 3600
     needed = memory(size, launch, schedule.max_tokens_per_gpu, recompute)
-    checkpoint = size.trained_parameters * (12 + bytes_per_weight)
-    export = size.trained_parameters * bytes_per_weight
     return {
         "samples": len(table),
-        "prefix_sharing": sharing_explained(schedule.prefix_sharing, optimization.lora),
+        "prefix_sharing": sharing_explained(schedule.prefix_sharing, stage.optimization.lora),
         "tokens_per_epoch": int(table.lengths.sum()),
         "computed_tokens_per_epoch": epoch.computed_tokens,
-        "computed_tokens_per_epoch_by_user": by_user.computed_tokens,
+        "computed_tokens_per_epoch_by_user": computed_tokens_by_user(epoch, table, schedule, processes),
         "loss_tokens_per_epoch": int(table.completion_lengths.sum()),
         "steps_per_epoch": epoch.steps,
         "micro_steps_per_step": epoch.micro_steps,
@@ -269,15 +262,36 @@ def plan_stage(
         "hours_per_epoch": epoch_hours,
         "max_epochs": schedule.max_epochs,
         "gpu_hours_per_epoch": epoch_hours * processes,
-        # The old ones go when the new ones are whole, so two of each are there for a moment.
-        "disk_gb": 2 * (checkpoint + export) / 1e9,
+        "disk_gb": disk_bytes(size, launch) / 1e9,
     }
+
+
+def validation_seconds(
+    val: TokenTable, schedule: Schedule, size: ModelSize, launch: Launch, hardware: Hardware
+) -> float:
+    """Seconds of one validation: the forward pass alone, and one gathering of the weights."""
+    work, rows = rows_of(val, [np.arange(len(val))], schedule, launch.processes)
+    return max(step_seconds(size, launch, hardware, flops(size, work, False) / 3, rows))
+
+
+def computed_tokens_by_user(epoch: Epoch, table: TokenTable, schedule: Schedule, processes: int) -> int:
+    """Tokens that the first epoch would compute with `batch_by: user`."""
+    if schedule.batch_by == "user":
+        return epoch.computed_tokens
+    return Epoch.of(table, schedule.model_copy(update={"batch_by": "user"}), processes).computed_tokens
+
+
+def disk_bytes(size: ModelSize, launch: Launch) -> int:
+    """Bytes of checkpoints and exports. Old ones are deleted once the new ones are complete, so each is there twice."""
+    checkpoint = size.trained_parameters * (12 + launch.bytes_per_weight)
+    export = size.trained_parameters * launch.bytes_per_weight
+    return 2 * (checkpoint + export)
 
 
 def nearest_that_fits(
     size: ModelSize, launch: Launch, hardware: Hardware, schedule: Schedule, recompute: bool, longest: int
 ) -> str:
-    """The nearest setting that fits; empty if this one does."""
+    """Advice: the nearest setting that fits into memory; empty if the present one does."""
 
     def fits(launch: Launch, max_tokens: int, recompute: bool) -> bool:
         return memory(size, launch, max_tokens, recompute).total <= hardware.memory_gib

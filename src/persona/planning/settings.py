@@ -1,4 +1,4 @@
-"""What the plan assumes of the hardware, without torch."""
+"""What the plan is computed from, without torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from persona.settings import NotNegative, Positive, Settings
+from persona.settings import Count, NotNegative, Positive, Settings, Text
+from persona.training.settings import Optimization, Schedule
 
 
 class Hardware(Settings):
@@ -22,3 +23,24 @@ class Hardware(Settings):
     """Bandwidth between the devices in GB/s."""
     micro_step_overhead_s: NotNegative = 0.0
     """Seconds that each micro-step takes besides computing."""
+
+
+class PlannedStage(Settings):
+    """What the training of a stage will be started with."""
+
+    tokens: Text
+    """Parquet file of the training tokens."""
+    val_tokens: Text
+    """Parquet file of the validation tokens."""
+    model: Text
+    """A folder or a hub id."""
+    deepspeed: Text
+    """The DeepSpeed file."""
+    optimization: Optimization
+    """How the weights are changed."""
+    schedule: Schedule
+    """How long to train."""
+    processes: Count
+    """Processes of all machines."""
+    bytes_per_weight: Count
+    """2 on GPUs, 4 on CPUs."""
