@@ -1,4 +1,4 @@
-"""Raw data -> samples -> prompts -> tokens -> trained models -> evaluation."""
+"""From raw data to samples, prompts, tokens, trained models and their evaluation."""
 
 if not workflow.overwrite_configfiles:
 

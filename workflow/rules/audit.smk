@@ -1,4 +1,4 @@
-"""Leaks, looked for before anything is trained or scored on what they would be in."""
+"""Check samples and prompts for leaks before anything is trained or scored on them."""
 
 
 rule audit_sample:

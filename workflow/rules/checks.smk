@@ -1,17 +1,17 @@
-"""What is looked at when a run starts, before its first job."""
+"""Checks at the start of a run, before its first job."""
 
 from persona.tables.parquet import set_aside_damaged
 
 if workflow.is_main_process:
     for path in set_aside_damaged(Path(RESULTS)):
         print(
-            f"{path} is cut off; it is now {path.name}.damaged, and made again if it is needed",
+            f"{path} is cut off; it was renamed to {path.name}.damaged and is made again if it is needed",
             file=sys.stderr,
         )
 
 
 def recipes_to_run(*rules):
-    """The recipes of the jobs to run of some rules, by name."""
+    """The recipes that the jobs of some rules use, by name."""
     names = set()
     for job in workflow.dag.needrun_jobs():
         if job.rule.name not in rules:
@@ -25,13 +25,13 @@ def recipes_to_run(*rules):
 
 
 def missing_hardware():
-    """Why this machine cannot run the jobs, or None. Of a cluster's hardware its scheduler knows."""
+    """Why this machine cannot run the jobs, or None. On a cluster the scheduler checks that."""
     if workflow.touch or not workflow.local_exec:
         return None
     for name, recipe in recipes_to_run("train").items():
         if recipe.nodes > 1:
             return (
-                f"recipes.{name} asks for nodes: {recipe.nodes}, and this run has this machine alone; "
+                f"recipes.{name} asks for nodes: {recipe.nodes}, but this run has one machine; "
                 "use --workflow-profile slurm, or set nodes: 1"
             )
     recipes = recipes_to_run("train", "evaluate", "evaluate_untrained")

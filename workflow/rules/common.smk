@@ -1,4 +1,4 @@
-"""The checked configuration, and the paths that follow from it."""
+"""The checked configuration, and the paths that depend on it."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from persona.tokenization.settings import FitSettings
 ROOT = Path(os.path.relpath(workflow.basedir))
 SCRIPTS = ROOT / "workflow" / "scripts"
 COHORTS = ["val", "test"]
-# A tiny model by its files: a folder has no checksum, so a copy of it would count as changed.
+# A tiny model is declared by its files: a folder has no checksum, so a copy of it would count as changed.
 TINY_MODEL = [
     "config.json",
     "generation_config.json",
@@ -36,8 +36,8 @@ except PersonaError as error:
     sys.exit(f"configuration: {error}")
 
 ENVIRONMENT = "../envs/persona.yaml"
-# What the commands see but what reruns nothing: where scripts and library are (their code is hashed into the rules'
-# params) and where W&B is to log.
+# Environment variables of all commands. Changing them reruns nothing: scripts and library (their code is hashed into
+# the rules' params), and where W&B logs.
 EXPORTS = {
     "SCRIPTS": str(SCRIPTS),
     "PYTHONPATH": str(ROOT.resolve() / "src"),
@@ -66,12 +66,12 @@ wildcard_constraints:
 
 
 def memory(gib):
-    """MB of a job; an attempt after one that was killed for want of memory gets twice as much."""
+    """MB of a job; each further attempt gets twice as much."""
     return lambda wildcards, attempt: gib * 1024 * 2 ** (attempt - 1)
 
 
 def raw_inputs():
-    """The file that the data set is read from, or the files of its folder."""
+    """The raw file of the data set, or the files of its folder."""
     return [
         str(f) for f in raw_files(Path(DATASET.path), FORMATS[DATASET.format].files)
     ]
@@ -82,7 +82,7 @@ def digest(name):
 
 
 def ablation_of(name):
-    """An ablation of the configuration, or the prompt of a style that tells nothing of a user."""
+    """An ablation of the configuration, or a prompt style without anything about the user."""
     if name.startswith(WITHOUT_USER):
         return Ablation(
             use_profile=False,
@@ -117,13 +117,13 @@ def style_path(wildcards):
 
 
 def model_path(name):
-    """A folder that a rule makes, or a folder or hub id that is there."""
+    """The folder of a tiny model, or the configured folder or hub id."""
     model = CONFIG.models[name]
     return f"{RESULTS}/base_models/{name}" if model.tiny else model.path
 
 
 def model_input(name):
-    """A model on this disk is an input of the rules that read it; a hub id is not."""
+    """The files of a model on this disk, as inputs of the rules that read it; none for a hub id."""
     path = model_path(name)
     if CONFIG.models[name].tiny:
         return [f"{path}/{file}" for file in TINY_MODEL]
@@ -144,7 +144,7 @@ def run_path(kind, stage, run, file):
 
 
 def runs_of(stage):
-    """The trainings of a stage: of its recipe, and of the same with each further seed."""
+    """The trainings of a stage: one with its recipe, and one per further seed."""
     return [stage.recipe, *(f"{stage.recipe}{SEED_MARK}{seed}" for seed in stage.seeds)]
 
 
@@ -157,7 +157,7 @@ def trained(stage):
 
 
 def sample_settings(wildcards):
-    """Which targets a sample is; the cohorts are samples of their own splits."""
+    """How the targets of a sample are chosen. The cohorts val and test are samples of their own splits."""
     if wildcards.sample in COHORTS:
         return {"split_name": wildcards.sample, **CONFIG.cohorts.model_dump()}
     return {

@@ -26,7 +26,7 @@ if DATASET.synthetic:
 
 elif not Path(DATASET.path).exists():
 
-    # Lets a dry run show the whole plan before the data is there; a real run ends here with a message.
+    # With this rule a dry run shows all jobs before the data is there; a real run ends here with a message.
     rule raw_data:
         output:
             DATASET.path,

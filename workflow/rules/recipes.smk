@@ -1,4 +1,4 @@
-"""How a recipe becomes the arguments of a training."""
+"""Arguments and resources of a training, from its recipe."""
 
 
 def recipe_of(wildcards):
@@ -17,12 +17,12 @@ def recipe_tokens(sample=None):
 
 
 def host_memory(recipe):
-    """MB of each node: of CPU processes all that they need, of GPUs what loading and exporting takes. A guess."""
+    """MB per node: all that CPU processes need; with GPUs, what loading and exporting takes. A guess."""
     return recipe.processes_per_node * (64 if recipe.gpus else 4) * 1024
 
 
 def gpus_of_each_node(recipe):
-    """Slurm would divide the sum of several nodes as it likes."""
+    """GPUs of each node for Slurm, which would divide the sum of several nodes as it likes."""
     return f"gpu:{recipe.gpus}" if recipe.gpus and recipe.nodes > 1 else None
 
 
@@ -31,7 +31,7 @@ def deepspeed_path(recipe):
 
 
 def stages_to_plan():
-    """For each stage what its training will be started with."""
+    """What the training of each stage will be started with."""
     plans = {}
     for name, stage in CONFIG.stages.items():
         recipe = CONFIG.recipes[stage.recipe]
@@ -52,6 +52,6 @@ STAGES_TO_PLAN = stages_to_plan()
 
 
 def run_folder(wildcards):
-    """A training of a higher recipe version starts in a folder of its own."""
+    """The run folder; a higher version of the recipe has a folder of its own."""
     factors = f"{wildcards.sample}/{wildcards.ablation}/{wildcards.recipe}"
     return f"{RESULTS}/runs/{factors}/v{recipe_of(wildcards).version}"

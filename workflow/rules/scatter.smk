@@ -1,4 +1,4 @@
-"""The data steps spread over `buckets` jobs, each with its part of the users; same bytes as in one job."""
+"""The data steps spread over `buckets` jobs, each with a part of the users; same bytes as in one job."""
 
 
 scattergather:
@@ -12,7 +12,7 @@ ruleorder: gather_prompts > render
 ruleorder: gather_tokens > tokenize
 
 
-# The raw file is one stream, read once; what follows is done for each part of the users by itself.
+# The raw file is one stream, read once. Every later step runs for each part of the users.
 rule partition_rows:
     input:
         raw_inputs(),
