@@ -112,7 +112,7 @@ def test_a_table_that_is_cut_off_is_made_again(finished: Path, tmp_path: Path, s
     shutil.rmtree(tmp_path / RESULTS / "evaluation" / TRAINED)
     run = snakemake(tmp_path, small_config, str(RESULTS / "evaluation" / TRAINED / "metrics.json"))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "interactions.parquet is cut off; it is now interactions.parquet.damaged" in run.stderr
+    assert "interactions.parquet is cut off; it was renamed to interactions.parquet.damaged" in run.stderr
     for file in (finished / RESULTS).rglob("*.parquet"):
         again = tmp_path / file.relative_to(finished)
         assert again.read_bytes() == file.read_bytes(), file
