@@ -82,7 +82,7 @@ def process_group(deepspeed: bool = True) -> Iterator[None]:
 @contextmanager
 def _group_of_one(deepspeed: bool) -> Iterator[None]:
     """A process group of this process alone."""
-    dist.init_process_group(_backend(), store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(_backend(), store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     known = "LOCAL_RANK" in os.environ
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
     try:
