@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from persona.errors import explain_missing_package
+
 if TYPE_CHECKING:
     from persona.evaluation.evaluate import evaluate
     from persona.ingestion.ingest import ingest
@@ -35,7 +37,10 @@ def __getattr__(name: str) -> Any:
     """Import a function when it is first used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    try:
+        return getattr(import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(explain_missing_package(error), name=error.name) from error
 
 
 def __dir__() -> list[str]:

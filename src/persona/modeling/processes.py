@@ -73,7 +73,7 @@ def process_group(deepspeed: bool = True) -> Iterator[None]:
             dist.init_process_group(_backend(), timeout=TIMEOUT)
         yield
         # Not after an error: leaving could wait for processes that still communicate. The script ends instead.
-        _leave_group(deepspeed)
+        dist.destroy_process_group()
     else:
         with _group_of_one(deepspeed):
             yield
@@ -90,7 +90,10 @@ def _group_of_one(deepspeed: bool) -> Iterator[None]:
             _start_deepspeed()
         yield
     finally:
-        _leave_group(deepspeed)
+        if deepspeed:
+            _stop_deepspeed()
+        else:
+            dist.destroy_process_group()
         if not known:
             del os.environ["LOCAL_RANK"]
 
@@ -116,13 +119,11 @@ def _start_deepspeed() -> None:
     deepspeed.init_distributed(dist_backend=_backend(), verbose=False, timeout=TIMEOUT)
 
 
-def _leave_group(deepspeed: bool) -> None:
-    if deepspeed:
-        from deepspeed import comm
+def _stop_deepspeed() -> None:
+    """Leave the process group; DeepSpeed forgets it as well, so that another can follow."""
+    from deepspeed import comm
 
-        comm.destroy_process_group()  # and what DeepSpeed knows of the group, so that another can follow
-    else:
-        dist.destroy_process_group()
+    comm.destroy_process_group()
 
 
 def end_with_the_launcher(ending: Callable[[], bool] = lambda: False) -> None:
