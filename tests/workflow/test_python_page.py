@@ -21,7 +21,8 @@ assert scores.height and reviews.height == 4 and (files.model / "model.safetenso
 train(files, optimization, schedule, ExportSettings(merge_adapter=False, keep_training_state=False), factors={})
 again = files.__class__(**vars(files) | {"run_folder": work / "again", "train_log": work / "again.jsonl"})
 train(again, optimization, schedule, ExportSettings(merge_adapter=False, keep_training_state=False), factors={})
-losses = [[record["loss"] for record in read_log(each.train_log) if record["type"] == "step"] for each in (files, again)]
+logs = [read_log(each.train_log) for each in (files, again)]
+losses = [[record["loss"] for record in log if record["type"] == "step"] for log in logs]
 assert losses[0] == losses[1] and len(losses[0]) > 2
 print("alive")
 """
