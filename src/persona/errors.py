@@ -21,8 +21,9 @@ class PersonaError(Exception):
 
 def explain_missing_package(error: ModuleNotFoundError) -> str:
     """The message of an import that failed, with what to install if the package belongs to the extra `train`."""
-    if error.name in TRAIN_PACKAGES:
-        return f"{error.name} is not installed; training and evaluation need it: pip install '.[train]'"
+    package = (error.name or "").partition(".")[0]
+    if package in TRAIN_PACKAGES:
+        return f"{package} is not installed; training and evaluation need it: pip install '.[train]'"
     return f"{type(error).__name__}: {error}"
 
 

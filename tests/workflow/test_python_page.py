@@ -59,3 +59,12 @@ def test_the_data_steps_import_no_torch() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "deepspeed", "accelerate", "peft", "wandb"} & set(printed.split())
+
+
+def test_without_torch_the_error_says_what_to_install() -> None:
+    # None in sys.modules makes the import fail as if the package were not there.
+    script = "import sys; sys.modules['torch'] = None; from persona import train"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.stderr.rstrip().endswith(
+        "torch is not installed; training and evaluation need it: pip install '.[train]'"
+    )
