@@ -89,8 +89,8 @@ class RunFolder:
             if not self.finished and not earlier.exists():
                 changes = "; ".join(f"{key}: was {was[key]}, is {fingerprint[key]}" for key in differing)
                 raise PersonaError(
-                    f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to go on "
-                    "with it, raise the recipe's version to train beside it, or delete that folder"
+                    f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to "
+                    "continue it, raise the recipe's version to train beside it, or delete that folder"
                 )
             self.path.rename(self._renamed(saved))
         if earlier.exists():
@@ -133,7 +133,7 @@ class RunFolder:
         )
         if path is None:
             raise PersonaError(
-                f"{self.checkpoints / latest['tag']}: cannot be loaded; delete {self.path} to start anew"
+                f"{self.checkpoints / latest['tag']}: cannot be loaded; delete {self.path} to start from the beginning"
             )
         return LoopState(**latest["state"])
 
@@ -191,7 +191,7 @@ def require_room(folder: Path, needed: int) -> None:
     if free < needed:
         raise PersonaError(
             f"{folder}: a checkpoint needs {human_size(needed)} and {human_size(free)} are free; "
-            "make room and start again: the last checkpoint is whole"
+            "make room and start again: the last checkpoint is complete"
         )
 
 
@@ -206,7 +206,7 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
         if not failed_to_write and shutil.disk_usage(folder).free > FULL:
             raise
         raise PersonaError(
-            f"{folder}: the disk or the quota became full; make room and start again: the last checkpoint is whole"
+            f"{folder}: the disk or the quota became full; make room and start again: the last checkpoint is complete"
         ) from error
 
 

@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train, or resume, or export a training that is finished already.
 
-    Every rank of the process group calls it; without a process group it trains in this process alone.
+    Every rank of the process group calls it; without a process group it trains in this process only.
 
     Args:
         factors: names for the W&B run, which `WANDB_RUN_NAME` may use.
