@@ -6,7 +6,7 @@ ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[train,dev]'
 	touch $@
 
 install: .venv/installed  ## make .venv with the pinned dependencies

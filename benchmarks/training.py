@@ -28,6 +28,7 @@ import torch
 from benchmarks.corpus import ROOT, prompts_with_history, qwen_tokenizer, synthetic_reviews
 from persona.files import write_json
 from persona.modeling.packing import Row, TokenTable, pack_row, plan_rows
+from persona.modeling.processes import distributed_processes
 from persona.modeling.tiny import moe_config, train_tokenizer
 from persona.planning.cost import model_size
 from persona.tables import schemas
@@ -53,7 +54,8 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        compare_engines(args.worker, args)
+        with distributed_processes():
+            compare_engines(args.worker, args)
         return
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), args)
@@ -108,12 +110,10 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
     import deepspeed
     import torch.distributed as dist
 
-    from persona.modeling.processes import start_distributed
     from persona.training.engine import build_engine
     from persona.training.settings import Optimization
 
     torch.set_num_threads(1)
-    start_distributed()
     file = "zero3" if torch.cuda.is_available() else "zero3_cpu"
     optimization = Optimization(learning_rate=1e-4, warmup_ratio=0.0)
     engine = build_engine(str(folder), ROOT / "config" / "deepspeed" / f"{file}.json", optimization, 100, 1, False)
@@ -161,7 +161,6 @@ def compare_engines(folder: Path, args: argparse.Namespace) -> None:
         }
         write_json(result, folder / "figures.json")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def packed_step(engine: Any, table: TokenTable, max_tokens: int) -> int:

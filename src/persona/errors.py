@@ -11,8 +11,20 @@ from collections.abc import Callable
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+# The extra `train` of pyproject.toml; the data steps do without.
+TRAIN_PACKAGES = {"torch", "deepspeed", "accelerate", "peft", "wandb"}
+
+
 class PersonaError(Exception):
     """Something the user can mend: says what is wrong, where, and what to do."""
+
+
+def explain_missing_package(error: ModuleNotFoundError) -> str:
+    """The message of an import that failed, with what to install if the package belongs to the extra `train`."""
+    package = (error.name or "").partition(".")[0]
+    if package in TRAIN_PACKAGES:
+        return f"{package} is not installed; training and evaluation need it: pip install '.[train]'"
+    return f"{type(error).__name__}: {error}"
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -25,6 +37,8 @@ def run_command(main: Callable[[], None]) -> None:
     except Exception as error:
         traceback.print_exc()
         text = str(error) if isinstance(error, PersonaError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            text = explain_missing_package(error)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             text = f"no room left on the disk ({error}); make room and start again"
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 def test_the_conda_environment_has_the_pins_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "persona.yaml").read_text(encoding="utf-8"))
-    assert environment["dependencies"][-1]["pip"] == project["dependencies"]
+    pins = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    assert environment["dependencies"][-1]["pip"] == sorted(pins)
 
 
 def test_the_schema_for_editors_is_that_of_the_configuration() -> None:

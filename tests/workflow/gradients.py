@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
-from persona.modeling.processes import start_distributed
+from persona.modeling.processes import distributed_processes
 from persona.training.engine import build_engine
 from persona.training.loop import accumulate, step_targets
 from persona.training.settings import Optimization
@@ -19,7 +19,6 @@ from tests.workflow.training import schedule
 
 
 def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths: list[int], out: Path) -> None:
-    start_distributed()
     from deepspeed.utils import safe_get_full_grad
 
     table = TokenTable.read(folder / "tokens.parquet")
@@ -41,11 +40,10 @@ def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths:
     if dist.get_rank() == 0:
         torch.save(found, out)
     dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     folder, deepspeed, optimization, lengths, out = sys.argv[1:]
-    main(
-        Path(folder), Path(deepspeed), Optimization.from_json(json.loads(optimization)), json.loads(lengths), Path(out)
-    )
+    settings = Optimization.from_json(json.loads(optimization))
+    with distributed_processes():
+        main(Path(folder), Path(deepspeed), settings, json.loads(lengths), Path(out))

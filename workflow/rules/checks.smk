@@ -55,6 +55,19 @@ def missing_hardware():
     return None
 
 
+def missing_packages():
+    """Which package the jobs need and this environment lacks, or None. A conda environment has them all."""
+    from importlib.util import find_spec
+
+    if workflow.touch or not workflow.local_exec or workflow.deployment_settings.deployment_method:
+        return None
+    rules = {"make_tiny_model", "plan", "train", "evaluate", "evaluate_untrained"}
+    needed = sorted(rules & {job.rule.name for job in workflow.dag.needrun_jobs()})
+    if needed and find_spec("torch") is None:
+        return f"torch is not installed, and the rule {needed[0]} needs it: pip install '.[train]'"
+    return None
+
+
 onstart:
-    if problem := missing_hardware():
+    if problem := missing_packages() or missing_hardware():
         sys.exit(f"error: {problem}")

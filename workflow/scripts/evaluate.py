@@ -8,7 +8,7 @@ from persona.errors import run_command
 from persona.evaluation.evaluate import evaluate
 from persona.evaluation.scoring.cohort import CohortFiles
 from persona.evaluation.settings import GenerationSettings
-from persona.modeling.processes import require_gpus
+from persona.modeling.processes import distributed_processes, require_gpus
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
 
@@ -27,7 +27,8 @@ def main() -> None:
     cohorts = {"val": CohortFiles(args.val_tokens, None), "test": CohortFiles(args.test_tokens, args.empty_tokens)}
     targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings.model_validate(args.generation)
-    tables = evaluate(args.model, cohorts, targets, args.max_tokens, (args.cues[0], args.cues[1]), settings)
+    with distributed_processes(deepspeed=False):
+        tables = evaluate(args.model, cohorts, targets, args.max_tokens, (args.cues[0], args.cues[1]), settings)
     if tables is not None:
         write_table(tables[0], args.scores, schemas.SCORES)
         write_table(tables[1], args.generations, schemas.GENERATIONS)

@@ -1,12 +1,13 @@
-"""Fine-tune a model. Started by torchrun, once a process."""
+"""Fine-tune a model. torchrun starts this script once per process."""
 
 import argparse
 import json
 from pathlib import Path
 
 from persona.errors import run_command
-from persona.modeling.processes import require_gpus
+from persona.modeling.processes import distributed_processes, require_gpus
 from persona.training.settings import ExportSettings, Optimization, Schedule
+from persona.training.stopping import StopRequest
 from persona.training.train import Files, train
 
 
@@ -26,7 +27,9 @@ def main() -> None:
     schedule = Schedule.model_validate(args.pop("schedule"))
     export = ExportSettings.model_validate(args.pop("export"))
     factors = args.pop("factors")
-    train(Files(**args), optimization, schedule, export, factors)
+    stop = StopRequest()
+    with distributed_processes(ending=lambda: bool(stop.name)):
+        train(Files(**args), optimization, schedule, export, factors, stop)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
 from persona.evaluation.settings import GenerationSettings
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
-from persona.modeling.processes import end_with_the_launcher, start_processes
+from persona.modeling.processes import process_group
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tokenization.chat import load_tokenizer
@@ -26,27 +26,24 @@ def evaluate(
     cues: tuple[str, str | None],
     settings: GenerationSettings,
 ) -> tuple[pl.DataFrame, pl.DataFrame] | None:
-    """Score all cohorts and write reviews for some targets of `test`. Every process of torchrun calls it.
+    """Score all cohorts and write reviews for some targets of `test`.
 
-    Every process holds the whole model and does its share of the texts.
+    Every rank of the process group calls it, holds the whole model and does its share of the texts; without a process
+    group this process does all of them.
 
     Returns:
         The tables `schemas.SCORES` and `schemas.GENERATIONS`, on rank 0 alone.
     """
-    end_with_the_launcher()
-    start_processes()
-    device = default_device()
-    model = load_model(model_path, default_dtype(device), device).eval()
-    tokenizer = load_tokenizer(model_path)
-    generated = _generations(model, tokenizer, cohorts["test"], targets, settings)
-    # After that, because it makes the lm_head return likelihoods instead of logits.
-    loss = CompletionLoss(model)
-    scores = pl.concat(
-        [score_cohort(loss, tokenizer, name, files, targets, max_tokens, cues) for name, files in cohorts.items()]
-    )
-    rank = dist.get_rank()
-    dist.destroy_process_group()
-    return (scores, generated) if rank == 0 else None
+    with process_group(deepspeed=False):
+        device = default_device()
+        model = load_model(model_path, default_dtype(device), device).eval()
+        tokenizer = load_tokenizer(model_path)
+        generated = _generations(model, tokenizer, cohorts["test"], targets, settings)
+        loss = CompletionLoss(model)
+        scores = pl.concat(
+            [score_cohort(loss, tokenizer, name, files, targets, max_tokens, cues) for name, files in cohorts.items()]
+        )
+        return (scores, generated) if dist.get_rank() == 0 else None
 
 
 def _generations(

@@ -1,1 +1,1 @@
-"""What training and evaluation share: loading, rows of tokens, attention, loss."""
+"""Code that training and evaluation share: loading, rows of tokens, attention, loss."""

@@ -1,8 +1,9 @@
-"""Attention within the prefix trees of a row: each token attends to its ancestors and itself alone.
+"""Attention within the prefix trees of a row: each token attends only to its ancestors and itself.
 
-On a GPU FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the blocks of the row's square that nothing attends
-to. Elsewhere torch's attention is called once a run, on the pieces that the run sees. A dense mask over the
-row would compute its square, see docs/performance.md. A packed row is the case of runs that see nothing else.
+On a GPU FlexAttention (Dong et al. 2024, arXiv:2412.05496) skips the blocks of the score matrix that no token
+attends to. Elsewhere torch's attention is called once per run, on the pieces that the run attends to. A dense mask
+would compute the whole matrix, see docs/performance.md. In a packed row without shared tokens each run attends only
+to itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from persona.modeling.prefix_tree import Layout
 
 BY_PREFIX = "by_prefix"
-QUERIES = 128  # of a run that attend at once
+QUERIES = 128  # queries of a run that are computed at once
 
 
 def attend_by_prefix(
@@ -41,8 +42,8 @@ def attend_by_prefix(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     if isinstance(tree, BlockMask):
         attend: Any = compiled_flex_attention() if query.is_cuda else flex_attention
-        found = attend(query, key, value, block_mask=tree, scale=options["scaling"], enable_gqa=True)
-        return found.transpose(1, 2).contiguous(), None
+        output = attend(query, key, value, block_mask=tree, scale=options["scaling"], enable_gqa=True)
+        return output.transpose(1, 2).contiguous(), None
     return _attend_run_by_run(query, key, value, tree, options["scaling"], options.get("dropout", 0.0)), None
 
 
@@ -53,18 +54,18 @@ def _attend_run_by_run(
     if layout.branches:
         if dropout:
             raise ValueError("samples that share tokens would share what dropout drops")
-        found: torch.Tensor = _RunByRun.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
+        output: torch.Tensor = _RunByRun.apply(query, key, value, layout, scale)  # type: ignore[no-untyped-call]
     else:
         runs = zip(*(torch.split(states, layout.runs, dim=2) for states in (query, key, value)), strict=True)
-        found = torch.cat([_attend(q, k, v, scale, dropout) for q, k, v in runs], dim=2)
-    return found.transpose(1, 2).contiguous()
+        output = torch.cat([_attend(q, k, v, scale, dropout) for q, k, v in runs], dim=2)
+    return output.transpose(1, 2).contiguous()
 
 
 class _RunByRun(torch.autograd.Function):
-    """Attention of each run to what it sees.
+    """Attention of each run to the pieces of the row that it sees.
 
-    What the runs see overlaps, and to keep a copy for each until the backward pass would be the memory of samples that
-    share nothing. So it is gathered again there, and gradients are added up where they belong.
+    These pieces overlap between runs. Keeping a copy per run until the backward pass would take as much memory as
+    samples without shared tokens, so the backward pass gathers them again and adds up their gradients.
     """
 
     @staticmethod
@@ -73,26 +74,27 @@ class _RunByRun(torch.autograd.Function):
     ) -> Any:
         ctx.save_for_backward(query, key, value)
         ctx.layout, ctx.scale = layout, scale
-        found = torch.empty_like(query)
+        output = torch.empty_like(query)
         for run, seen in layout.each_run():
-            found[:, :, run] = _attend(query[:, :, run], _gather(key, seen), _gather(value, seen), scale)
-        return found
+            output[:, :, run] = _attend(query[:, :, run], _gather(key, seen), _gather(value, seen), scale)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         query, key, value = ctx.saved_tensors
-        of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        query_gradient = torch.empty_like(query)
+        key_gradient, value_gradient = torch.zeros_like(key), torch.zeros_like(value)
         for run, seen in ctx.layout.each_run():
             q, k, v = query[:, :, run], _gather(key, seen), _gather(value, seen)
             with torch.enable_grad():
                 inputs = q, k, v = q.detach().requires_grad_(), k.detach().requires_grad_(), v.detach().requires_grad_()
-                found = _attend(q, k, v, ctx.scale)
-            of_query[:, :, run], *of_seen = torch.autograd.grad(found, inputs, gradients[0][:, :, run])
-            for whole, part in zip((of_key, of_value), of_seen, strict=True):
+                output = _attend(q, k, v, ctx.scale)
+            query_gradient[:, :, run], *seen_gradients = torch.autograd.grad(output, inputs, gradients[0][:, :, run])
+            for whole, part in zip((key_gradient, value_gradient), seen_gradients, strict=True):
                 pieces = torch.split(part, [piece.stop - piece.start for piece in seen], dim=2)
                 for piece, gradient in zip(seen, pieces, strict=True):
                     whole[:, :, piece] += gradient
-        return of_query, of_key, of_value, None, None
+        return query_gradient, key_gradient, value_gradient, None, None
 
 
 def _gather(states: torch.Tensor, pieces: list[slice]) -> torch.Tensor:
@@ -105,33 +107,33 @@ def _gather(states: torch.Tensor, pieces: list[slice]) -> torch.Tensor:
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, dropout: float = 0.0
 ) -> torch.Tensor:
-    """Attention that is causal at the end of what is seen."""
+    """Causal attention of a run, which is the end of the keys that it sees."""
     run, seen = query.shape[2], key.shape[2]
     if run == seen:
         return functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=True
         )
     if query.is_cuda:
-        # With a mask torch's kernels for grouped heads store all scores there.
+        # With a mask, torch's GPU kernels for grouped heads store all scores.
         key, value = (repeat_kv(states, query.shape[1] // key.shape[1]) for states in (key, value))
-    found = []
-    # Some queries at a time, because with a mask torch computes what is hidden as well.
+    outputs = []
+    # A few queries at a time, because with a mask torch also computes the masked scores.
     for start in range(0, run, QUERIES):
-        some = query[:, :, start : start + QUERIES]
-        until = seen - run + start + some.shape[2]
-        mask = torch.ones(some.shape[2], until, dtype=torch.bool, device=query.device).tril(until - some.shape[2])
-        found.append(
+        part = query[:, :, start : start + QUERIES]
+        until = seen - run + start + part.shape[2]
+        mask = torch.ones(part.shape[2], until, dtype=torch.bool, device=query.device).tril(until - part.shape[2])
+        outputs.append(
             functional.scaled_dot_product_attention(
-                some, key[:, :, :until], value[:, :, :until], mask, scale=scale, enable_gqa=not query.is_cuda
+                part, key[:, :, :until], value[:, :, :until], mask, scale=scale, enable_gqa=not query.is_cuda
             )
         )
-    return torch.cat(found, dim=2)
+    return torch.cat(outputs, dim=2)
 
 
 def block_mask(layout: Layout, length: int, device: torch.device) -> BlockMask:
-    """FlexAttention's mask of a row that is padded to a length; padding sees and is seen by itself alone.
+    """FlexAttention's mask of a row that is padded to a length; padding attends only to itself.
 
-    For a moment it takes three bytes a pair of tokens: 0.2 GB for a row of 8,192.
+    Building it takes three bytes per pair of tokens for a moment: 0.2 GB for a row of 8,192.
     """
     ends = torch.arange(1, length + 1, device=device)
     ends[: len(layout.ends)] = torch.from_numpy(layout.ends).to(device)
@@ -143,13 +145,13 @@ def block_mask(layout: Layout, length: int, device: torch.device) -> BlockMask:
 
 
 def bucketed(n_tokens: int) -> int:
-    """A length to pad a row to: a kernel is compiled for each, so there are few, 16 of them up to 8,192."""
+    """The length to pad a row to. A kernel is compiled per length, so there are few: 16 up to 8,192."""
     step = 128 if n_tokens <= 1024 else max(1024, 1 << (math.ceil(math.log2(n_tokens)) - 3))
     return math.ceil(n_tokens / step) * step
 
 
 def flex_attention_works(device: torch.device) -> bool:
-    """Whether FlexAttention has a backward pass there: on a GPU that Triton knows."""
+    """Whether FlexAttention has a backward pass on a device: it has on a GPU that Triton supports."""
     from torch.utils._triton import has_triton
 
     return device.type == "cuda" and has_triton()
@@ -157,7 +159,8 @@ def flex_attention_works(device: torch.device) -> bool:
 
 @lru_cache(maxsize=1)
 def compiled_flex_attention() -> Any:
-    # More than the usual 8 lengths, or further ones would run uncompiled, on the whole square.
+    """FlexAttention, compiled once per length."""
+    # With the usual limit of 8 lengths, further ones would run uncompiled, on the whole score matrix.
     return torch.compile(flex_attention, dynamic=False, recompile_limit=256)  # type: ignore[call-overload]
 
 

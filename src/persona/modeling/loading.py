@@ -25,7 +25,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def packed_attention(device: torch.device) -> str:
-    """For rows that share nothing: FlashAttention 2 on a GPU where the package is installed, else `BY_PREFIX`."""
+    """Attention for rows without shared prefixes: FlashAttention 2 on a GPU if it is installed, else `BY_PREFIX`."""
     from transformers.utils import is_flash_attn_2_available
 
     return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else BY_PREFIX
@@ -42,20 +42,20 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def load_partitioned_model(path: str, dtype: torch.dtype, attention: str) -> Any:
-    """Load a causal language model whose weights DeepSpeed partitions as they come, if an HfDeepSpeedConfig says so.
+    """Load a causal language model; DeepSpeed partitions its weights while they load if an HfDeepSpeedConfig exists.
 
-    Call `check_weights` before that config exists.
+    Call `check_weights` before that config is made.
     """
     return _from_pretrained(path, attention, dtype=dtype)
 
 
 def check_weights(path: str) -> None:
-    """Make sure that a model's files hold every weight that its code has, and no other. Reads no values.
+    """Check that a model's files contain every weight that its code has, and no other. Reads no values.
 
-    ZeRO-3 loading does not tell an unknown weight, so this is done apart from it.
+    Loading under ZeRO-3 does not report unknown weights, so this check is separate.
 
     Raises:
-        PersonaError: there is no such model, or its weights and its code do not fit each other.
+        PersonaError: there is no such model, or weights are missing, unknown or of another shape.
     """
     try:
         _, info = _from_pretrained(
@@ -79,10 +79,10 @@ def _from_pretrained(path: str, attention: str, **options: Any) -> Any:
 
 
 def _require_full_attention(path: str, config: Any) -> None:
-    """Make sure that a model's tokens attend to all tokens before them, which is what `BY_PREFIX` computes.
+    """Check that a model's tokens attend to all tokens before them, which is what `BY_PREFIX` computes.
 
     Raises:
-        PersonaError: they attend otherwise.
+        PersonaError: the model has another attention, such as a sliding window.
     """
     others = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
     settings = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")

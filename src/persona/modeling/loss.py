@@ -1,7 +1,9 @@
-"""The one definition of the loss: negative log-likelihood of the completion tokens."""
+"""The definition of the loss: negative log-likelihood of the completion tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,13 +24,14 @@ class CompletionLoss(nn.Module):
 
     Only the hidden states that predict a completion token go through the `lm_head`, `CHUNK` at a time and
     recomputed in the backward pass, so the memory of the logits is at most `CHUNK` x vocabulary. The chunks
-    run inside one call of the `lm_head` module, because ZeRO-3 gathers its weight once a call.
+    run inside one call of the `lm_head` module, because ZeRO-3 gathers its weight once per call.
+
+    The model itself stays as it is: called directly, it returns logits, and it can generate.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        model.lm_head.forward = lambda hidden, labels: chunked_nll(model.lm_head.weight, hidden, labels)
 
     def forward(self, row: Row) -> torch.Tensor:
         """Negative log-likelihood in nats of each of the row's labels, `[N]` float32."""
@@ -37,16 +40,19 @@ class CompletionLoss(nn.Module):
             input_ids=row.input_ids,
             position_ids=row.position_ids,
             use_cache=False,
-            # Other implementations find the samples by their positions, as long as they get no mask. Ours needs none;
-            # given one of four dimensions, transformers does not build one.
+            # Other implementations find the samples by their positions, as long as they get no mask. `BY_PREFIX`
+            # needs no mask; transformers does not build one when it is given one of four dimensions.
             attention_mask=row.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool) if tree is not None else None,
             tree=tree,
         )
-        nll: torch.Tensor = self.model.lm_head(output.last_hidden_state[0, row.positions], row.labels)
+        head = self.model.lm_head
+        # The weight is read within the call: before it ZeRO-3 has not gathered it.
+        with _replaced_forward(head, lambda hidden, labels: chunked_nll(head.weight, hidden, labels)):
+            nll: torch.Tensor = head(output.last_hidden_state[0, row.positions], row.labels)
         return nll
 
     def _with_tree(self, row: Row) -> tuple[Row, Layout | BlockMask | None]:
-        """The row, padded if need be, and what its tokens see; None for an implementation that knows no trees."""
+        """The row, padded if need be, and what its tokens attend to; None if the attention does not support trees."""
         device = row.input_ids.device
         if self.model.config._attn_implementation != BY_PREFIX:
             if row.layout.branches:
@@ -56,6 +62,20 @@ class CompletionLoss(nn.Module):
             return row, row.layout
         row = row.padded(bucketed(row.input_ids.shape[1]))
         return row, block_mask(row.layout, row.input_ids.shape[1], device)
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Let a module compute something else within the block; its hooks still run."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 def chunked_nll(weight: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Rows of tokens: several samples, each attending to itself alone, packed one after the other or as prefix trees.
+"""Rows of tokens: several samples, packed one after the other or as prefix trees. No sample attends to another.
 
-Position ids start at 0 at every sample, whatever its place in the row.
+Position ids start at 0 in every sample, wherever it is in the row.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ class TokenTable:
 
     @property
     def computed_lengths(self) -> Int64Array:
-        """Tokens of each sample that are computed: the last one predicts nothing."""
+        """Tokens of each sample that are computed: all but the last, which predicts nothing."""
         return self.lengths - 1
 
     @property
     def completion_lengths(self) -> Int64Array:
-        """Tokens with loss of each sample, the end token included."""
+        """Tokens of each sample that have a loss, including the end token."""
         return self.lengths - self.prompt_lengths
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Which samples a row has, and how many tokens each shares with the one before it."""
+    """The samples of a row, and how many tokens each shares with the one before it."""
 
     members: list[int]
     shared: list[int]
@@ -83,7 +83,7 @@ class RowPlan:
 class Row:
     """One row, ready for the model.
 
-    `positions[j]` is the place in the row whose hidden state predicts `labels[j]`, and `samples[j]` the number,
+    `positions[j]` is the index in the row of the hidden state that predicts `labels[j]`. `samples[j]` is the index,
     within the row, of the sample that this label belongs to.
     """
 
@@ -101,25 +101,25 @@ class Row:
         return replace(self, **tensors)
 
     def padded(self, length: int) -> Row:
-        """The same row with tokens of no sample at its end, up to a length."""
+        """The same row, padded at its end to a length."""
         padding = (0, length - self.input_ids.shape[1])
-        ids, places = (functional.pad(values, padding) for values in (self.input_ids, self.position_ids))
-        return replace(self, input_ids=ids, position_ids=places)
+        ids, position_ids = (functional.pad(values, padding) for values in (self.input_ids, self.position_ids))
+        return replace(self, input_ids=ids, position_ids=position_ids)
 
 
 def pack_row(table: TokenTable, members: Sequence[int], shared: Sequence[int] | None = None) -> Row:
     """Put samples into one row.
 
     Args:
-        shared: how many tokens each has in common with the one before it, which are not repeated; none if not given.
+        shared: how many tokens each has in common with the one before it; these are not repeated. By default 0.
     """
     shared = shared or [0] * len(members)
     documents = [table[sample] for sample in members]
     prompts = [int(table.prompt_lengths[sample]) for sample in members]
-    layout, places = lay_out([len(tokens) - 1 for tokens in documents], shared)
+    layout, paths = lay_out([len(tokens) - 1 for tokens in documents], shared)
     parts = {
         "input_ids": [tokens[common:-1] for tokens, common in zip(documents, shared, strict=True)],
-        "positions": [path[prompt - 1 :] for path, prompt in zip(places, prompts, strict=True)],
+        "positions": [path[prompt - 1 :] for path, prompt in zip(paths, prompts, strict=True)],
         "labels": [tokens[prompt:] for tokens, prompt in zip(documents, prompts, strict=True)],
         "samples": [
             np.full(len(tokens) - prompt, n) for n, (tokens, prompt) in enumerate(zip(documents, prompts, strict=True))
@@ -135,7 +135,7 @@ def pack_row(table: TokenTable, members: Sequence[int], shared: Sequence[int] | 
 
 
 def balance(lengths: Int64Array, n_ranks: int) -> list[list[int]]:
-    """Share items out over the ranks: the longest first, each to the rank with the fewest tokens so far."""
+    """Distribute items over the ranks: the longest first, each to the rank with the fewest tokens so far."""
     loads = np.zeros(n_ranks, dtype=np.int64)
     shares: list[list[int]] = [[] for _ in range(n_ranks)]
     for item in np.argsort(-lengths, kind="stable"):
@@ -146,30 +146,30 @@ def balance(lengths: Int64Array, n_ranks: int) -> list[list[int]]:
 
 
 def fill_rows(lengths: Int64Array, items: list[int], max_tokens: int) -> list[list[int]]:
-    """Put items into as few rows of at most `max_tokens` as first-fit decreasing finds.
+    """Pack items into rows of at most `max_tokens` by first-fit decreasing.
 
-    An item longer than that gets a row of its own.
+    An item longer than `max_tokens` gets a row of its own.
     """
     rows: list[list[int]] = []
     room: list[int] = []
     for item in sorted(items, key=lambda i: (-lengths[i], i)):
         length = int(lengths[item])
-        at = next((n for n, free in enumerate(room) if free >= length), None)
-        if at is None:
+        row = next((n for n, free in enumerate(room) if free >= length), None)
+        if row is None:
             rows.append([item])
             room.append(max_tokens - length)
         else:
-            rows[at].append(item)
-            room[at] -= length
+            rows[row].append(item)
+            room[row] -= length
     return rows
 
 
 def plan_rows(
     table: TokenTable, samples: Int64Array, n_ranks: int, max_tokens: int, prefix_sharing: bool
 ) -> list[list[RowPlan]]:
-    """The rows of every rank for some samples: few rounds of one row a rank, the work balanced.
+    """The rows of every rank for these samples: as few rows per rank as possible, with balanced work.
 
-    All ranks get the same number of rows: every rank has to run every forward. A rank that would have fewer is given
+    All ranks get the same number of rows, because every rank must run every forward. A rank that would have fewer gets
     empty rows; the caller computes those on any sample, with weight 0.
     """
     lengths = table.computed_lengths[samples]
@@ -178,7 +178,7 @@ def plan_rows(
     ]
     rounds = max(map(len, packed))
     ranks = _shared_rows(table, samples, n_ranks, max_tokens) if prefix_sharing else []
-    # Samples that share little may fill fewer rows in another order than that of their tokens.
+    # Samples that share little may need fewer rows when they are not in the order of their tokens.
     if not ranks or max(map(len, ranks)) > rounds:
         ranks = [[_plan_row(table, members, prefix_sharing) for members in rows] for rows in packed]
     most = max(map(len, ranks))
@@ -207,5 +207,5 @@ def _in_order(table: TokenTable, samples: Int64Array) -> PrefixOrder:
 
 
 def tokens_to_compute(table: TokenTable, rows: Sequence[RowPlan]) -> int:
-    """Tokens that go through the model for some rows."""
+    """The number of tokens that go through the model for these rows."""
     return sum(int(table.computed_lengths[row.members].sum()) - sum(row.shared) for row in rows)

@@ -1,6 +1,6 @@
-"""A tiny model of the real one's kind: Qwen3-MoE, randomly initialised, with a tokenizer of its own.
+"""A tiny model with the architecture of the real one: Qwen3-MoE, randomly initialised, with its own tokenizer.
 
-It is an ordinary Hugging Face folder, so everything downstream treats it as it treats the 30B model.
+It is an ordinary Hugging Face folder, so every later step treats it like the 30B model.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Any:
 
 
 def as_chat_tokenizer(tokenizer: Any) -> Any:
-    """A `tokenizers` tokenizer that knows Qwen's special tokens, as a Hugging Face one with a chat template."""
+    """Wrap a `tokenizers` tokenizer with Qwen's special tokens as a Hugging Face one with a chat template."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TURN, pad_token=END_OF_TEXT)
@@ -60,7 +60,7 @@ def as_chat_tokenizer(tokenizer: Any) -> Any:
 
 
 def moe_config(tokenizer: Any, hidden_size: int, num_hidden_layers: int, num_experts: int) -> Any:
-    """A Qwen3-MoE for a tokenizer, as wide, deep and many-experted as told."""
+    """The configuration of a Qwen3-MoE of this size for a tokenizer."""
     from transformers import Qwen3MoeConfig
 
     head_dim = 32

@@ -1,13 +1,13 @@
-"""Training state on disk: what a killed training goes on from, and the best model so far.
+"""Training state on disk: what a killed training resumes from, and the best model so far.
 
 A run folder holds
 
-    fingerprint.json   what the training is a function of; another one refuses to go on here
-    latest.json        tag of the newest complete checkpoint and the state of the loop
-    checkpoints/       DeepSpeed checkpoints; all but the newest are deleted
+    fingerprint.json   everything that determines the result; a training with another fingerprint is refused
+    latest.json        tag of the newest complete checkpoint, and the state of the loop
+    checkpoints/       DeepSpeed checkpoints; only the newest is kept
     best_epoch_N/      the best model so far, an ordinary Hugging Face folder
     finished.json      written last
-    lock               held by the process that trains here
+    lock               held by the process that trains in this folder
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch.distributed as dist
 from torch import nn
@@ -35,7 +35,7 @@ FULL = 1 << 20  # bytes
 
 @dataclass
 class LoopState:
-    """Where the loop stands. With the seed it decides everything that comes."""
+    """Position of the loop. Together with the seed it determines everything that follows."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -59,49 +59,57 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._latest = path / "latest.json"
         self._finished = path / "finished.json"
+        self._lock: IO[str] | None = None
 
     def best(self, epoch: int) -> Path:
-        """Where the model of an epoch is exported to."""
+        """Folder that the model of an epoch is exported to."""
         return self.path / f"best_epoch_{epoch}"
 
     def claim(self, fingerprint: dict[str, Any]) -> None:
-        """Make the folder this training's own, for as long as this object lives.
+        """Lock the folder for this training, until `close`.
 
-        A finished training of other data or parameters is set aside under a name with its digest, and found again
-        when the change is undone; so is an unfinished one, when what is asked for was set aside before.
+        A finished training of other data or parameters is renamed, with its digest in the name, and used again when
+        the change is undone. An unfinished one is renamed only when the requested training was renamed before.
 
         Raises:
-            PersonaError: another process trains here, or an unfinished training of other data, parameters or number
-                of processes is here.
+            PersonaError: another process trains here, or the folder holds an unfinished training of other data,
+                parameters or number of processes.
         """
         self._take_lock()
         file = self.path / "fingerprint.json"
-        earlier = self._aside(fingerprint)
+        earlier = self._renamed(fingerprint)
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
-            # Before there was a choice of `batch_by` it was by sample; other keys that an older version did not write
-            # say nothing.
-            was = {"batch_by": "sample"} | found
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            # Before `batch_by` could be chosen, it was by sample. Other keys that an older version did not write are
+            # not compared.
+            was = {"batch_by": "sample"} | saved
             differing = [key for key in sorted({*was} & {*fingerprint}) if was[key] != fingerprint[key]]
             if not differing:
                 return
             if not self.finished and not earlier.exists():
                 changes = "; ".join(f"{key}: was {was[key]}, is {fingerprint[key]}" for key in differing)
                 raise PersonaError(
-                    f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to go on "
-                    "with it, raise the recipe's version to train beside it, or delete that folder"
+                    f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to "
+                    "continue it, raise the recipe's version to train beside it, or delete that folder"
                 )
-            self.path.rename(self._aside(found))
+            self.path.rename(self._renamed(saved))
         if earlier.exists():
             shutil.rmtree(self.path, ignore_errors=True)
             earlier.rename(self.path)
         self._take_lock()
         write_json(fingerprint, file)
 
-    def _aside(self, fingerprint: dict[str, Any]) -> Path:
+    def _renamed(self, fingerprint: dict[str, Any]) -> Path:
         return self.path.with_name(f"{self.path.name}-{digest(fingerprint)}")
 
+    def close(self) -> None:
+        """Release the lock, if this object holds it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def _take_lock(self) -> None:
+        self.close()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / "lock").open("w")
         try:
@@ -125,16 +133,16 @@ class RunFolder:
         )
         if path is None:
             raise PersonaError(
-                f"{self.checkpoints / latest['tag']}: cannot be loaded; delete {self.path} to start anew"
+                f"{self.checkpoints / latest['tag']}: cannot be loaded; delete {self.path} to start from the beginning"
             )
         return LoopState(**latest["state"])
 
     def save(self, engine: Any, state: LoopState) -> None:
-        """Save a checkpoint; only when it is complete on all ranks does the pointer move to it."""
+        """Save a checkpoint; `latest.json` names it only when it is complete on all ranks."""
         tag = f"step_{state.global_step}"
         self.check_room(engine)
         with full_disk_explained(self.path):
-            # Frozen weights are those of the base model.
+            # Frozen weights are in the base model.
             engine.save_checkpoint(
                 str(self.checkpoints), tag=tag, save_latest=False, exclude_frozen_parameters=_has_frozen_weights(engine)
             )
@@ -149,16 +157,16 @@ class RunFolder:
         dist.barrier()
 
     def check_room(self, engine: Any) -> None:
-        """Make sure, before anything is written, that the disk takes a checkpoint or an export.
+        """Check, before anything is written, that the disk has room for a checkpoint or an export.
 
         Raises:
-            PersonaError: it does not.
+            PersonaError: it has not.
         """
         if dist.get_rank() == 0:
             require_room(self.path, checkpoint_bytes(engine.module))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Note the end."""
+        """Record that the training is finished."""
         write_json(summary, self._finished)
 
     def discard_state(self) -> None:
@@ -166,13 +174,13 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def summary(self) -> dict[str, Any]:
-        """What `finish` was given."""
+        """The summary that `finish` was given."""
         loaded: dict[str, Any] = json.loads(self._finished.read_text(encoding="utf-8"))
         return loaded
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes of a checkpoint of all ranks: what is trained, its float32 copy and Adam's two moments."""
+    """Bytes of a checkpoint of all ranks: trained weights, their float32 copies and Adam's two moments."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return sum(getattr(p, "ds_numel", p.numel()) * (p.element_size() + 12) for p in trained)
 
@@ -183,22 +191,22 @@ def require_room(folder: Path, needed: int) -> None:
     if free < needed:
         raise PersonaError(
             f"{folder}: a checkpoint needs {human_size(needed)} and {human_size(free)} are free; "
-            "make room and start again: the last checkpoint is whole"
+            "make room and start again: the last checkpoint is complete"
         )
 
 
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn an error of a write into one that says so where the disk of `folder`, or a quota, is full."""
+    """Turn a failed write into a PersonaError that says so if the disk of `folder`, or a quota, is full."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # Of its writer torch tells no more than that it failed.
+        # torch says no more about its writer than that it failed.
         failed_to_write = getattr(error, "errno", None) in NO_ROOM or "PytorchStreamWriter" in str(error)
         if not failed_to_write and shutil.disk_usage(folder).free > FULL:
             raise
         raise PersonaError(
-            f"{folder}: the disk or the quota became full; make room and start again: the last checkpoint is whole"
+            f"{folder}: the disk or the quota became full; make room and start again: the last checkpoint is complete"
         ) from error
 
 
@@ -212,9 +220,9 @@ def digest(fingerprint: dict[str, Any]) -> str:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Make `target` a folder of the same files, in one step at the end.
+    """Make `target` a folder with the files of `source`; it appears only when it is complete.
 
-    The files are hard links where the file system has them: a model is on disk once, and a rule's output can
+    The files are hard links where the file system supports them: a model is on disk once, and a rule's output can
     be deleted without losing the training.
     """
     temporary = target.with_name(f".{target.name}.tmp")

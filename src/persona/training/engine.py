@@ -1,4 +1,4 @@
-"""A DeepSpeed engine around the model: the same on two CPU processes and on eight GPUs."""
+"""The DeepSpeed engine around the model: the same code for two CPU processes and for eight GPUs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def build_engine(
     max_epochs: int,
     prefix_sharing: bool,
 ) -> Any:
-    """Load the model, partitioned as the DeepSpeed file says, and put optimizer and schedule on it.
+    """Load the model, partitioned as the DeepSpeed file says, with its optimizer and learning-rate schedule.
 
     Raises:
-        PersonaError: shared prefixes would not give this model's loss.
+        PersonaError: the model cannot be loaded, has no modules for the adapters, or draws dropout that samples with
+            shared prefixes would share.
     """
     import deepspeed
     from transformers import get_scheduler
@@ -42,7 +43,7 @@ def build_engine(
     dtype = default_dtype(default_device())
     config = _deepspeed_config(deepspeed_file, settings, dtype)
     check_weights(model_path)
-    # Must live while the model loads, or the weights are not partitioned.
+    # Must exist while the model loads, or the weights are not partitioned.
     partitioning = HfDeepSpeedConfig(config)
     model = load_partitioned_model(
         model_path, dtype, BY_PREFIX if prefix_sharing else packed_attention(default_device())
@@ -72,7 +73,7 @@ def build_engine(
 
 
 def sharing_explained(prefix_sharing: bool, lora: Lora | None) -> str:
-    """For people: whether samples share prefixes, and why not."""
+    """Whether samples share prefixes, and why not, as a text for the log and the plan."""
     if prefix_sharing:
         return "shared prefixes computed once"
     if lora and lora.dropout:
@@ -81,16 +82,16 @@ def sharing_explained(prefix_sharing: bool, lora: Lora | None) -> str:
 
 
 def _refuse_dropout(model: Any) -> None:
-    """Make sure that a shared token is the same in all samples that it belongs to.
+    """Check that a shared token has the same hidden states in all samples that it belongs to.
 
-    A router's auxiliary loss, a mean over tokens, would be another one as well; this training has none.
+    A router's auxiliary loss, which is a mean over tokens, would differ as well; this training has none.
 
     Raises:
-        PersonaError: the model draws dropout, which would differ between the samples.
+        PersonaError: the model uses dropout, which is drawn anew for each sample.
     """
-    drawn = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
-    drawn["attention_dropout"] = getattr(model.config, "attention_dropout", 0.0)
-    for name, probability in drawn.items():
+    dropout = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    dropout["attention_dropout"] = getattr(model.config, "attention_dropout", 0.0)
+    for name, probability in dropout.items():
         if probability > 0:
             raise PersonaError(
                 f"{name} has dropout {probability:g}: samples that share tokens would share what is dropped; set "
@@ -99,7 +100,7 @@ def _refuse_dropout(model: Any) -> None:
 
 
 def _add_adapters(model: Any, lora: Lora) -> None:
-    """Freeze the weights and put adapters on the modules of these names.
+    """Freeze the weights and add adapters to the modules that `lora` names.
 
     Raises:
         PersonaError: the model has no such modules.
@@ -122,7 +123,7 @@ def _add_adapters(model: Any, lora: Lora) -> None:
 
 
 def _deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) -> dict[str, Any]:
-    """The user's file and what the recipe decides. Micro-steps are counted by the loop, not by DeepSpeed."""
+    """The user's file with the settings of the recipe. The loop counts micro-steps, not DeepSpeed."""
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return config | {
         "train_micro_batch_size_per_gpu": 1,
@@ -136,7 +137,7 @@ def _deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) ->
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only. Under ZeRO-3 a parameter's own shape is that of its partition."""
+    """Weight decay for matrices only. Under ZeRO-3 `shape` is that of the partition, `ds_shape` the whole one."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
     vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]

@@ -1,4 +1,4 @@
-"""A trained engine -> an ordinary Hugging Face folder."""
+"""Write a trained model as an ordinary Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
-    """Write the base model with the adapter's product added to its weights: an ordinary Hugging Face folder."""
+    """Add the adapter to the weights of the base model and write that as an ordinary Hugging Face folder."""
     from peft import PeftModel
 
     model = load_model(base_model, default_dtype(default_device()), torch.device("cpu"))
@@ -39,7 +39,7 @@ def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
 
 
 def _write(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
-    """Write a model and its tokenizer in one step at the end."""
+    """Write a model and its tokenizer; the folder appears only when it is complete."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     for path in (temporary, folder):
         shutil.rmtree(path, ignore_errors=True)
@@ -51,7 +51,7 @@ def _write(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
 
 
 def _make_readable_by_older_programs(folder: Path) -> None:
-    """Add the names under which transformers 4 and vLLM read what transformers 5 renamed."""
+    """Add the names by which transformers 4 and vLLM know the settings that transformers 5 renamed."""
     file = folder / "config.json"
     if file.exists():  # an adapter has none
         config = json.loads(file.read_text(encoding="utf-8"))

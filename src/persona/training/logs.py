@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a JSON line and a readable line a step, W&B, a progress bar."""
+"""The logs of a training: per step a JSON line and a readable line, W&B, a progress bar."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TrainingLog:
         self._wandb = _start_wandb(folder, factors, run)
 
     def message(self, text: str) -> None:
-        """A line for people."""
+        """Add a line to the readable log."""
         print(text, file=self._text, flush=True)
 
     def step(self, record: Record) -> None:
-        """One optimizer step."""
+        """Log an optimizer step."""
         self._write("step", {**record, "total_steps": self._total})
         self._recent.append(record["seconds"])
         remaining = sum(self._recent) / len(self._recent) * (self._total - record["step"])
@@ -55,12 +55,13 @@ class TrainingLog:
             self._bar.update()
 
     def validation(self, record: Record) -> None:
-        """One pass over the validation targets."""
+        """Log a pass over the validation targets."""
         self._write("val", record)
         best = " (best so far)" if record["is_best"] else ""
         self.message(f"epoch {record['epoch']:>3} val_loss {record['val_loss']:.4f} after step {record['step']}{best}")
 
     def close(self) -> None:
+        """Close the files, the progress bar and the W&B run."""
         if self._bar is not None:
             self._bar.close()
         if self._wandb is not None:
@@ -82,7 +83,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _drop_records_after(path: Path, step: int, epoch: int) -> None:
-    """Take out what a killed training did after its last checkpoint: it comes again."""
+    """Delete the records that a killed training wrote after its last checkpoint; those steps are run again."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -96,13 +97,13 @@ def _is_done(line: str, step: int, epoch: int) -> bool:
 
 
 def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:
-    """A W&B run as the environment says (`WANDB_MODE`, `WANDB_PROJECT`, `WANDB_RUN_NAME`); None if switched off."""
+    """Start a W&B run as `WANDB_MODE`, `WANDB_PROJECT` and `WANDB_RUN_NAME` say; None if W&B is switched off."""
     if os.environ.get("WANDB_MODE", "disabled") == "disabled":
         return None
     import wandb
 
     return wandb.init(
-        name=os.environ["WANDB_RUN_NAME"].format(**factors),
+        name=os.environ.get("WANDB_RUN_NAME", "").format(**factors) or None,
         id=run,
         resume="allow",
         dir=folder,

@@ -1,7 +1,7 @@
-"""The training loop: choose a step's targets, put them into rows, one optimizer step, again; keep the best model.
+"""The training loop: choose the targets of a step, pack them into rows, run the step; keep the best model.
 
-The targets of a step are chosen first, by seed and epoch, and packed afterwards. So which targets make up a
-step, its loss and its gradient do not depend on the packing or on the number of ranks.
+Seed and epoch choose the targets of a step; packing comes afterwards. So the targets of a step, its loss and its
+gradient do not depend on the packing or on the number of ranks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from persona.training.stopping import StopRequest
 
 @dataclass
 class Training:
-    """One training: its engine, its data and its place on disk."""
+    """One training: its engine, its data and its run folder."""
 
     engine: Any
     tokenizer: Any
@@ -43,10 +43,11 @@ class Training:
         """Train from `state` to the end.
 
         Raises:
-            PersonaError: told to stop before; the state is saved.
+            PersonaError: a signal stopped it, after a checkpoint was saved; or the loss is not finite, another process
+                ended, memory or disk is full.
         """
         self.stop.listen()
-        while not self._at_the_end(state):
+        while not self._is_finished(state):
             self._run_epoch(state)
             self._validate(state)
             state.epoch += 1
@@ -54,14 +55,14 @@ class Training:
             self.folder.save(self.engine, state)
         return state
 
-    def _at_the_end(self, state: LoopState) -> bool:
-        """After `max_epochs`, or no better validation for `patience` epochs."""
+    def _is_finished(self, state: LoopState) -> bool:
+        """After `max_epochs`, or after `early_stopping_patience` epochs without a better validation loss."""
         schedule = self.schedule
         return state.epoch >= schedule.max_epochs or state.bad_epochs >= schedule.early_stopping_patience
 
-    def _end_early(self, state: LoopState) -> None:
-        told = f" ({self.stop.name})" if self.stop.name else ""
-        message = f"told to stop{told}: saved after step {state.global_step}; start again to go on"
+    def _stop_early(self, state: LoopState) -> None:
+        signal = f" ({self.stop.name})" if self.stop.name else ""
+        message = f"told to stop{signal}: saved after step {state.global_step}; start again to go on"
         if self.log is not None:
             self.log.message(message)
         raise PersonaError(message)
@@ -85,11 +86,11 @@ class Training:
             if stop or due:
                 self.folder.save(self.engine, state)
             if stop:
-                self._end_early(state)
+                self._stop_early(state)
 
     def _step(self, targets: np.ndarray, step: int) -> dict[str, Any]:
-        """One optimizer step on exactly these targets."""
-        # Dropout of adapters is a function of seed, step and rank, so a resumed training draws the same.
+        """One optimizer step on exactly these targets; the record for the log."""
+        # Seed, step and rank determine the dropout of adapters, so a resumed training draws the same values.
         torch.manual_seed(int(np.random.default_rng([self.schedule.seed, step, dist.get_rank()]).integers(2**63)))
         rows = self._rows(self.train, targets)
         loss = accumulate(self.engine, self.train, targets, rows)
@@ -107,7 +108,7 @@ class Training:
             "samples": len(targets),
             "tokens": int(self.train.lengths[targets].sum()),
             "loss_tokens": int(self.train.completion_lengths[targets].sum()),
-            "computed_tokens": sum(tokens_to_compute(self.train, of_rank) for of_rank in rows),
+            "computed_tokens": sum(tokens_to_compute(self.train, rank_rows) for rank_rows in rows),
             "micro_steps": len(rows[0]),
         }
 
@@ -116,7 +117,7 @@ class Training:
         return plan_rows(table, targets, dist.get_world_size(), schedule.max_tokens_per_gpu, schedule.prefix_sharing)
 
     def _validate(self, state: LoopState) -> None:
-        """Score the validation targets; export the model if it is the best so far."""
+        """Compute the validation loss; export the model if it is the best so far."""
         with explain_errors(f"validation after epoch {state.epoch + 1}", self.schedule.max_tokens_per_gpu):
             val_loss = mean_nll(self.engine, self.val, self._rows(self.val, np.arange(len(self.val))))
         if not math.isfinite(val_loss):
@@ -135,13 +136,13 @@ class Training:
 
 
 def accumulate(engine: Any, table: TokenTable, targets: np.ndarray, planned: list[list[RowPlan]]) -> float:
-    """Forward and backward of one optimizer step: its loss in nats a completion token.
+    """Forward and backward of one optimizer step: its loss in nats per completion token.
 
-    DeepSpeed averages gradients over ranks, so the sum of NLL is scaled by ranks / completion tokens of the whole
-    step: the gradient is that of the mean over the step's completion tokens.
+    DeepSpeed averages gradients over ranks, so the sum of NLL is multiplied by ranks / completion tokens of the whole
+    step: the gradient is that of the mean over the completion tokens of the step.
 
     Args:
-        planned: the rows of all ranks, which hold these targets.
+        planned: the rows of all ranks, which contain these targets.
     """
     n_tokens = int(table.completion_lengths[targets].sum())
     rows = planned[dist.get_rank()]
@@ -158,7 +159,7 @@ def accumulate(engine: Any, table: TokenTable, targets: np.ndarray, planned: lis
 def _row_nll(engine: Any, table: TokenTable, row: RowPlan) -> torch.Tensor:
     """The sum of a row's negative log-likelihood.
 
-    A rank that has fewer rows than another computes some target with weight 0: every rank runs every forward.
+    A rank with fewer rows than another computes a target with weight 0, because every rank must run every forward.
     """
     nll: torch.Tensor = engine(pack_row(table, row.members or [0], row.shared).to(engine.device)).sum()
     return nll if row.members else nll * 0.0
@@ -184,15 +185,18 @@ def explain_errors(where: str, max_tokens: int) -> Iterator[None]:
 
 
 def step_targets(users: np.ndarray, schedule: Schedule, epoch: int) -> list[np.ndarray]:
-    """The targets of every step of an epoch: a shuffle that depends on seed and epoch alone, cut in portions.
+    """The targets of every step of an epoch: a shuffle that depends only on seed and epoch, cut into steps.
 
-    By sample, each portion has `samples_per_step`, and the last one what is left. By user, those who are shuffled are
-    the users: a portion ends after the user whose last target is nearest to where an even cut would be, so that it
-    has as many samples as an even one, but for half a user's at each end. A user with more targets than that is
-    several.
+    By sample, each step has `samples_per_step` targets and the last one the rest. By user, the users are shuffled. A
+    step then ends after the user whose last target is nearest to an even cut, so each of its two ends differs from
+    the even cut by at most half the targets of one user. A user with more targets than an even step is treated as
+    several users.
 
     Args:
-        users: number of the user of each target.
+        users: index of the user of each target.
+
+    Returns:
+        For each step the indices of its targets.
     """
     rng = np.random.default_rng([schedule.seed, epoch])
     n_steps = schedule.steps_per_epoch(len(users))
@@ -203,23 +207,25 @@ def step_targets(users: np.ndarray, schedule: Schedule, epoch: int) -> list[np.n
     groups = [groups[n] for n in rng.permutation(len(groups))]
     ends = np.cumsum([len(group) for group in groups])
     even = np.arange(1, n_steps) * len(users) / n_steps
-    # The nearest end; of two as near the earlier one, so that no portion is empty.
+    # The nearest end; of two equally near ones the earlier, so that no step is empty.
     nearest = np.searchsorted((ends[:-1] + ends[1:]) / 2, even)
     return np.split(np.concatenate(groups), ends[nearest])
 
 
-def _user_groups(users: np.ndarray, at_most: int) -> list[np.ndarray]:
-    """The targets of each user, those of one with more than `at_most` in several groups."""
+def _user_groups(users: np.ndarray, max_targets: int) -> list[np.ndarray]:
+    """The targets of each user, in several groups if they are more than `max_targets`."""
     order = np.argsort(users, kind="stable")
-    of_user = np.split(order, np.flatnonzero(np.diff(users[order])) + 1)
-    return [targets[start : start + at_most] for targets in of_user for start in range(0, len(targets), at_most)]
+    by_user = np.split(order, np.flatnonzero(np.diff(users[order])) + 1)
+    return [
+        targets[start : start + max_targets] for targets in by_user for start in range(0, len(targets), max_targets)
+    ]
 
 
 def mean_nll(engine: Any, table: TokenTable, planned: list[list[RowPlan]]) -> float:
     """Mean negative log-likelihood of all completion tokens of a table, in nats.
 
     Args:
-        planned: the rows of all ranks, which hold all targets.
+        planned: the rows of all ranks, which contain all targets.
     """
     engine.eval()
     total = torch.zeros((), device=engine.device, dtype=torch.float64)

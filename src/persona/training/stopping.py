@@ -1,33 +1,35 @@
-"""Stop between two steps when told to, with everything saved."""
+"""Stop between two steps when told to, after a checkpoint is saved."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from types import FrameType
 
 import torch
 import torch.distributed as dist
 
-# torchrun hands them on: a cluster's time limit or preemption, a cancelled job, Ctrl-C.
+# torchrun forwards these: a cluster's time limit or preemption, a cancelled job, Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Notes a signal instead of ending by it, once it listens."""
+    """Once it listens, a signal is recorded instead of ending the process."""
 
-    def __init__(self) -> None:
-        self.name = ""
+    def __init__(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
+        self.name = ""  # of the signal that came
+        self.signals = signals
 
     def listen(self) -> None:
-        """From now on; before there is nothing to save."""
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        """Record signals from now on. Before the first step there is nothing to save."""
+        for number in self.signals:
+            signal.signal(number, self._record)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
 
     def any_rank_requested(self, device: torch.device) -> bool:
-        """Whether any rank was told to stop. All ranks must ask, and all get the same answer."""
-        told = torch.tensor(int(bool(self.name)), device=device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told)
+        """Whether any rank was told to stop. All ranks must call this, and all get the same answer."""
+        requested = torch.tensor(int(bool(self.name)), device=device)
+        dist.all_reduce(requested, dist.ReduceOp.MAX)
+        return bool(requested)

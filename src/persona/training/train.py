@@ -1,10 +1,11 @@
-"""One training from files to files: start or resume, run, hand over the model, the log and the manifest."""
+"""One training from files to files: start or resume, run, write the model, the log and the manifest."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.distributed as dist
 
 from persona.files import atomic_path, file_digest, write_json
 from persona.modeling.packing import TokenTable
-from persona.modeling.processes import end_with_the_launcher, start_distributed
+from persona.modeling.processes import process_group
 from persona.tokenization.chat import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
 from persona.training.engine import build_engine, sharing_explained
@@ -42,24 +43,37 @@ class Files:
 
 
 def train(
-    files: Files, optimization: Optimization, schedule: Schedule, export: ExportSettings, factors: dict[str, str]
+    files: Files,
+    optimization: Optimization,
+    schedule: Schedule,
+    export: ExportSettings,
+    factors: dict[str, str],
+    stop: StopRequest | None = None,
 ) -> None:
-    """Train, or go on, or hand over what is already trained. Every rank calls it."""
-    stop = StopRequest()
-    end_with_the_launcher(ending=lambda: bool(stop.name))
-    start_distributed()
-    folder = RunFolder(files.run_folder)
-    fingerprint: dict[str, Any] = {}
-    if dist.get_rank() == 0:
-        fingerprint = _fingerprint(files, optimization, schedule)
-        folder.claim(fingerprint)
-    dist.barrier()
-    if not folder.finished:
-        _train(files, optimization, schedule, folder, factors, digest(fingerprint), stop)
-    if dist.get_rank() == 0:
-        _export(files, folder, fingerprint, export)
-    dist.barrier()
-    dist.destroy_process_group()
+    """Train, or resume, or export a training that is finished already.
+
+    Every rank of the process group calls it; without a process group it trains in this process only.
+
+    Args:
+        factors: names for the W&B run, which `WANDB_RUN_NAME` may use.
+        stop: the signals on which the training saves and stops; by default none.
+
+    Raises:
+        PersonaError: the run folder belongs to another training, the model or the settings do not work, the loss is
+            not finite, the disk is full, or `stop` received a signal.
+    """
+    with process_group(), closing(RunFolder(files.run_folder)) as folder:
+        fingerprint: dict[str, Any] = {}
+        if dist.get_rank() == 0:
+            fingerprint = _fingerprint(files, optimization, schedule)
+            folder.claim(fingerprint)
+        dist.barrier()
+        if not folder.finished:
+            stop = stop or StopRequest(signals=())
+            _train(files, optimization, schedule, folder, factors, digest(fingerprint), stop)
+        if dist.get_rank() == 0:
+            write_outputs(files, folder, fingerprint, export)
+        dist.barrier()
 
 
 def _train(
@@ -80,7 +94,7 @@ def _train(
     log = None
     if dist.get_rank() == 0:
         log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, state.epoch, factors, run)
-        log.message(_greeting(tables[0], tables[1], schedule, state, optimization))
+        log.message(_summary(tables[0], tables[1], schedule, state, optimization))
     training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log, stop)
     state = training.run(state)
     if log is not None:
@@ -90,21 +104,22 @@ def _train(
     dist.barrier()
 
 
-def _greeting(
+def _summary(
     train: TokenTable, val: TokenTable, schedule: Schedule, state: LoopState, optimization: Optimization
 ) -> str:
-    going_on = f", going on after step {state.global_step}" if state.started else ""
+    resumed = f", going on after step {state.global_step}" if state.started else ""
     return (
         f"{len(train):,} training samples "
         f"({train.lengths.sum():,} tokens, {train.completion_lengths.sum():,} with loss), "
-        f"{len(val):,} validation samples; {schedule.samples_per_step} samples a step, chosen by {schedule.batch_by}, "
-        f"{schedule.steps_per_epoch(len(train))} steps an epoch, at most {schedule.max_epochs} epochs, "
-        f"{dist.get_world_size()} processes, {sharing_explained(schedule.prefix_sharing, optimization.lora)}{going_on}"
+        f"{len(val):,} validation samples; {schedule.samples_per_step} samples per step, chosen by "
+        f"{schedule.batch_by}, {schedule.steps_per_epoch(len(train))} steps per epoch, at most {schedule.max_epochs} "
+        "epochs, "
+        f"{dist.get_world_size()} processes, {sharing_explained(schedule.prefix_sharing, optimization.lora)}{resumed}"
     )
 
 
 def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -> dict[str, Any]:
-    """All that the result is a function of, flat, so that a difference can be named."""
+    """Everything that determines the result, without nesting, so that a difference can be named."""
     settings = {**optimization.model_dump(), **schedule.model_dump()}
     base = Path(files.base_model)
     return {
@@ -113,13 +128,13 @@ def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -
         "train_tokens": file_digest(files.train_tokens),
         "val_tokens": file_digest(files.val_tokens),
         "deepspeed": file_digest(files.deepspeed),
-        # Of a hub id only the name is known.
+        # A model from the hub is known by its name alone.
         "base_model": file_digest(base) if base.is_dir() else files.base_model,
     }
 
 
-def _export(files: Files, folder: RunFolder, fingerprint: dict[str, Any], settings: ExportSettings) -> None:
-    """Write the outputs, the model last."""
+def write_outputs(files: Files, folder: RunFolder, fingerprint: dict[str, Any], settings: ExportSettings) -> None:
+    """Write the log, the manifest and, last, the model of a finished training."""
     summary = folder.summary()
     files.train_log.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(files.train_log) as temporary:

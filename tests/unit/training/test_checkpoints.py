@@ -69,3 +69,10 @@ def test_a_handed_over_model_can_be_deleted_without_losing_the_training(tmp_path
     link_tree(tmp_path / "best", tmp_path / "model")
     (tmp_path / "model" / "weights").unlink()
     assert (tmp_path / "best" / "weights").read_text() == "w"
+
+
+def test_a_closed_folder_can_be_claimed_again_by_the_same_process(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "v1")
+    first.claim({"seed": 1})
+    first.close()
+    RunFolder(tmp_path / "v1").claim({"seed": 1})

@@ -1,0 +1,67 @@
+"""A trained model becomes a folder that other programs read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from persona.modeling.loading import load_model
+from persona.modeling.loss import CompletionLoss
+from persona.modeling.processes import process_group
+from persona.modeling.tiny import write_tiny_model
+from persona.tokenization.chat import load_tokenizer
+from persona.training.export import export_model, merge_adapter
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    write_tiny_model(["a film", "一部电影"], tmp_path / "base", 300, 32, num_hidden_layers=1, num_experts=2, seed=0)
+    return str(tmp_path / "base")
+
+
+def export(model: Any, base: str, folder: Path) -> None:
+    engine = SimpleNamespace(module=CompletionLoss(model), zero_optimization_stage=lambda: 2)
+    with process_group(deepspeed=False):
+        export_model(engine, load_tokenizer(base), folder)
+
+
+def test_weights_keep_their_names_and_values(base: str, tmp_path: Path) -> None:
+    model = load_model(base, torch.float32, CPU)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "of_a_killed_export").touch()
+    export(model, base, tmp_path / "best")
+    again = load_model(str(tmp_path / "best"), torch.float32, CPU)
+    for (name, one), (other_name, other) in zip(again.named_parameters(), model.named_parameters(), strict=True):
+        assert name == other_name
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert not (tmp_path / "best" / "of_a_killed_export").exists()
+    assert load_tokenizer(str(tmp_path / "best")).chat_template == load_tokenizer(base).chat_template
+
+
+def test_older_programs_find_the_settings_under_their_old_names(base: str, tmp_path: Path) -> None:
+    export(load_model(base, torch.float32, CPU), base, tmp_path / "best")
+    config = json.loads((tmp_path / "best" / "config.json").read_text())
+    assert config["num_experts"] == 2 and config["torch_dtype"] == "float32" and config["rope_theta"] > 0
+    settings = json.loads((tmp_path / "best" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_merged_adapter_gives_the_logits_of_base_and_adapter(base: str, tmp_path: Path) -> None:
+    model = load_model(base, torch.float32, CPU).eval()
+    settings = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model.add_adapter(settings)
+    export(model, base, tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+    merged = load_model(str(tmp_path / "merged"), torch.float32, CPU).eval()
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
