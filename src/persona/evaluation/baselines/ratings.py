@@ -156,10 +156,8 @@ def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biase
         data.train.select("interaction_id", "item", "rating"), on="interaction_id", maintain_order="left"
     )
     residual = y["rating"].to_numpy() - mean - biases[y["item"].to_numpy()]
-    histories = _history_texts(data.targets, reviews)
-    texts = data.targets.select("interaction_id").join(
-        histories, on="interaction_id", how="left", maintain_order="left"
-    )
+    history = _history_texts(data.targets, reviews)
+    texts = data.targets.select("interaction_id").join(history, on="interaction_id", how="left", maintain_order="left")
     unknown = texts["text"].is_null().to_numpy()
     features = vectorizer.transform(texts["text"].fill_null("").to_list())
     base = mean + biases[data.targets["item"].to_numpy()]

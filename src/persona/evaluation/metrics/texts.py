@@ -113,7 +113,7 @@ def self_bleu(texts: list[str]) -> float:
 
 
 class Corpus:
-    """A collection of texts. It finds the longest substring that other texts share with any of them, for all at once."""
+    """A collection of texts in which the longest substrings of other texts are searched."""
 
     def __init__(self, texts: list[str]) -> None:
         self.parts = [texts[start : start + CORPUS_TEXTS] for start in range(0, len(texts), CORPUS_TEXTS)]
