@@ -32,7 +32,7 @@ def main() -> None:
         "--caution",
         type=json.loads,
         required=True,
-        help="JSON: a warning in English and Chinese that heads the page, or null",
+        help="JSON: [English, Chinese] warning, or null",
     )
     args = parser.parse_args()
     baselines = json.loads((args.baselines / "metrics.json").read_text(encoding="utf-8"))

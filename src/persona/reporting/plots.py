@@ -145,7 +145,7 @@ def _forest(axes: Axes, rows: Sequence[tuple[str, dict[str, Any] | None, bool]])
 def swap_gap(evidence: Evidence, say: Say) -> Figure:
     stages, baselines = evidence.stages, evidence.baselines
     figure, panels = _figure(0.45 * len(stages) + 1.6, 2)
-    titles = [say("identity (swap gap)", "身份（换人差）"), say("format", "格式")]
+    titles = [say("identity (swap gap)", "身份（换人似然差）"), say("format", "格式")]
     for axes, name, title in zip(panels, ("swap_gap", "format_gap"), titles, strict=True):
         rows = [(stage.name, stage.metrics["likelihood"].get(name), True) for stage in stages]
         rows.append((say("n-gram + cache", "n 元 + 缓存"), baselines["ngram"].get(name), False))
@@ -198,7 +198,7 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     labels = [str(a) if a == b else f"{a}-{b}" if b < 100 else f"{a}+" for a, b in HISTORY_BINS]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel(say("earlier texts of the user", "该用户更早的文本数（条）"))
-    axes.set_ylabel(say(f"author found among {candidates} (share)", f"{candidates} 人中认出作者的比例"))
+    axes.set_ylabel(say(f"author found among {candidates} users (share)", f"{candidates} 名用户中认出作者的比例"))
     axes.legend(fontsize=8)
     return figure
 
@@ -227,7 +227,7 @@ def dose_response(evidence: Evidence, say: Say) -> Figure | None:
         axes.errorbar(x, [v["value"] for v in values], spread, label=ablation, **_look(n, len(groups)))
         for samples, stage in zip(x, members, strict=True):
             most = stage.max_samples_per_user
-            dose = say(f"{most or 'all'} a user", f"每人 {most} 条" if most else "全部")
+            dose = say(f"{most or 'all'} per user", f"每用户 {most} 条" if most else "全部")
             axes.annotate(dose, (samples, stage.metrics["likelihood"]["nll"]["high"]), textcoords="offset points",
                           xytext=(0, 6), ha="center", fontsize=8)  # fmt: skip
     axes.set_xscale("log")
@@ -259,7 +259,7 @@ def shapley(evidence: Evidence, say: Say) -> Figure | None:
         axes.plot([value["low"], value["high"]], [index, index], color="black")
     axes.set_yticks(range(len(values)), [names[part] for part in values])
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel(say("NLL saved (nats per character), 95 % interval", "降低的负对数似然（奈特/字），95% 区间"))
+    axes.set_xlabel(say("NLL reduction (nats per character), 95 % interval", "降低的负对数似然（奈特/字），95% 区间"))
     return figure
 
 
@@ -287,8 +287,8 @@ def reliability(evidence: Evidence, say: Say) -> Figure | None:
         x, y = (np.bincount(index, v, minlength=BINS)[shown] / count[shown] for v in (p, hit))
         axes.plot(x, y, label=stage.name, **_look(n, len(stages)))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label=say("perfect", "理想"))
-    axes.set_xlabel(say("probability given to a star", "给某个星级的概率"))
-    axes.set_ylabel(say("share of such cases that came true", "实际发生的比例"))
+    axes.set_xlabel(say("predicted probability of a star", "预测的星级概率"))
+    axes.set_ylabel(say("observed share", "实际发生的比例"))
     axes.legend(fontsize=8)
     return figure
 
@@ -323,7 +323,7 @@ def error_by_star(evidence: Evidence, say: Say) -> Figure | None:
         errors = errors.sort("truth")
         axes.plot(errors["truth"].to_list(), errors["rmse"].to_list(), label=name, **_look(n, len(tables)))
     axes.set_xticks(range(1, 6))
-    axes.set_xlabel(say("stars really given", "实际星级"))
+    axes.set_xlabel(say("actual stars", "实际星级"))
     axes.set_ylabel(say("RMSE of the expected star (stars)", "期望星级的均方根误差（星）"))
     axes.legend(fontsize=8)
     return figure
@@ -375,7 +375,7 @@ def copying(evidence: Evidence, say: Say) -> Figure:
     for n, (name, curve) in enumerate(tables):
         x = sorted(int(length) for length in curve)
         axes.plot(x, [curve[str(length)] for length in x], label=name, **_look(n, len(tables)))
-    axes.set_xlabel(say("characters in a row found in the training texts", "与训练文本连续相同的字数"))
+    axes.set_xlabel(say("characters in a row shared with the training texts", "与训练文本连续相同的字数"))
     axes.set_ylabel(say("share of sampled texts", "采样文本的比例"))
     axes.legend(fontsize=8)
     return figure
@@ -425,9 +425,9 @@ def cost(evidence: Evidence, say: Say) -> Figure | None:
         axes.barh(index - 0.2, planned_seconds, 0.36, color="0.8", edgecolor="black", hatch="//",
                   label=say("planned", "计划") if not index else None)  # fmt: skip
         axes.barh(index + 0.2, stage.counts["seconds"], 0.36, color="0.3", edgecolor="black",
-                  label=say("spent", "实际") if not index else None)  # fmt: skip
+                  label=say("actual", "实际") if not index else None)  # fmt: skip
     axes.set_yticks(range(len(planned)), [stage.name for stage in planned])
     axes.invert_yaxis()
-    axes.set_xlabel(say("seconds of training, for the epochs that were run", "训练秒数（按实际轮数）"))
+    axes.set_xlabel(say("seconds of training for the epochs that were run", "训练秒数（按实际轮数）"))
     axes.legend(fontsize=8)
     return figure
