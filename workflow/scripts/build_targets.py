@@ -15,9 +15,7 @@ def main() -> None:
     parser.add_argument("--val", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--interactions", type=Path, required=True)
-    parser.add_argument(
-        "--candidates", type=int, required=True, help="number of users among whom an author is identified"
-    )
+    parser.add_argument("--candidates", type=int, required=True, help="users among whom an author is identified")
     parser.add_argument("--seed", type=int, required=True)
     args = parser.parse_args()
     cohorts = {name: read_table(getattr(args, name), schemas.SAMPLES) for name in ("val", "test")}

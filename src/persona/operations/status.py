@@ -96,7 +96,7 @@ def status_table(results: Path) -> str:
     rows = [_row(progress(run)) for run in find_runs(results) if not run.set_aside]
     if not rows:
         return f"no trainings in {results}"
-    return tabulate(rows, COLUMNS, tablefmt="plain", disable_numparse=True)
+    return tabulate([COLUMNS, *rows], tablefmt="plain", disable_numparse=True)
 
 
 def _row(p: Progress) -> list[str]:

@@ -105,7 +105,7 @@ def storage_table(items: list[Item]) -> str:
     sums = {kind: human_size(sum(i.size for i in items if i.deletable == kind)) for kind in (SAFE, OLD)}
     total = human_size(sum(item.size for item in items))
     last = f"{total} in total; {sums[SAFE]} are not needed any more, and {sums[OLD]} are old trainings"
-    return f"{tabulate(rows, columns, tablefmt='plain', disable_numparse=True)}\n{last}"
+    return f"{tabulate([columns, *rows], tablefmt='plain', disable_numparse=True)}\n{last}"
 
 
 def delete(items: list[Item], old: bool) -> str:

@@ -12,10 +12,18 @@ from tabulate import tabulate
 def short_table(table: pl.DataFrame, candidates: int) -> str:
     """The main columns of `stage_table` for a terminal, and what they mean."""
     first = table["stage"][0]
-    columns = ["stage", "training samples", "seconds", "test NLL [95 %]", f"minus {first}", "swap gap [95 %]"]
-    rows = [_short_row(row, first) for row in table.iter_rows(named=True)]
+    columns = [
+        "stage",
+        "training samples",
+        "seconds",
+        "test NLL [95 %]",
+        f"minus {first}",
+        "swap gap [95 %]",
+        "author found",
+    ]
+    rows = [columns, *(_short_row(row, first) for row in table.iter_rows(named=True))]
     alignment = ("left", "right", "right", "left", "left", "left", "right")
-    text = tabulate(rows, [*columns, "author found"], tablefmt="plain", disable_numparse=True, colalign=alignment)
+    text = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment)
     notes = [
         f"Untrained model: test NLL {table['untrained_test_nll'][0]:.3f}.",
         "NLL: negative log-likelihood of a user's real text, in nats per character; lower is better.",
