@@ -1,4 +1,4 @@
-"""What a person asks beside a running workflow: `python -m persona status`, `disk`, `cancel`."""
+"""Commands to use beside a running workflow: `python -m persona status`, `disk`, `cancel`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from persona.operations.storage import delete, list_items, storage_table
 def main() -> None:
     parser = argparse.ArgumentParser(prog="persona", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    status = commands.add_parser("status", help="trainings: state, step, loss, time left")
-    disk = commands.add_parser("disk", help="what lies in the results, how large it is, and what may be deleted")
-    disk.add_argument("--delete", action="store_true", help="delete what nothing needs")
-    disk.add_argument("--old", action="store_true", help="with --delete: trainings of earlier settings as well")
+    status = commands.add_parser("status", help="show the state, step, loss and time left of each training")
+    disk = commands.add_parser("disk", help="show what is in the results, its size, and what can be deleted")
+    disk.add_argument("--delete", action="store_true", help="delete what is not needed any more")
+    disk.add_argument("--old", action="store_true", help="with --delete: also delete trainings with earlier settings")
     for command in (status, disk):
         command.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: results")
-    cancel = commands.add_parser("cancel", help="cancel the Slurm jobs that work in this folder")
-    cancel.add_argument("folder", type=Path, nargs="?", default=Path(), help="default: this one")
+    cancel = commands.add_parser("cancel", help="cancel the Slurm jobs that Snakemake submitted in this folder")
+    cancel.add_argument("folder", type=Path, nargs="?", default=Path(), help="default: the current folder")
     args = parser.parse_args()
     try:
         print(_answer(args))
@@ -34,7 +34,7 @@ def _answer(args: argparse.Namespace) -> str:
     if args.command == "cancel":
         return cancel_jobs(args.folder)
     if not args.results.is_dir():
-        raise PersonaError(f"{args.results}: no such folder; name the one that results_dir of the configuration names")
+        raise PersonaError(f"{args.results}: no such folder; give the folder that is results_dir in your configuration")
     if args.command == "status":
         return status_table(args.results)
     items = list_items(args.results)

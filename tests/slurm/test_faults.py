@@ -107,7 +107,7 @@ def test_a_training_survives_all_that_happens_to_its_job(
     process.kill()  # Snakemake itself: its job lives on
     process.wait()
     assert jobs_of(folder)
-    assert re.fullmatch(r"cancelled \d+; now: snakemake --unlock, and the same command again\n",
+    assert re.fullmatch(r"cancelled \d+; now run snakemake --unlock and then the same command again\n",
                         persona(folder, "cancel"))  # fmt: skip
     assert not jobs_of(folder)
     refused = on_slurm(folder, long_config, "train_quick")

@@ -75,7 +75,7 @@ def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
     for table in ("stages", "methods"):
         columns = pl.read_csv(dialogue / "report" / f"{table}.csv").columns
         assert not {"rmse", "mae", "qwk", "rps", "ece", "tau", "leaked"} & set(columns)
-    assert "19,768 rows in: 19,766 kept, of 628 users and 40 items, and 2 set aside." in page
+    assert "19,768 rows were read: 19,766 were kept, of 628 users and 40 items, and 2 were rejected." in page
     metrics = json.loads((dialogue / "evaluation/two_per_user/profile/tiny/metrics.json").read_text(encoding="utf-8"))
     assert metrics["likelihood"]["swap_gap"]["low"] < metrics["likelihood"]["swap_gap"]["high"]
     plots = {file.stem for file in (dialogue / "report" / "plots").iterdir()}

@@ -1,4 +1,4 @@
-"""Guess stars, write reviews, tell authors and foretell characters without a language model."""
+"""Compute the baselines without a language model: stars, texts, authors, character likelihoods."""
 
 import argparse
 from pathlib import Path

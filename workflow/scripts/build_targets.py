@@ -1,4 +1,4 @@
-"""Gather what is known of the val and test targets, and put test targets into blocks."""
+"""Build the table of the val and test targets, and group test targets in blocks of impostors."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Turn the rows of one model into metrics with intervals."""
+"""Compute the metrics of one model, with intervals, from its rows."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from persona.tables.parquet import read_table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="of one training, or of several seeds")
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="one file per seed")
     for name in ("generations", "targets", "prompts", "interactions", "trained-on"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--candidates", type=int, required=True)

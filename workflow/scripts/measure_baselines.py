@@ -1,4 +1,4 @@
-"""Turn the rows of the baselines into the metrics that models have."""
+"""Compute the metrics of the baselines from their rows."""
 
 import argparse
 from pathlib import Path
@@ -17,10 +17,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--targets", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="where the baselines' tables are")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the baselines' tables")
     parser.add_argument("--candidates", type=int, required=True)
-    parser.add_argument("--n-targets", type=int, required=True, help="targets for which models write reviews")
-    parser.add_argument("--seed", type=int, required=True, help="of their choice")
+    parser.add_argument("--n-targets", type=int, required=True, help="number of targets for which models write texts")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the choice of these targets")
     args = parser.parse_args()
     targets = read_table(args.targets, schemas.TARGETS)
     written_for = choose_targets(targets.filter(pl.col("cohort") == "test"), args.n_targets, args.seed)

@@ -1,4 +1,4 @@
-"""Write the report of all stages, from their rows, metrics and manifests alone."""
+"""Write the report of all stages from their rows, metrics and manifests."""
 
 import argparse
 import json
@@ -9,8 +9,12 @@ from persona.evaluation.claims import claim
 from persona.evaluation.comparison import compare
 from persona.evaluation.settings import Contrast
 from persona.files import write_json, write_text
-from persona.reporting.report import Evidence, as_markdown, page, pictures, short_table
+from persona.reporting.evidence import Evidence
+from persona.reporting.plots import pictures
+from persona.reporting.report import page
 from persona.reporting.stages import baseline_table, load_stages, stage_table
+from persona.reporting.text_tables import as_markdown, short_table
+from persona.reporting.verdict import verdict
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 
@@ -25,7 +29,12 @@ def main() -> None:
     parser.add_argument("--ingested", type=Path, required=True, help="the counts of the ingestion")
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
-    parser.add_argument("--caution", type=json.loads, required=True, help="JSON: what a reader must know, or null")
+    parser.add_argument(
+        "--caution",
+        type=json.loads,
+        required=True,
+        help="JSON: [English, Chinese] warning, or null",
+    )
     args = parser.parse_args()
     baselines = json.loads((args.baselines / "metrics.json").read_text(encoding="utf-8"))
     authors = read_table(args.baselines / "authors.parquet", schemas.AUTHORS)
@@ -42,11 +51,11 @@ def main() -> None:
         write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
         write_text(as_markdown(table), args.folder / f"{name}.md")
     write_json(contrasts, args.folder / "contrasts.json")
-    made = pictures(evidence)
-    for picture in made:
+    drawn = pictures(evidence)
+    for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
-    write_text(page(evidence, made, tables["stages"], tables["methods"]), args.folder / "index.html")
-    print(short_table(tables["stages"]))
+    write_text(page(evidence, drawn, tables["stages"], tables["methods"]), args.folder / "index.html")
+    print(short_table(tables["stages"], args.candidates), *(english for english, _ in verdict(evidence)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether it may be said that a model writes as a particular user does. Three conditions, all of them needed."""
+"""Decide whether a model may be said to write like a particular user: three conditions, and all must hold."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from persona.evaluation.metrics.summary import mean_ranks
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that must be greater than 0, with its interval over users and films."""
+    """An advantage that must be greater than 0, with its interval over users and items."""
 
     name: str
     advantage: Estimate
 
     @property
     def holds(self) -> bool | None:
-        """None where the data cannot say."""
+        """Whether the interval lies above 0; None if it could not be computed."""
         return self.advantage.low > 0 if np.isfinite(self.advantage.low) else None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Personalisation may be claimed if every condition holds; data without stars has no condition on them."""
+    """Personalisation may be claimed if every condition holds. Data without stars has no condition on stars."""
 
     conditions: list[Condition]
 
@@ -41,30 +41,31 @@ class Claim:
 def claim(
     seeds: list[pl.DataFrame], authors: pl.DataFrame, guesses: pl.DataFrame, targets: pl.DataFrame, candidates: int
 ) -> Claim:
-    """Check the conditions for one stage; each is that a 95 % interval lies above 0.
+    """Check the conditions for one stage. Each one requires the 95 % interval of a value to lie above 0.
 
-    1. The swap gap, in nats a character.
-    2. Author identification (acc@1) less that by character TF-IDF, on the same targets and candidates.
-    3. Squared error of the damped bias less that of the expected star, on the same targets.
+    1. The swap gap, in nats per character.
+    2. acc@1 of the stage's author identification minus that of character TF-IDF, on the same targets and candidates.
+    3. Squared error of the damped bias minus that of the stage's expected star, on the same targets.
 
     Args:
-        seeds: `schemas.SCORES` of the stage, a table for each seed.
+        seeds: `schemas.SCORES` of the stage, one table per seed.
         authors, guesses: `schemas.AUTHORS` and `schemas.RATINGS` of the baselines.
         targets: `schemas.TARGETS`.
+        candidates: number of users among whom an author is identified.
     """
     tests = [table.filter(pl.col("cohort") == "test") for table in seeds]
     keys = targets.select("interaction_id", "user_id", "item_id")
     gap = add_swap_gaps(mean_of_seeds(tests)).select(
         "interaction_id", "swap_gap", n=pl.col("n_characters").cast(pl.Float64)
     )
-    mine, theirs = mean_ranks(tests, candidates), author_ranks(authors, candidates)
-    found = mine.join(theirs.select("interaction_id", theirs="acc"), on="interaction_id").select(
-        "interaction_id", advantage=pl.col("acc") - pl.col("theirs"), n=pl.lit(1.0)
+    model, baseline = mean_ranks(tests, candidates), author_ranks(authors, candidates)
+    ranks = model.join(baseline.select("interaction_id", baseline="acc"), on="interaction_id").select(
+        "interaction_id", advantage=pl.col("acc") - pl.col("baseline"), n=pl.lit(1.0)
     )
     stars = _star_advantage(tests, guesses, targets)
     conditions = [
         Condition("swap_gap", _estimate(gap.rename({"swap_gap": "advantage"}), keys)),
-        Condition("author", _estimate(found, keys)),
+        Condition("author", _estimate(ranks, keys)),
     ]
     return Claim([*conditions, Condition("rating", _estimate(stars, keys))] if stars.height else conditions)
 
@@ -77,13 +78,13 @@ def _star_advantage(tests: list[pl.DataFrame], guesses: pl.DataFrame, targets: p
         for table in tests
     ]
     errors = [(expected_star(star_array(table)) - table["truth"].to_numpy()) ** 2 for table in tables]
-    mine = tables[0].select("interaction_id", "truth").with_columns(mine=pl.Series(np.mean(errors, axis=0)))
-    return mine.join(bias, on="interaction_id").select(
-        "interaction_id", advantage=(pl.col("bias") - pl.col("truth")) ** 2 - pl.col("mine"), n=pl.lit(1.0)
+    model = tables[0].select("interaction_id", "truth").with_columns(model=pl.Series(np.mean(errors, axis=0)))
+    return model.join(bias, on="interaction_id").select(
+        "interaction_id", advantage=(pl.col("bias") - pl.col("truth")) ** 2 - pl.col("model"), n=pl.lit(1.0)
     )
 
 
 def _estimate(rows: pl.DataFrame, keys: pl.DataFrame) -> Estimate:
-    """Sum of `advantage` over the sum of `n`, users and films resampled."""
+    """Sum of `advantage` divided by the sum of `n`, with its interval over users and items."""
     both = rows.drop_nulls("advantage").join(keys, on="interaction_id").sort("user_id", "interaction_id")
-    return estimate_columns(both, "advantage", "n", films=True)
+    return estimate_columns(both, "advantage", "n", items=True)

@@ -1,4 +1,4 @@
-"""Stages against each other, target by target on the same targets."""
+"""Compare stages with each other, paired by target."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ NLL = "nll"
 
 
 def compare(scores: dict[str, pl.DataFrame], contrasts: list[Contrast]) -> list[dict[str, Any]]:
-    """Paired differences with intervals over users and films. The first contrast is the primary one and stands alone.
+    """Paired differences with intervals over users and items.
 
-    The p-values of the others are adjusted for their number by Holm's method.
+    The first contrast is the primary one, and its p-value is not adjusted. The p-values of the others are adjusted
+    for multiple comparisons by Holm's method.
 
     Args:
         scores: `schemas.SCORES` by stage.
     """
-    found = [difference(scores[c.stage], scores[c.against], c.metric) for c in contrasts]
-    # What could not be computed (p is NaN) has no share in the number of comparisons.
-    numbers = [n for n, e in enumerate(found) if n and np.isfinite(e.p)]
-    adjusted = dict(zip(numbers, holm([found[n].p for n in numbers]), strict=True))
+    differences = [difference(scores[c.stage], scores[c.against], c.metric) for c in contrasts]
+    # A contrast that could not be computed (p is NaN) does not count as a comparison.
+    numbers = [n for n, e in enumerate(differences) if n and np.isfinite(e.p)]
+    adjusted = dict(zip(numbers, holm([differences[n].p for n in numbers]), strict=True))
     return [
         {**contrast.model_dump(), **value.as_json(), "p_adjusted": adjusted.get(n), "primary": n == 0}
-        for n, (contrast, value) in enumerate(zip(contrasts, found, strict=True))
+        for n, (contrast, value) in enumerate(zip(contrasts, differences, strict=True))
     ]
 
 
 def difference(scores: pl.DataFrame, against: pl.DataFrame, metric: str) -> Estimate:
-    """`metric` of `scores` less that of `against` on the same test targets, in nats a character.
+    """`metric` of `scores` minus that of `against` on the same test targets, in nats per character.
 
-    Users and films are drawn: there are few films, and they differ.
+    Users and items are resampled, because there may be few items, and they differ.
     """
     both = _per_target(scores, metric).join(_per_target(against, metric), on="interaction_id", validate="1:1")
     both = both.sort("user_id", "interaction_id").with_columns(pl.col(metric) - pl.col(f"{metric}_right"))
-    return estimate_columns(both, metric, "n_characters", films=True)
+    return estimate_columns(both, metric, "n_characters", items=True)
 
 
 def _per_target(scores: pl.DataFrame, metric: str) -> pl.DataFrame:
@@ -50,27 +51,27 @@ def _per_target(scores: pl.DataFrame, metric: str) -> pl.DataFrame:
 
 
 def shapley(scores: dict[frozenset[str], pl.DataFrame]) -> dict[str, dict[str, Any]]:
-    """What each part of the prompt lowers the NLL by, in nats a character, over all orders of adding it.
+    """How much each part of the prompt lowers the NLL, in nats per character: its Shapley value with interval.
 
     Args:
-        scores: by combination of `PARTS`, all eight of them, of models that differ in nothing else.
+        scores: `schemas.SCORES` by combination of `PARTS`, all eight, of models that differ in nothing else.
     """
     sets = list(scores)
     tables = [_per_target(scores[s], NLL).sort("user_id", "interaction_id") for s in sets]
     values = {s: -table[NLL].to_numpy() for s, table in zip(sets, tables, strict=True)}
     characters = tables[0]["n_characters"].cast(pl.Float64).to_numpy()
     users, items = codes(tables[0]["user_id"]), codes(tables[0]["item_id"])
-    found = {}
+    shares = {}
     for part, weights in shapley_weights(PARTS).items():
         share = sum((weight * values[chosen] for chosen, weight in weights.items()), np.zeros(len(characters)))
-        found[part] = asdict(estimate(np.column_stack([share, characters]), users, items=items))
-    return found
+        shares[part] = asdict(estimate(np.column_stack([share, characters]), users, items=items))
+    return shares
 
 
 def mean_of_seeds(seeds: list[pl.DataFrame]) -> pl.DataFrame:
-    """The likelihoods of one recipe trained from several seeds, averaged target by target before anything is resampled.
+    """The likelihoods of one recipe trained from several seeds, averaged per target before any resampling.
 
-    Star probabilities stay those of the first: their mean would be another, better model's.
+    Star probabilities are those of the first seed: their mean would be an ensemble, which is a better model.
     """
     tables = [table.sort("interaction_id") for table in seeds]
     columns = ["nll", "nll_impostors", "nll_empty"]

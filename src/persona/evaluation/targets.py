@@ -1,8 +1,8 @@
-"""The frozen targets of the evaluation, and who stands in for whom: computed once, the same for all models.
+"""The targets of the evaluation and their impostors. They are computed once and are the same for all models.
 
-Test targets are put into blocks: reviews of one film by different users, alike in star, length of history
-and day. Within a block every review is scored under every prompt, so the users of a block are each other's
-impostors, and the scores form a full matrix that can be centred by review and by prompt.
+Test targets are grouped in blocks: reviews of one item by different users, similar in star, length of history and
+day. Within a block every review is scored under every prompt, so the users of a block are each other's impostors,
+and the scores form a full matrix that can be centred by review and by prompt.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from persona.seeded_hash import hash64_series, id_priority
 def build_targets(
     cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame, candidates: int, seed: int
 ) -> pl.DataFrame:
-    """The targets of the cohorts `val` and `test` with all that is known of them.
+    """The targets of the cohorts `val` and `test`, with the columns that the evaluation needs.
 
     Args:
         cohorts: sampled targets by cohort.
-        candidates: users among whom an author is to be identified; a block has at least so many targets where
-            the film has them.
+        interactions: `schemas.INTERACTIONS`.
+        candidates: number of users among whom an author is identified. A block has at least as many targets if the
+            item has as many.
+        seed: of the random choices, such as the order within equal stars.
 
     Returns:
         The columns of `schemas.TARGETS`.
@@ -47,8 +49,10 @@ def build_targets(
 
 
 def _blocks(test: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
-    """`interaction_id` and `block`: per film, in the order of star, length of history and day, as even as can be."""
-    # One target a user and film; accounts that share a display name may have more.
+    """`interaction_id` and `block`: the targets of each item, sorted by star, length of history and day, and cut into
+    blocks of almost equal size.
+    """
+    # One target per user and item; accounts that share a display name may have more.
     once = test.sort("interaction_id").unique(["item_id", "user_id"], keep="first", maintain_order=True)
     ordered = once.with_columns(
         # 0, 1, 2-3, 4-7, ...
@@ -56,8 +60,8 @@ def _blocks(test: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
         tie=_priority(once, "block", seed),
     ).sort("item_id", "rating", "size", "day", "tie")
     blocks, number = [], 0
-    for film in ordered.partition_by("item_id", maintain_order=True):
-        parts = np.array_split(np.arange(film.height), max(1, film.height // candidates))
+    for item in ordered.partition_by("item_id", maintain_order=True):
+        parts = np.array_split(np.arange(item.height), max(1, item.height // candidates))
         blocks.append(np.concatenate([np.full(len(part), number + n) for n, part in enumerate(parts)]))
         number += len(parts)
     return ordered.select("interaction_id").with_columns(
@@ -66,9 +70,9 @@ def _blocks(test: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
 
 
 def _floors(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """A review of the same film by another user, of the same star if there is one; which one is a matter of chance."""
+    """A random review of the same item by another user, with the same star if there is one."""
     ordered = reviews.with_columns(tie=_priority(reviews, "floor", seed)).sort("item_id", "rating", "tie")
-    # The next in the order of (star, chance); at the end of the film the one before.
+    # The next in the order of (star, chance), or the one before at the end of the item.
     neighbours = ordered.select(
         "interaction_id",
         "item_id",
@@ -103,7 +107,7 @@ def _floors(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFra
 
 
 def _ceilings(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Another review of the same user, past or not: it only says how alike one user's reviews are."""
+    """A random other review of the same user, earlier or later: it only shows how similar a user's reviews are."""
     other = reviews.select("user_id", other_id="interaction_id", ceiling_text="text").with_columns(
         tie=_priority(reviews, "ceiling", seed)
     )
@@ -118,6 +122,6 @@ def _ceilings(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataF
 
 
 def _priority(table: pl.DataFrame, purpose: str, seed: int) -> pl.Series:
-    """A pseudo-random number a row that depends on the interaction, the purpose and the seed alone."""
+    """A pseudo-random number per row that depends only on the interaction, the purpose and the seed."""
     purpose_seed = seed + int(hash64_series(pl.Series([purpose]))[0] % 2**20)
     return id_priority(table["interaction_id"], purpose_seed)

@@ -1,1 +1,1 @@
-"""Commands for people: status, disk, cancel."""
+"""The commands of `python -m persona`: status, disk, cancel."""

@@ -1,4 +1,4 @@
-"""The trainings of a results folder."""
+"""Find the trainings in a results folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = re.compile(r"v(\d+)(-[0-9a-f]{12})?")
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a training, `DATASET/runs/SAMPLE/ABLATION/RECIPE/v1`, or of one that was set aside, `v1-...`."""
+    """The folder of a training: `DATASET/runs/SAMPLE/ABLATION/RECIPE/v1`, or `v1-...` if it was set aside."""
 
     path: Path
 
@@ -27,7 +27,7 @@ class Run:
 
     @property
     def factors(self) -> str:
-        """What tells it from others, and stands in the paths of its model."""
+        """`SAMPLE/ABLATION/RECIPE`, which is also part of the path of its model."""
         return "/".join(self.path.parts[-4:-1])
 
     @property
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def locked(self) -> bool:
-        """Whether a process trains here, as far as this machine sees the locks of others."""
+        """Whether a process holds the lock. The locks of other machines may not be visible on this file system."""
         lock = self.path / "lock"
         if not lock.exists():
             return False
@@ -58,9 +58,9 @@ class Run:
 
     @property
     def may_be_training(self) -> bool:
-        """Whether to keep away: it is locked, or not finished and something in it was written in the last two hours.
+        """Whether it is locked, or unfinished with a file that was written in the last `QUIET_SECONDS`.
 
-        Between two lines of its log a large model may load, be validated, exported and saved.
+        A large model can take long to load, validate, export or save without writing to its log.
         """
         if self.locked:
             return True
@@ -68,12 +68,12 @@ class Run:
         return not self.finished and time.time() - max(times, default=0.0) < QUIET_SECONDS
 
     def seconds_silent(self) -> float:
-        """Since the last line of its log."""
+        """Seconds since the last line of its log; infinite if there is no log."""
         log = self.path / JSON_LOG
         return time.time() - log.stat().st_mtime if log.exists() else float("inf")
 
 
 def find_runs(results: Path) -> list[Run]:
-    """All trainings below a folder, in the order of their paths."""
+    """All trainings below a folder, sorted by path."""
     folders = [folder for runs in sorted(results.rglob("runs")) for folder in sorted(runs.glob("*/*/*/v*"))]
     return [Run(folder) for folder in folders if VERSION.fullmatch(folder.name)]

@@ -1,4 +1,4 @@
-"""What trains, how far it is, and when it will be through: from the logs alone, wherever it runs."""
+"""The state of each training and the time it has left, read from its log. It works wherever the training runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from persona.operations.runs import Run, find_runs
 from persona.training.logs import JSON_LOG
 from persona.units import clock
 
-TAIL = 65_536
-RECENT = 50
+TAIL_BYTES = 65_536
+RECENT_STEPS = 50
 FRESH_SECONDS = 600
 COLUMNS = ["training", "state", "epoch", "step", "loss", "best val loss", "s/step", "left at most", "saved at"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands; fields are None where its log does not say."""
+    """The state of a training; a field is None if it is not in the log."""
 
     run: Run
     state: str
@@ -32,19 +34,19 @@ class Progress:
     loss: float | None
     best_val_loss: float | None
     best_epoch: int | None
-    seconds_a_step: float | None
+    seconds_per_step: float | None
     saved_step: int
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last epoch, which early stopping may not wait for; validation is not counted."""
-        if self.seconds_a_step is None or self.total_steps is None or self.run.finished:
+        """Until the end of the last epoch, without validation. Early stopping may end the training before."""
+        if self.seconds_per_step is None or self.total_steps is None or self.run.finished:
             return None
-        return self.seconds_a_step * (self.total_steps - self.step)
+        return self.seconds_per_step * (self.total_steps - self.step)
 
 
 def progress(run: Run) -> Progress:
-    """Read where a training stands from the end of its log."""
+    """Read the progress of a training from the end of its log."""
     steps = [record for record in _last_records(run.path / JSON_LOG) if record["type"] == "step"]
     last: dict[str, Any] = steps[-1] if steps else {}
     latest = run.path / "latest.json"
@@ -59,17 +61,17 @@ def progress(run: Run) -> Progress:
         loss=last.get("loss"),
         best_val_loss=saved["best_val_loss"] if validated else None,
         best_epoch=saved["best_epoch"] if validated else None,
-        seconds_a_step=statistics.median(r["seconds"] for r in steps[-RECENT:]) if steps else None,
+        seconds_per_step=statistics.median(r["seconds"] for r in steps[-RECENT_STEPS:]) if steps else None,
         saved_step=saved.get("global_step", 0),
     )
 
 
 def _last_records(log: Path) -> list[dict[str, Any]]:
-    """The records in the last bytes of a log, but for lines that are not whole."""
+    """The records in the last `TAIL_BYTES` of a log, without incomplete lines."""
     if not log.exists():
         return []
     with log.open("rb") as file:
-        start = max(0, os.fstat(file.fileno()).st_size - TAIL)
+        start = max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES)
         file.seek(start)
         lines = file.read().split(b"\n")
     records = []
@@ -90,11 +92,11 @@ def _state(run: Run) -> str:
 
 
 def status_table(results: Path) -> str:
-    """A line for each training below `results`, as text."""
+    """One line per training below `results`, for a terminal."""
     rows = [_row(progress(run)) for run in find_runs(results) if not run.set_aside]
     if not rows:
-        return f"nothing was trained in {results}"
-    return table(COLUMNS, rows)
+        return f"no trainings in {results}"
+    return tabulate([COLUMNS, *rows], tablefmt="plain", disable_numparse=True)
 
 
 def _row(p: Progress) -> list[str]:
@@ -107,14 +109,7 @@ def _row(p: Progress) -> list[str]:
         f"{p.step}{total}",
         "" if p.loss is None else f"{p.loss:.4f}",
         "" if p.best_val_loss is None else f"{p.best_val_loss:.4f} (epoch {p.best_epoch})",
-        "" if p.seconds_a_step is None else f"{p.seconds_a_step:.2f}",
+        "" if p.seconds_per_step is None else f"{p.seconds_per_step:.2f}",
         "" if left is None else clock(left),
         f"step {p.saved_step}" if p.saved_step else "",
     ]
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Text in columns as wide as their longest entry."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    lines = [columns, *rows]
-    return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)

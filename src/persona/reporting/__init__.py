@@ -1,1 +1,1 @@
-"""The report of all stages."""
+"""The report that compares all stages."""

@@ -1,4 +1,7 @@
-"""The pictures of the report, each in English and Chinese. Stages differ by marker, dash and lightness."""
+"""The plots of the report, each with its title and caption, in English and Chinese.
+
+The stages differ by marker, dash and lightness, so the plots are readable without colour.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,20 +19,75 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from persona.evaluation.metrics.authors import author_ranks
-from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate
 from persona.evaluation.metrics.stars import BINS, expected_star, normalised, star_array
+from persona.reporting.evidence import HISTORY_BINS, Bilingual, Evidence
 from persona.reporting.stages import Stage
 
-matplotlib.rcParams["svg.hashsalt"] = "persona"  # the same bytes every time
-matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: the reader's fonts have the Chinese
-matplotlib.rcParams["font.family"] = "sans-serif"
-matplotlib.rcParams["axes.spines.top"] = matplotlib.rcParams["axes.spines.right"] = False
-
+STYLE = {
+    "svg.hashsalt": "persona",  # the same bytes every time
+    "svg.fonttype": "none",  # text stays text: the reader's fonts have the Chinese characters
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 MARKERS = "osD^vPX*"
 DASHES = ["-", "--", "-.", ":"]
-HISTORY_BINS = [(0, 0), (1, 1), (2, 3), (4, 7), (8, 10**9)]
+MIN_BIN_CASES = 20
+
+# Chooses the English or the Chinese text.
 Say = Callable[[str, str], str]
+Draw = Callable[[Evidence, Say], Figure | None]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of the report. `draw` returns None if the stages do not have the data."""
+
+    name: str
+    title: Bilingual
+    caption: Bilingual
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot drawn in both languages as SVG elements."""
+
+    name: str
+    title: Bilingual
+    caption: Bilingual
+    english: str
+    chinese: str
+
+
+PLOTS: list[Plot] = []
+
+
+def plot(title: Bilingual, caption: Bilingual) -> Callable[[Draw], Draw]:
+    """Add a drawing function to `PLOTS`. The page shows the plots in the order of this file."""
+
+    def register(draw: Draw) -> Draw:
+        PLOTS.append(Plot(draw.__name__, title, caption, draw))
+        return draw
+
+    return register
+
+
+def pictures(evidence: Evidence) -> list[Picture]:
+    """All plots that the stages have the data for."""
+    drawn = (picture(plot, evidence) for plot in PLOTS)
+    return [one for one in drawn if one is not None]
+
+
+def picture(plot: Plot, evidence: Evidence) -> Picture | None:
+    """Draw a plot in both languages, without changing matplotlib's global settings."""
+    with matplotlib.rc_context(STYLE):
+        figures = plot.draw(evidence, english), plot.draw(evidence, chinese)
+        if figures[0] is None or figures[1] is None:
+            return None
+        return Picture(
+            plot.name, plot.title, plot.caption, svg(figures[0], plot.name), svg(figures[1], f"{plot.name}-zh")
+        )
 
 
 def english(en: str, zh: str) -> str:
@@ -40,13 +99,13 @@ def chinese(en: str, zh: str) -> str:
 
 
 def svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element with the reader's fonts; its ids begin with `name`, to be one of many on a page."""
-    picture = io.StringIO()
+    """The figure as an SVG element with the reader's fonts. Its ids begin with `name`, so a page can hold several."""
+    stream = io.StringIO()
     with warnings.catch_warnings():
-        # matplotlib's own font lacks Chinese glyphs; it only measures with it.
+        # matplotlib's own font has no Chinese glyphs, but it is only used to measure text.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
-        figure.savefig(picture, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = picture.getvalue()
+        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = stream.getvalue()
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text[text.index("<svg") :])
     return text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', 'Noto Sans CJK SC'")
 
@@ -62,30 +121,31 @@ def _look(n: int, of: int) -> dict[str, Any]:
 
 
 def _forest(axes: Axes, rows: Sequence[tuple[str, dict[str, Any] | None, bool]]) -> None:
-    """Points with intervals, one row each; hollow ones are not stages."""
-    for place, (_, value, is_stage) in enumerate(rows):
+    """Points with intervals, one row each. Hollow points are not stages."""
+    for index, (_, value, is_stage) in enumerate(rows):
         if value is None:
             continue
-        axes.plot([value["low"], value["high"]], [place, place], color="black", linewidth=1)
-        axes.plot(value["value"], place, "o", color="black", markerfacecolor="black" if is_stage else "white")
+        axes.plot([value["low"], value["high"]], [index, index], color="black", linewidth=1)
+        axes.plot(value["value"], index, "o", color="black", markerfacecolor="black" if is_stage else "white")
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
 
 
-def nll_by_stage(stages: list[Stage], baselines: dict[str, Any], say: Say) -> Figure:
-    rows = [(stage.name, stage.metrics["likelihood"]["nll"], True) for stage in stages]
-    rows.append((say("n-gram + user cache", "n 元模型 + 用户缓存"), baselines["ngram"]["nll"], False))
-    rows.append((say("untrained model", "未训练模型"), stages[0].untrained["likelihood"]["nll"], False))
-    figure, (axes,) = _figure(0.45 * len(rows) + 1)
-    _forest(axes, rows)
-    axes.set_xlabel(say("test NLL (nats per character), 95 % interval", "测试集负对数似然（奈特/字），95% 区间"))
-    return figure
-
-
-def swap_gap(stages: list[Stage], baselines: dict[str, Any], say: Say) -> Figure:
+@plot(
+    title=("What the prompt contributes: user and format", "提示词的作用：用户信息与形式"),
+    caption=(
+        "Left (swap gap): how much the likelihood of a text drops under the prompts of other users of the same item. "
+        "Above 0, the model uses information that is specific to this user. Right: how much those other prompts "
+        "still help compared with a prompt without user information.",
+        "左（换人似然差）：换成同一条目其他用户的提示词后，文本的似然下降多少；"
+        "大于 0 说明模型用到了该用户特有的信息。右：与不含用户信息的提示词相比，其他用户的提示词还有多大帮助。",
+    ),
+)
+def swap_gap(evidence: Evidence, say: Say) -> Figure:
+    stages, baselines = evidence.stages, evidence.baselines
     figure, panels = _figure(0.45 * len(stages) + 1.6, 2)
-    titles = [say("identity (swap gap)", "身份（换人差）"), say("format", "格式")]
+    titles = [say("identity (swap gap)", "身份（换人似然差）"), say("format", "格式")]
     for axes, name, title in zip(panels, ("swap_gap", "format_gap"), titles, strict=True):
         rows = [(stage.name, stage.metrics["likelihood"].get(name), True) for stage in stages]
         rows.append((say("n-gram + cache", "n 元 + 缓存"), baselines["ngram"].get(name), False))
@@ -97,51 +157,63 @@ def swap_gap(stages: list[Stage], baselines: dict[str, Any], say: Say) -> Figure
     return figure
 
 
-def author_curves(
-    stages: list[Stage], targets: pl.DataFrame, authors: pl.DataFrame, candidates: int
-) -> list[tuple[str | None, dict[int, Estimate]]]:
-    """For each stage, and for TF-IDF (no name), acc@1 in each of `HISTORY_BINS` with at least 10 targets."""
-    tables: list[tuple[str | None, pl.DataFrame]] = [
-        (stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in stages
-    ]
-    curves: list[tuple[str | None, dict[int, Estimate]]] = []
-    for name, scores in [*tables, (None, authors)]:
-        ranks = author_ranks(scores, candidates).join(
-            targets.select("interaction_id", "user_id", "n_history"), on="interaction_id"
-        )
-        found = {}
-        for place, (least, most) in enumerate(HISTORY_BINS):
-            some = ranks.filter(pl.col("n_history").is_between(least, most))
-            if some.height >= 10:
-                features = np.column_stack([some["acc"], np.ones(some.height)])
-                found[place] = estimate(features, codes(some["user_id"]), n=2000)
-        curves.append((name, found))
-    return curves
+@plot(
+    title=("Likelihood of unseen users' texts", "未见用户文本的似然"),
+    caption=(
+        "Lower is better. All stages are scored on the same targets. Hollow points are not stages.",
+        "越低越好。所有阶段在同一批目标上评分。空心点不是训练阶段。",
+    ),
+)
+def nll_by_stage(evidence: Evidence, say: Say) -> Figure:
+    stages, baselines = evidence.stages, evidence.baselines
+    rows = [(stage.name, stage.metrics["likelihood"]["nll"], True) for stage in stages]
+    rows.append((say("n-gram + user cache", "n 元模型 + 用户缓存"), baselines["ngram"]["nll"], False))
+    rows.append((say("untrained model", "未训练模型"), stages[0].untrained["likelihood"]["nll"], False))
+    figure, (axes,) = _figure(0.45 * len(rows) + 1)
+    _forest(axes, rows)
+    axes.set_xlabel(say("test NLL (nats per character), 95 % interval", "测试集负对数似然（奈特/字），95% 区间"))
+    return figure
 
 
-def author_by_history(curves: list[tuple[str | None, dict[int, Estimate]]], candidates: int, say: Say) -> Figure:
+@plot(
+    title=("Author identification by length of history", "作者识别率与历史长度"),
+    caption=(
+        "How often a text is most likely under its own user's prompt, among users of the same item. Groups of fewer "
+        "than 10 targets are not shown.",
+        "文本在其作者的提示词下似然最高的比例（候选为同一条目的用户）。目标少于 10 个的组不显示。",
+    ),
+)
+def author_by_history(evidence: Evidence, say: Say) -> Figure:
+    curves, candidates = evidence.author_curves, evidence.candidates
     figure, (axes,) = _figure()
-    for n, (name, found) in enumerate(curves):
-        x = [place + 0.08 * (n - len(curves) / 2) for place in found]
-        low = [max(0.0, e.value - e.low) for e in found.values()]
-        high = [max(0.0, e.high - e.value) for e in found.values()]
+    for n, (name, estimates) in enumerate(curves):
+        x = [index + 0.08 * (n - len(curves) / 2) for index in estimates]
+        low = [max(0.0, e.value - e.low) for e in estimates.values()]
+        high = [max(0.0, e.high - e.value) for e in estimates.values()]
         label = name or say("TF-IDF of characters", "字符 TF-IDF")
         axes.errorbar(
-            x, [e.value for e in found.values()], [low, high], label=label, elinewidth=0.8, **_look(n, len(curves))
+            x, [e.value for e in estimates.values()], [low, high], label=label, elinewidth=0.8, **_look(n, len(curves))
         )
     axes.axhline(1 / candidates, color="black", linewidth=0.8, linestyle=":", label=say("chance", "随机水平"))
     labels = [str(a) if a == b else f"{a}-{b}" if b < 100 else f"{a}+" for a, b in HISTORY_BINS]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel(say("earlier texts of the user", "该用户更早的文本数（条）"))
-    axes.set_ylabel(say(f"author found among {candidates} (share)", f"{candidates} 人中认出作者的比例"))
+    axes.set_ylabel(say(f"author found among {candidates} users (share)", f"{candidates} 名用户中认出作者的比例"))
     axes.legend(fontsize=8)
     return figure
 
 
-def dose_response(stages: list[Stage], say: Say) -> Figure | None:
-    """NLL against training targets, for stages that differ in nothing but their sample; None without two such."""
+@plot(
+    title=("How much training data is needed", "需要多少训练数据"),
+    caption=(
+        "Stages that differ only in the number of training targets per user.",
+        "仅每个用户的训练目标数不同的阶段。",
+    ),
+)
+def dose_response(evidence: Evidence, say: Say) -> Figure | None:
+    """NLL against training samples, for stages that differ only in their sample; None if there are not at least two."""
     groups: dict[tuple[str, str, int], list[Stage]] = {}
-    for stage in stages:
+    for stage in evidence.stages:
         groups.setdefault((stage.ablation, stage.recipe, stage.n_seeds), []).append(stage)
     groups = {key: members for key, members in groups.items() if len({m.sample for m in members}) > 1}
     if not groups:
@@ -153,10 +225,10 @@ def dose_response(stages: list[Stage], say: Say) -> Figure | None:
         x = [stage.counts["train_samples"] for stage in members]
         spread = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
         axes.errorbar(x, [v["value"] for v in values], spread, label=ablation, **_look(n, len(groups)))
-        for place, stage in zip(x, members, strict=True):
+        for samples, stage in zip(x, members, strict=True):
             most = stage.max_samples_per_user
-            dose = say(f"{most or 'all'} a user", f"每人 {most} 条" if most else "全部")
-            axes.annotate(dose, (place, stage.metrics["likelihood"]["nll"]["high"]), textcoords="offset points",
+            dose = say(f"{most or 'all'} per user", f"每用户 {most} 条" if most else "全部")
+            axes.annotate(dose, (samples, stage.metrics["likelihood"]["nll"]["high"]), textcoords="offset points",
                           xytext=(0, 6), ha="center", fontsize=8)  # fmt: skip
     axes.set_xscale("log")
     axes.margins(0.12)
@@ -169,7 +241,38 @@ def dose_response(stages: list[Stage], say: Say) -> Figure | None:
     return figure
 
 
-def reliability(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure | None:
+@plot(
+    title=("Contribution of each part of the prompt", "提示词各部分的贡献"),
+    caption=(
+        "Shapley values over all eight combinations of profile, history and context.",
+        "画像、历史、上下文全部八种组合的 Shapley 值。",
+    ),
+)
+def shapley(evidence: Evidence, say: Say) -> Figure | None:
+    values = evidence.shapley
+    if not values:
+        return None
+    names = {"profile": say("profile", "画像"), "history": say("history", "历史"), "context": say("context", "上下文")}
+    figure, (axes,) = _figure(2.4)
+    for index, value in enumerate(values.values()):
+        axes.barh(index, value["value"], color=str(0.35 + 0.2 * index), edgecolor="black")
+        axes.plot([value["low"], value["high"]], [index, index], color="black")
+    axes.set_yticks(range(len(values)), [names[part] for part in values])
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(say("NLL reduction (nats per character), 95 % interval", "降低的负对数似然（奈特/字），95% 区间"))
+    return figure
+
+
+@plot(
+    title=("Calibration of the star probabilities", "星级概率的校准"),
+    caption=(
+        "A zero-shot probe: the model is asked for the stars before the text and was not trained to answer. Groups "
+        "of fewer than 20 cases are not shown.",
+        "零样本探测：在正文之前询问星级，模型没有为此训练过。少于 20 例的组不显示。",
+    ),
+)
+def reliability(evidence: Evidence, say: Say) -> Figure | None:
+    stages, targets = evidence.stages, evidence.targets
     known = targets.select("interaction_id", "rating").drop_nulls()
     if not known.height:
         return None
@@ -178,19 +281,27 @@ def reliability(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure 
         rows = stage.scores.filter(pl.col("cohort") == "test").join(known, on="interaction_id")
         p = normalised(star_array(rows)).ravel()
         hit = (rows["rating"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
-        place = np.minimum((p * BINS).astype(int), BINS - 1)
-        count = np.bincount(place, minlength=BINS)
-        shown = count >= 20
-        x, y = (np.bincount(place, v, minlength=BINS)[shown] / count[shown] for v in (p, hit))
+        index = np.minimum((p * BINS).astype(int), BINS - 1)
+        count = np.bincount(index, minlength=BINS)
+        shown = count >= MIN_BIN_CASES
+        x, y = (np.bincount(index, v, minlength=BINS)[shown] / count[shown] for v in (p, hit))
         axes.plot(x, y, label=stage.name, **_look(n, len(stages)))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label=say("perfect", "理想"))
-    axes.set_xlabel(say("probability given to a star", "给某个星级的概率"))
-    axes.set_ylabel(say("share of such cases that came true", "实际发生的比例"))
+    axes.set_xlabel(say("predicted probability of a star", "预测的星级概率"))
+    axes.set_ylabel(say("observed share", "实际发生的比例"))
     axes.legend(fontsize=8)
     return figure
 
 
-def error_by_star(stages: list[Stage], targets: pl.DataFrame, guesses: pl.DataFrame, say: Say) -> Figure | None:
+@plot(
+    title=("Rating error by star", "各星级的评分误差"),
+    caption=(
+        "The damped bias only knows the item's mean and the user's earlier stars.",
+        "阻尼偏置只知道条目均分和用户以前的星级。",
+    ),
+)
+def error_by_star(evidence: Evidence, say: Say) -> Figure | None:
+    stages, targets, guesses = evidence.stages, evidence.targets, evidence.guesses
     known = targets.select("interaction_id", truth="rating").drop_nulls()
     if not known.height:
         return None
@@ -212,13 +323,21 @@ def error_by_star(stages: list[Stage], targets: pl.DataFrame, guesses: pl.DataFr
         errors = errors.sort("truth")
         axes.plot(errors["truth"].to_list(), errors["rmse"].to_list(), label=name, **_look(n, len(tables)))
     axes.set_xticks(range(1, 6))
-    axes.set_xlabel(say("stars really given", "实际星级"))
+    axes.set_xlabel(say("actual stars", "实际星级"))
     axes.set_ylabel(say("RMSE of the expected star (stars)", "期望星级的均方根误差（星）"))
     axes.legend(fontsize=8)
     return figure
 
 
-def lengths(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure:
+@plot(
+    title=("Lengths of sampled and real texts", "采样文本与真实文本的长度"),
+    caption=(
+        "On the same targets.",
+        "在同一批目标上。",
+    ),
+)
+def lengths(evidence: Evidence, say: Say) -> Figure:
+    stages, targets = evidence.stages, evidence.targets
     figure, (axes,) = _figure()
     ids = stages[0].generations["interaction_id"]
     real = targets.filter(pl.col("interaction_id").is_in(ids.implode()))["text"].str.len_chars().to_numpy()
@@ -239,42 +358,46 @@ def lengths(stages: list[Stage], targets: pl.DataFrame, say: Say) -> Figure:
     return figure
 
 
-def copying(stages: list[Stage], say: Say) -> Figure:
+@plot(
+    title=("Copying from the training texts", "对训练文本的照抄"),
+    caption=(
+        "The share of sampled texts with at least this many characters in a row from the stage's training texts. For "
+        "comparison: real texts of users never trained on, against the last stage's training texts.",
+        "采样文本中，至少有这么多个连续字符与该阶段训练文本相同的比例。作为对照："
+        "未参与训练的用户的真实文本（与最后一个阶段的训练文本相比）。",
+    ),
+)
+def copying(evidence: Evidence, say: Say) -> Figure:
+    stages = evidence.stages
     figure, (axes,) = _figure()
     tables = [(stage.name, stage.metrics["copying"]["generated"]["curve"]) for stage in stages]
     tables.append((say("real texts", "真实文本"), stages[-1].metrics["copying"]["real"]["curve"]))
     for n, (name, curve) in enumerate(tables):
         x = sorted(int(length) for length in curve)
         axes.plot(x, [curve[str(length)] for length in x], label=name, **_look(n, len(tables)))
-    axes.set_xlabel(say("characters in a row found in the training texts", "与训练文本连续相同的字数"))
+    axes.set_xlabel(say("characters in a row shared with the training texts", "与训练文本连续相同的字数"))
     axes.set_ylabel(say("share of sampled texts", "采样文本的比例"))
     axes.legend(fontsize=8)
     return figure
 
 
-def shapley_bars(values: dict[str, dict[str, Any]], say: Say) -> Figure | None:
-    if not values:
-        return None
-    names = {"profile": say("profile", "画像"), "history": say("history", "历史"), "context": say("context", "上下文")}
-    figure, (axes,) = _figure(2.4)
-    for place, value in enumerate(values.values()):
-        axes.barh(place, value["value"], color=str(0.35 + 0.2 * place), edgecolor="black")
-        axes.plot([value["low"], value["high"]], [place, place], color="black")
-    axes.set_yticks(range(len(values)), [names[part] for part in values])
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel(say("NLL saved (nats per character), 95 % interval", "降低的负对数似然（奈特/字），95% 区间"))
-    return figure
-
-
-def loss_curves(stages: list[Stage], say: Say) -> Figure:
+@plot(
+    title=("Loss during training", "训练过程中的损失"),
+    caption=(
+        "The training loss is averaged over fiftieths of the training.",
+        "训练损失按全程的五十分之一取平均。",
+    ),
+)
+def loss_curves(evidence: Evidence, say: Say) -> Figure:
+    stages = evidence.stages
     figure, panels = _figure(panels=2)
     for n, stage in enumerate(stages):
         look = _look(n, len(stages))
         steps = [record for record in stage.log if record["type"] == "step"]
         width = max(1, len(steps) // 50)
         loss = [float(np.mean([r["loss"] for r in steps[i : i + width]])) for i in range(0, len(steps), width)]
-        place = [steps[min(i + width, len(steps)) - 1]["step"] for i in range(0, len(steps), width)]
-        panels[0].plot(place, loss, label=stage.name, **(look | {"marker": None}))
+        at = [steps[min(i + width, len(steps)) - 1]["step"] for i in range(0, len(steps), width)]
+        panels[0].plot(at, loss, label=stage.name, **(look | {"marker": None}))
         val = [record for record in stage.log if record["type"] == "val"]
         panels[1].plot([r["step"] for r in val], [r["val_loss"] for r in val], label=stage.name, **look)
     for axes, title in zip(panels, (say("training", "训练"), say("validation", "验证")), strict=True):
@@ -285,19 +408,26 @@ def loss_curves(stages: list[Stage], say: Say) -> Figure:
     return figure
 
 
-def cost(stages: list[Stage], say: Say) -> Figure | None:
-    planned = [stage for stage in stages if stage.plan]
+@plot(
+    title=("Planned and actual cost", "计划成本与实际成本"),
+    caption=(
+        "Planned from token counts and the configured hardware, for the number of epochs that were run.",
+        "计划值由词元数和配置的硬件估算，按实际运行的轮数计。",
+    ),
+)
+def cost(evidence: Evidence, say: Say) -> Figure | None:
+    planned = [stage for stage in evidence.stages if stage.plan]
     if not planned:
         return None
     figure, (axes,) = _figure(0.6 * len(planned) + 1.2)
-    for place, stage in enumerate(planned):
-        foretold = (stage.plan or {})["hours_per_epoch"] * stage.counts["epoch"] * 3600
-        axes.barh(place - 0.2, foretold, 0.36, color="0.8", edgecolor="black", hatch="//",
-                  label=say("planned", "计划") if not place else None)  # fmt: skip
-        axes.barh(place + 0.2, stage.counts["seconds"], 0.36, color="0.3", edgecolor="black",
-                  label=say("spent", "实际") if not place else None)  # fmt: skip
+    for index, stage in enumerate(planned):
+        planned_seconds = (stage.plan or {})["hours_per_epoch"] * stage.counts["epoch"] * 3600
+        axes.barh(index - 0.2, planned_seconds, 0.36, color="0.8", edgecolor="black", hatch="//",
+                  label=say("planned", "计划") if not index else None)  # fmt: skip
+        axes.barh(index + 0.2, stage.counts["seconds"], 0.36, color="0.3", edgecolor="black",
+                  label=say("actual", "实际") if not index else None)  # fmt: skip
     axes.set_yticks(range(len(planned)), [stage.name for stage in planned])
     axes.invert_yaxis()
-    axes.set_xlabel(say("seconds of training, for the epochs that were run", "训练秒数（按实际轮数）"))
+    axes.set_xlabel(say("seconds of training for the epochs that were run", "训练秒数（按实际轮数）"))
     axes.legend(fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""What the report knows of each stage, read from its rows, metrics and manifests."""
+"""Read each stage's rows, metrics and manifests, and put the stages side by side in tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from persona.training.logs import read_log
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its settings, its rows, and what was measured of it."""
+    """One stage: its settings, rows and metrics.
+
+    Scores are the mean over seeds; `counts` (samples, seconds, epochs) and generations are those of the first seed.
+    """
 
     name: str
     sample: str
@@ -45,14 +48,19 @@ class Stage:
 def load_stages(
     settings: dict[str, Any], plan: dict[str, Any], judge: Callable[[list[pl.DataFrame]], Claim]
 ) -> list[Stage]:
-    """Read the stages named in `settings`, in their order; `judge` says of a stage's scores what may be claimed."""
+    """Read the stages in the order of `settings`.
+
+    Args:
+        settings: by stage, from `report_stages` in `workflow/rules/stages.smk`.
+        plan: `plan.json`.
+        judge: from a stage's scores, one table per seed, to its claim.
+    """
     return [_load(name, stage, plan.get(name), judge) for name, stage in settings.items()]
 
 
 def _load(
     name: str, stage: dict[str, Any], plan: dict[str, Any] | None, judge: Callable[[list[pl.DataFrame]], Claim]
 ) -> Stage:
-    """Figures of a stage with several seeds: scores are their mean, seconds and epochs those of the first."""
     training = Path(stage["training"][0])
     seeds = [read_table(path, schemas.SCORES) for path in stage["scores"]]
     return Stage(
@@ -83,14 +91,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def stage_table(stages: list[Stage]) -> pl.DataFrame:
-    """One row a stage. Likelihoods in nats per character; `_low` and `_high` are 95 % bounds over users.
+    """One row per stage. Likelihoods are in nats per character; `_low` and `_high` are 95 % bounds over users.
 
-    Data without stars has no columns of them.
+    Data without stars has no columns for them.
     """
     rows = []
     for stage in stages:
         likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
-        less = difference(stage.scores, stages[0].scores, NLL)
+        minus_first = difference(stage.scores, stages[0].scores, NLL)
         rows.append(
             {
                 "stage": stage.name,
@@ -105,9 +113,9 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
                 **_bounds("val_nll", likelihood.get("val_nll")),
                 **_bounds("test_nll", likelihood["nll"]),
                 "untrained_test_nll": stage.untrained["likelihood"]["nll"]["value"],
-                "test_nll_less_first": less.value,
-                "test_nll_less_first_low": less.low,
-                "test_nll_less_first_high": less.high,
+                "test_nll_less_first": minus_first.value,
+                "test_nll_less_first_low": minus_first.low,
+                "test_nll_less_first_high": minus_first.high,
                 **_bounds("swap_gap", likelihood.get("swap_gap")),
                 **_bounds("format_gap", likelihood.get("format_gap")),
                 **_bounds("acc", likelihood.get("acc")),
@@ -124,7 +132,7 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
 
 
 def _without_empty(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """The table without those of these columns, and their bounds, that hold nothing."""
+    """Drop the columns `names` that have no values, with their bounds."""
     empty = [name for name in names if not table[name].count()]
     return table.drop(cs.matches(rf"^(?:{'|'.join(empty)})(?:_low|_high)?$")) if empty else table
 
@@ -135,7 +143,7 @@ def _bounds(name: str, estimate: dict[str, float] | None) -> dict[str, float | N
 
 
 def shapley_values(stages: list[Stage]) -> dict[str, dict[str, Any]]:
-    """Shapley values of the parts of the prompt, from the first eight stages that differ in nothing else."""
+    """Shapley values of the parts of the prompt, from the first eight stages that differ only in these parts."""
     groups: dict[tuple[Any, ...], dict[frozenset[str], pl.DataFrame]] = {}
     for stage in stages:
         key = (stage.sample, stage.recipe, stage.prompt_style, stage.n_seeds)
@@ -145,7 +153,7 @@ def shapley_values(stages: list[Stage]) -> dict[str, dict[str, Any]]:
 
 
 def baseline_table(stages: list[Stage], baselines: dict[str, Any]) -> pl.DataFrame:
-    """Stages, the untrained models and the baselines side by side, one row a method, one column a metric."""
+    """Stages, untrained models and baselines: one row per method, one column per metric."""
     rows: list[dict[str, Any]] = []
     for stage in stages:
         rows.append({"method": stage.name, "kind": "stage", **_model_row(stage.metrics)})
@@ -175,5 +183,5 @@ def _model_row(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(metrics: dict[str, Any], names: list[str]) -> dict[str, float | None]:
-    found = {name: metrics.get(name) for name in names}
-    return {name: value["value"] if isinstance(value, dict) else value for name, value in found.items()}
+    values = {name: metrics.get(name) for name in names}
+    return {name: value["value"] if isinstance(value, dict) else value for name, value in values.items()}

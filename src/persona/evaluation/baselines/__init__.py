@@ -1,1 +1,1 @@
-"""What costs nothing and has to be beaten. Fitted on the training users, tuned on val, scored on test."""
+"""Baselines without a language model. They are fitted on the training users, tuned on val and scored on test."""

@@ -1,4 +1,4 @@
-"""All baselines of a data set, on the targets that the models are scored on."""
+"""All baselines of a data set, on the same targets as the models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from persona.tables import schemas
 
 @dataclass(frozen=True)
 class Baselines:
-    """Tables in the form of a model's: `RATINGS`, `GENERATIONS`, `AUTHORS`, `SCORES`."""
+    """Tables of the schemas `RATINGS`, `GENERATIONS`, `AUTHORS` and `SCORES`."""
 
     ratings: pl.DataFrame
     texts: pl.DataFrame
@@ -25,7 +25,12 @@ class Baselines:
 
 
 def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame, seed: int) -> Baselines:
-    """Fit every baseline on the training users, tune it on val, and apply it to the targets."""
+    """Fit every baseline on the training users, tune it on val, and apply it to the targets.
+
+    Args:
+        interactions, split, targets: `schemas.INTERACTIONS`, `SPLIT` and `TARGETS`.
+        seed: of the random order of the training texts.
+    """
     reviews = interactions.drop("likes", "context")
     train = reviews.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
     train = train.with_columns(id_priority(train["interaction_id"], seed)).sort("priority", "interaction_id")
@@ -35,22 +40,22 @@ def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.D
     keys = targets.select("interaction_id", "user_id", "item_id")
     written = text_baselines(train, test, histories).join(keys, on="interaction_id")
     return Baselines(
-        ratings=rating_baselines(reviews, split, targets) if reviews["rating"].count() else _nothing(),
+        ratings=rating_baselines(reviews, split, targets) if reviews["rating"].count() else _no_ratings(),
         texts=written.with_columns(draw=pl.lit(0), stop_reason=pl.lit(None, dtype=pl.String)),
         authors=author_similarities(texts, test, histories),
-        # Its tokens are characters and the end.
+        # Its tokens are the characters and the end of the text.
         ngram=ngram_scores(texts, targets, histories).with_columns(
             n_tokens=pl.col("n_characters") + 1, stars=pl.lit(None, dtype=pl.List(pl.Float64))
         ),
     )
 
 
-def _nothing() -> pl.DataFrame:
+def _no_ratings() -> pl.DataFrame:
     return pl.DataFrame(schema=schemas.RATINGS.columns)
 
 
 def _histories(targets: pl.DataFrame, reviews: pl.DataFrame) -> dict[int, list[str]]:
-    """Texts of the earlier reviews of every target that has some, oldest first."""
+    """Texts of the earlier reviews of each target that has any, oldest first."""
     sessions = reviews.select("interaction_id", "session")
     known = targets.select("interaction_id", "user_id").join(sessions, on="interaction_id")
     past = earlier_reviews(known, reviews).group_by("interaction_id", maintain_order=True).agg("text")

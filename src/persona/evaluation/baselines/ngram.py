@@ -1,4 +1,4 @@
-"""A character n-gram model with a cache of the user's history: what counting alone can do for the likelihood."""
+"""A character n-gram model with a cache of the user's history: the likelihood that counting alone achieves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import polars as pl
 from persona.evaluation.metrics.bootstrap import Floats, Ints
 
 ORDER = 5
-END, BEGIN = 0, 1  # not in any text: the one ends it, the other stands before it
-# Assigned characters of Unicode 16: the probability of a character before anything is known.
+END, BEGIN = 0, 1  # characters that mark the end and the beginning of a text; they are replaced inside texts
+# Assigned characters of Unicode 16, the base of the uniform distribution.
 ALPHABET = 155_063
 CACHE_WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 CACHE_ORDERS = (1, 2, 3)
@@ -24,17 +24,19 @@ UInt64s = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one order: the n-grams' hashes in order, how often each occurs, and the same of their contexts."""
+    """The n-grams of one order and their contexts: sorted hashes, and how often each occurs."""
 
     grams: UInt64s
     gram_counts: Ints
     contexts: UInt64s
     context_counts: Ints
-    followers: Ints  # distinct characters that follow a context
+    followers: Ints  # number of distinct characters that follow each context
 
 
 class NgramModel:
-    """Interpolated Witten-Bell smoothing (Bell, Cleary, Witten, Text Compression, 1990; Chen and Goodman 1999, 2.6).
+    """An n-gram model with interpolated Witten-Bell smoothing.
+
+    After Bell, Cleary and Witten, Text Compression, 1990; see Chen and Goodman 1999, section 2.6.
 
     p_n(c | h) = (count(hc) + followers(h) p_{n-1}(c | h')) / (count(h) + followers(h)), down to a uniform
     distribution over the characters of Unicode.
@@ -45,7 +47,7 @@ class NgramModel:
         self.orders = [_count(characters, inside, order) for order in range(1, ORDER + 1)]
 
     def log_probabilities(self, texts: list[str]) -> list[Floats]:
-        """Natural log-probability of each character of each text and of its end."""
+        """For each text, the natural log-probabilities of its characters and of its end: `[characters + 1]`."""
         characters, inside = _sequence(texts)
         p = np.full(int(inside.sum()), 1 / ALPHABET)
         for order, counts in enumerate(self.orders, start=1):
@@ -59,7 +61,7 @@ class NgramModel:
 
 
 def _sequence(texts: list[str]) -> tuple[UInt64s, npt.NDArray[np.bool_]]:
-    """All texts, each after its begin marks and before its end; and which characters are to be foretold."""
+    """The characters of all texts, each with begin and end marks, and a mask of the characters to predict."""
     begin, end = chr(BEGIN) * (ORDER - 1), chr(END)
     joined = "".join(f"{begin}{_clean(text)}{end}" for text in texts)
     characters = np.frombuffer(joined.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
@@ -67,12 +69,12 @@ def _sequence(texts: list[str]) -> tuple[UInt64s, npt.NDArray[np.bool_]]:
 
 
 def _clean(text: str) -> str:
-    """The text without the two marks; its length stays."""
+    """The text with both marks replaced by U+FFFD; its length does not change."""
     return text.replace(chr(END), "\ufffd").replace(chr(BEGIN), "\ufffd")
 
 
 def _grams(characters: UInt64s, inside: npt.NDArray[np.bool_], order: int) -> tuple[UInt64s, UInt64s]:
-    """Hashes of the n-gram that ends at each foretold character, and of its first n - 1 characters."""
+    """Hashes of the n-gram that ends at each predicted character, and of its first n - 1 characters."""
     ends = np.flatnonzero(inside)
     hashes = np.zeros(ends.size, dtype=np.uint64)
     with np.errstate(over="ignore"):
@@ -90,50 +92,50 @@ def _count(characters: UInt64s, inside: npt.NDArray[np.bool_], order: int) -> Co
     grams, contexts = _grams(characters, inside, order)
     distinct, first, gram_counts = np.unique(grams, return_index=True, return_counts=True)
     all_contexts, context_counts = np.unique(contexts, return_counts=True)
-    place = np.searchsorted(all_contexts, contexts[first])
-    followers = np.bincount(place, minlength=all_contexts.size)
+    index = np.searchsorted(all_contexts, contexts[first])
+    followers = np.bincount(index, minlength=all_contexts.size)
     return Counts(distinct, gram_counts, all_contexts, context_counts, followers)
 
 
 def _look_up(keys: UInt64s, values: Ints, wanted: UInt64s) -> Ints:
-    """The value of each wanted key, 0 where there is none."""
-    place = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
-    return np.where(keys[place] == wanted, values[place], 0)
+    """The value of each wanted key, 0 for a key that is missing."""
+    index = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
+    return np.where(keys[index] == wanted, values[index], 0)
 
 
 class UserCache:
-    """Character n-grams of one user's earlier reviews; a context that is not there falls back to a shorter one."""
+    """Character n-grams of one user's earlier reviews. A context that does not occur falls back to a shorter one."""
 
     def __init__(self, history: list[str], order: int) -> None:
         self.order = order
         self.counts: dict[str, Counter[str]] = {}
         for text in history:
             padded = chr(BEGIN) * (order - 1) + _clean(text) + chr(END)
-            for place in range(order - 1, len(padded)):
+            for index in range(order - 1, len(padded)):
                 for length in range(order):
-                    self.counts.setdefault(padded[place - length : place], Counter())[padded[place]] += 1
+                    self.counts.setdefault(padded[index - length : index], Counter())[padded[index]] += 1
 
     def probabilities(self, text: str) -> Floats:
-        """Of each character of the text and of its end, by the longest context that the history has."""
+        """Probability of each character of the text and of its end, from the longest context in the history."""
         padded = chr(BEGIN) * (self.order - 1) + _clean(text) + chr(END)
-        found = []
-        for place in range(self.order - 1, len(padded)):
-            contexts = (padded[place - length : place] for length in range(self.order - 1, -1, -1))
+        probabilities = []
+        for index in range(self.order - 1, len(padded)):
+            contexts = (padded[index - length : index] for length in range(self.order - 1, -1, -1))
             counter = next((self.counts[context] for context in contexts if context in self.counts), Counter())
-            found.append(counter[padded[place]] / counter.total() if counter else 0.0)
-        return np.array(found)
+            probabilities.append(counter[padded[index]] / counter.total() if counter else 0.0)
+        return np.array(probabilities)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A text to score, and whose earlier reviews may be used for it."""
+    """A text to score, and the earlier reviews of the user whose prompt is used."""
 
     text: str
-    log_p: Floats  # of the n-gram model, without cache
+    log_p: Floats  # of the n-gram model without cache
     history: list[str]
 
     def nll(self, order: int, weight: float) -> float:
-        """Negative log-likelihood in nats of (1 - weight) n-gram + weight cache; the n-gram alone without history."""
+        """NLL in nats under (1 - weight) n-gram + weight cache, or under the n-gram model alone without history."""
         if not self.history or not weight:
             return -float(self.log_p.sum())
         cache = UserCache(self.history, order).probabilities(self.text)
@@ -141,12 +143,14 @@ class Case:
 
 
 def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
-    """Scores of the n-gram model with the user's cache, in the columns of `schemas.SCORES` but `n_tokens`.
+    """Scores of the n-gram model with the user's cache: the columns of `schemas.SCORES` without `n_tokens`, `stars`.
 
-    A user's prompt is here that user's earlier reviews; the empty prompt is no cache at all. Order and weight
-    of the cache are those of the smallest NLL on val.
+    The "prompt" of a user is the cache of that user's earlier reviews; the empty prompt is no cache. The order and
+    the weight of the cache are those with the smallest NLL on val.
 
     Args:
+        train_texts: texts of the training users; the first `MAX_TEXTS` are used.
+        targets: `schemas.TARGETS`.
         histories: texts of the earlier reviews by target.
     """
     model = NgramModel(train_texts[:MAX_TEXTS])

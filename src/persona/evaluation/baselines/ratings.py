@@ -1,4 +1,4 @@
-"""Stars without a language model: means, biases, matrix factorisation, words of the history."""
+"""Predict stars without a language model: means, biases, matrix factorisation, TF-IDF of the history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class RatingData:
-    """Ratings of training users, and for val and test targets the ratings of their history."""
+    """Ratings of the training users, the val and test targets, and the ratings in the history of each target."""
 
     train: pl.DataFrame
     targets: pl.DataFrame
@@ -40,28 +40,28 @@ class RatingData:
         known = targets.sort("user_id", "interaction_id").join(
             sessions, on="interaction_id", how="left", maintain_order="left"
         )
-        items = interactions.select(pl.col("item_id").unique().sort()).with_row_index("film")
+        items = interactions.select(pl.col("item_id").unique().sort()).with_row_index("item")
         history = earlier_reviews(known, rated).join(items, on="item_id")
-        place = known.select("interaction_id").with_row_index("target")
+        index = known.select("interaction_id").with_row_index("target")
         return cls(
             train.join(items, on="item_id").sort("user_id", "position"),
             known.join(items, on="item_id", maintain_order="left").with_row_index("target"),
-            history.join(place, on="interaction_id").sort("target", "position"),
+            history.join(index, on="interaction_id").sort("target", "position"),
             items,
         )
 
 
 def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
-    """Guessed stars of all val and test targets by every method, in the columns of `schemas.RATINGS`.
+    """Stars of all val and test targets as predicted by each method, in the columns of `schemas.RATINGS`.
 
-    A method with settings uses those of the smallest RMSE on val.
+    A method with settings uses those with the smallest RMSE on val.
     """
     data = RatingData.build(interactions, split, targets)
     mean = float(data.train["rating"].mean())  # type: ignore[arg-type]
-    biases = film_biases(data, mean)
+    biases = item_biases(data, mean)
     candidates: dict[str, list[Floats]] = {
         "global_mean": [np.full(data.targets.height, mean)],
-        "film_mean": [mean + biases[data.targets["film"].to_numpy()]],
+        "item_mean": [mean + biases[data.targets["item"].to_numpy()]],
         "damped_bias": [damped_bias(data, mean, biases, damping) for damping in DAMPING],
         "matrix_factorisation": [factorise(data, mean, rank, penalty) for rank in RANKS for penalty in PENALTIES],
         "tfidf_ridge": tfidf_ridge(data, interactions, mean, biases),
@@ -80,53 +80,52 @@ def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: p
     return pl.concat(tables)
 
 
-def film_biases(data: RatingData, mean: float) -> Floats:
-    """Each film's mean rating less the global mean; 0 for a film without ratings."""
-    films = data.train["film"].to_numpy()
-    total = np.bincount(films, data.train["rating"].to_numpy() - mean, minlength=data.items.height)
-    return np.asarray(total / np.maximum(np.bincount(films, minlength=data.items.height), 1))
+def item_biases(data: RatingData, mean: float) -> Floats:
+    """Mean rating of each item minus the global mean, `[items]`; 0 for an item without ratings."""
+    items = data.train["item"].to_numpy()
+    total = np.bincount(items, data.train["rating"].to_numpy() - mean, minlength=data.items.height)
+    return np.asarray(total / np.maximum(np.bincount(items, minlength=data.items.height), 1))
 
 
 def damped_bias(data: RatingData, mean: float, biases: Floats, damping: float) -> Floats:
     """mu + b_i + sum over the history of (r - mu - b_i) / (n_u + lambda) (Koren, ACM TKDD 2010, section 2.1)."""
-    residual = data.history["rating"].to_numpy() - mean - biases[data.history["film"].to_numpy()]
+    residual = data.history["rating"].to_numpy() - mean - biases[data.history["item"].to_numpy()]
     owner = data.history["target"].to_numpy()
     total = np.bincount(owner, residual, minlength=data.targets.height)
     count = np.bincount(owner, minlength=data.targets.height)
-    return np.asarray(mean + biases[data.targets["film"].to_numpy()] + total / (count + damping))
+    return np.asarray(mean + biases[data.targets["item"].to_numpy()] + total / (count + damping))
 
 
 def factorise(data: RatingData, mean: float, rank: int, penalty: float) -> Floats:
     """Matrix factorisation r = mu + q_i . p_u by alternating least squares (Koren, Bell, Volinsky, Computer 2009).
 
-    The first of q_i and the last of p_u are 1, so the first of p_u is the user's bias and the last of q_i the
-    film's. Users of the targets are
-    folded in: their p_u is the ridge solution on their history.
+    The first element of q_i and the last of p_u are 1, so the first of p_u is the user's bias and the last of q_i
+    is the item's bias. The users of the targets are not trained: their p_u is the ridge solution on their history.
     """
     users = data.train["user_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    films = data.train["film"].to_numpy().astype(np.int64)
+    items = data.train["item"].to_numpy().astype(np.int64)
     residual = data.train["rating"].to_numpy() - mean
     shape = (int(users.max()) + 1, data.items.height)
-    seen = sparse.csr_matrix((np.ones(len(users)), (users, films)), shape=shape)
-    rated = sparse.csr_matrix((residual, (users, films)), shape=shape)
+    seen = sparse.csr_matrix((np.ones(len(users)), (users, items)), shape=shape)
+    rated = sparse.csr_matrix((residual, (users, items)), shape=shape)
     rng = np.random.default_rng(SEED)
     q = rng.normal(0, 0.1, (shape[1], rank))
     q[:, 0] = 1.0
     for _ in range(ALS_ROUNDS):
         p = _user_factors(seen, rated, q, penalty)
-        # The films' turn: the user's bias, the first of p, is taken off, and the last of p is 1.
+        # Solve for the items: subtract the user's bias (the first of p); the last of p is 1.
         q = _solve(seen.T.tocsr(), rated.T.tocsr(), p[:, 1:], p[:, 0], penalty)
         q = np.column_stack([np.ones(len(q)), q])
-    owner, film = data.history["target"].to_numpy(), data.history["film"].to_numpy()
+    owner, item = data.history["target"].to_numpy(), data.history["item"].to_numpy()
     shape = (data.targets.height, shape[1])
-    seen = sparse.csr_matrix((np.ones(len(owner)), (owner, film)), shape=shape)
-    rated = sparse.csr_matrix((data.history["rating"].to_numpy() - mean, (owner, film)), shape=shape)
+    seen = sparse.csr_matrix((np.ones(len(owner)), (owner, item)), shape=shape)
+    rated = sparse.csr_matrix((data.history["rating"].to_numpy() - mean, (owner, item)), shape=shape)
     p = _user_factors(seen, rated, q, penalty)
-    return np.asarray(mean + (p * q[data.targets["film"].to_numpy()]).sum(1))
+    return np.asarray(mean + (p * q[data.targets["item"].to_numpy()]).sum(1))
 
 
 def _user_factors(seen: sparse.csr_matrix, rated: sparse.csr_matrix, q: Floats, penalty: float) -> Floats:
-    """Users given the films: the film's bias, the last of q, is taken off."""
+    """Solve for the users with fixed items: subtract the item's bias (the last of q)."""
     p = _solve(seen, rated, q[:, :-1], q[:, -1], penalty)
     return np.column_stack([p, np.ones(len(p))])
 
@@ -141,33 +140,33 @@ def _solve(seen: sparse.csr_matrix, rated: sparse.csr_matrix, factors: Floats, k
 
 
 def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biases: Floats) -> list[Floats]:
-    """Ridge regression of (star - film mean) on character TF-IDF of the history's texts, one guess a penalty."""
+    """Ridge regression of (star - item mean) on character TF-IDF of the history, one prediction per penalty."""
     reviews = interactions.drop_nulls("rating").with_columns(pl.col("rating").cast(pl.Float64))
-    some = data.train.sort(id_priority(data.train["interaction_id"], SEED)).head(RIDGE_TARGETS)
-    documents = _history_texts(some, reviews)
+    subset = data.train.sort(id_priority(data.train["interaction_id"], SEED)).head(RIDGE_TARGETS)
+    documents = _history_texts(subset, reviews)
     if not documents.height:
-        return [mean + biases[data.targets["film"].to_numpy()]]
-    # Of a handful of documents nothing may be too rare.
+        return [mean + biases[data.targets["item"].to_numpy()]]
+    # With few documents, do not drop n-grams for being rare.
     rare = min(3, 1 + documents.height // 20)
     vectorizer = TfidfVectorizer(
         analyzer="char", ngram_range=(1, 2), min_df=rare, max_features=50_000, sublinear_tf=True
     )
     x = vectorizer.fit_transform(documents["text"].to_list())
     y = documents.join(
-        data.train.select("interaction_id", "film", "rating"), on="interaction_id", maintain_order="left"
+        data.train.select("interaction_id", "item", "rating"), on="interaction_id", maintain_order="left"
     )
-    residual = y["rating"].to_numpy() - mean - biases[y["film"].to_numpy()]
-    mine = _history_texts(data.targets, reviews)
-    texts = data.targets.select("interaction_id").join(mine, on="interaction_id", how="left", maintain_order="left")
+    residual = y["rating"].to_numpy() - mean - biases[y["item"].to_numpy()]
+    history = _history_texts(data.targets, reviews)
+    texts = data.targets.select("interaction_id").join(history, on="interaction_id", how="left", maintain_order="left")
     unknown = texts["text"].is_null().to_numpy()
     features = vectorizer.transform(texts["text"].fill_null("").to_list())
-    base = mean + biases[data.targets["film"].to_numpy()]
+    base = mean + biases[data.targets["item"].to_numpy()]
     models = [Ridge(alpha=alpha, solver="sparse_cg").fit(x, residual) for alpha in RIDGE_ALPHAS]
     return [np.where(unknown, base, base + model.predict(features)) for model in models]
 
 
 def _history_texts(targets: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
-    """`interaction_id` and the `text` of all of its history, for targets that have one."""
+    """`interaction_id` and the joined `text` of its history, for targets with a history."""
     return (
         earlier_reviews(targets, reviews)
         .group_by("interaction_id", maintain_order=True)

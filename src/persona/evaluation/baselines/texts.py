@@ -1,4 +1,4 @@
-"""Reviews that no model wrote, and authors told by characters alone."""
+"""Baselines for texts and for author identification without a language model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ AUTHOR_TEXTS = 100_000
 
 
 def text_baselines(train: pl.DataFrame, targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
-    """For every target a review by each method: `interaction_id`, `method`, `text`; none where a method has none.
+    """One text per target and method: `interaction_id`, `method`, `text`. A method may have no text for a target.
 
-    - `commonest`: the most frequent comment of the training users.
-    - `same_film_and_star`: a training user's review of the film with the target's star. It is told the star.
-    - `last_review`: the user's own last review, of another film.
-    - `bm25_neighbour`: the training review of the film that is most like the user's earlier reviews.
+    - `commonest`: the most frequent text of the training users.
+    - `same_item_and_star`: a training user's text on the same item with the target's star, which it is given.
+    - `last_review`: the user's own last text, on another item.
+    - `bm25_neighbour`: the training text on the same item that is most similar to the user's earlier texts.
 
     Args:
-        train: the training users' reviews in a random order.
+        train: the training users' reviews in random order.
+        targets: `schemas.TARGETS` of the test cohort.
+        histories: texts of the earlier reviews by target, oldest first.
     """
     commonest = str(train["text"].value_counts().sort("count", "text", descending=[True, False])["text"][0])
     same = train.unique(["item_id", "rating"], keep="first", maintain_order=True)
@@ -27,12 +29,12 @@ def text_baselines(train: pl.DataFrame, targets: pl.DataFrame, histories: dict[i
     for target in targets["interaction_id"]:
         rows.append((target, "commonest", commonest))
         rows.append((target, "last_review", histories[target][-1] if histories.get(target) else None))
-    found = targets.join(same.select("item_id", "rating", other="text"), on=["item_id", "rating"], how="inner")
+    matches = targets.join(same.select("item_id", "rating", other="text"), on=["item_id", "rating"], how="inner")
     rows += [
-        (target, "same_film_and_star", text) for target, text in found.select("interaction_id", "other").iter_rows()
+        (target, "same_item_and_star", text) for target, text in matches.select("interaction_id", "other").iter_rows()
     ]
-    for (film,), wanted in targets.group_by(["item_id"], maintain_order=True):
-        documents = train.filter(pl.col("item_id") == film)["text"].to_list()
+    for (item,), wanted in targets.group_by(["item_id"], maintain_order=True):
+        documents = train.filter(pl.col("item_id") == item)["text"].to_list()
         asked = [target for target in wanted["interaction_id"] if histories.get(target)]
         if documents and asked:
             best = _nearest(documents, ["".join(histories[target]) for target in asked])
@@ -42,7 +44,7 @@ def text_baselines(train: pl.DataFrame, targets: pl.DataFrame, histories: dict[i
 
 
 def _nearest(documents: list[str], queries: list[str]) -> list[int]:
-    """The document of the highest BM25 score over characters and pairs of characters, for each query."""
+    """For each query, the index of the document with the highest BM25 score over characters and character pairs."""
     retriever = bm25s.BM25()
     retriever.index([_grams(document) for document in documents], show_progress=False)
     return [int(np.argmax(retriever.get_scores(_grams(query)))) for query in queries]
@@ -53,12 +55,13 @@ def _grams(text: str) -> list[str]:
 
 
 def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
-    """Authors by cosine of character 1-3-gram TF-IDF between a review and each candidate's earlier reviews.
+    """Cosine similarity of character 1-3-gram TF-IDF between each review and each candidate's earlier reviews.
 
-    A candidate without earlier reviews gets the mean similarity of those who have some, which is all that is known.
+    A candidate without earlier reviews gets the mean similarity of the candidates with earlier reviews.
 
-    In the form of likelihoods, so that the same functions rank them: `interaction_id`, `user_id`,
-    `impostor_ids`, `nll` and `nll_impostors` are less the similarities.
+    Returns:
+        The columns of `schemas.AUTHORS`. `nll` and `nll_impostors` are the negated similarities, so that the
+        functions that rank likelihoods also rank similarities.
     """
     rare = min(2, 1 + len(train_texts) // 20)
     vectorizer = TfidfVectorizer(
@@ -69,11 +72,11 @@ def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories
     ids = blocked["interaction_id"].to_list()
     reviews = vectorizer.transform(blocked["text"].to_list())
     pasts = vectorizer.transform(["\n".join(histories.get(target, [])) for target in ids])
-    place = {target: n for n, target in enumerate(ids)}
+    index = {target: n for n, target in enumerate(ids)}
     rows = []
     for (_,), block in blocked.group_by(["block"], maintain_order=True):
         members = block["interaction_id"].to_list()
-        numbers = [place[member] for member in members]
+        numbers = [index[member] for member in members]
         similarity = (reviews[numbers] @ pasts[numbers].T).toarray()
         known = np.array([bool(histories.get(member)) for member in members])
         if known.any():

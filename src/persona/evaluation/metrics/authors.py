@@ -1,4 +1,7 @@
-"""What the likelihoods of the right and of the wrong users say. All values are per target, ready to be summed."""
+"""Swap gap and author identification from the likelihoods under the right and the wrong users' prompts.
+
+All values are per target, to be summed or averaged by `bootstrap.estimate`.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,29 @@ from persona.evaluation.metrics.bootstrap import Floats
 
 
 def add_swap_gaps(scores: pl.DataFrame) -> pl.DataFrame:
-    """Add to the scored test targets what a prompt is worth, in nats a target:
+    """Add the columns `swap_gap` and `format_gap` to scored test targets, in nats per target.
 
-    - `swap_gap` (identity): mean NLL under the impostors' prompts less that under the own prompt. Above 0, the
-      model takes from the prompt what is this user's own.
-    - `format_gap`: NLL under the prompt that tells nothing of a user less the mean under the impostors'. What
-      any user's prompt does: form, film, how reviewers write.
+    - `swap_gap` (identity): mean NLL under the impostors' prompts minus NLL under the user's own prompt. Above 0, the
+      model uses information that is specific to this user.
+    - `format_gap`: NLL under a prompt without user information minus the mean NLL under the impostors' prompts: what
+      any user's prompt contributes, such as form, item and the way reviewers write.
 
-    Their sum is what the own prompt is worth against none. Targets without an impostor have null.
+    Their sum is the value of the user's own prompt against a prompt without user information. Both are null for
+    targets without impostors.
     """
     swapped = pl.col("nll_impostors").list.mean()
     return scores.with_columns(swap_gap=swapped - pl.col("nll"), format_gap=pl.col("nll_empty") - swapped)
 
 
 def author_ranks(scores: pl.DataFrame, candidates: int) -> pl.DataFrame:
-    """How well the review's likelihood under each user's prompt tells its author, among `candidates` users.
+    """Identify the author of each review among `candidates` users, by its likelihood under each user's prompt.
 
-    The author and `candidates - 1` drawn from the impostors: the expectation over all such draws, which is
-    hypergeometric, and over the order of ties. By chance acc@1 is 1/k and the mean reciprocal rank H_k / k
-    (k = 10: 0.1 and 0.293).
+    The candidates are the author and `candidates - 1` users drawn from the impostors. The values are expectations
+    over all such draws, which are hypergeometric, and over the order of ties. By chance acc@1 is 1/k and the mean
+    reciprocal rank is H_k / k (k = 10: 0.1 and 0.293).
 
-    Double-centred: each prompt's mean over the reviews of the block and each review's mean over the prompts are
-    taken off first, so that a prompt under which any review is likely has no advantage.
+    The `_centred` values are double-centred: each prompt's mean over the reviews of the block and each review's mean
+    over the prompts are subtracted first, so a prompt that makes any review likely has no advantage.
 
     Returns:
         `interaction_id`, `acc`, `mrr`, `acc_centred`, `mrr_centred`, for targets with enough impostors.
@@ -49,10 +53,10 @@ def author_ranks(scores: pl.DataFrame, candidates: int) -> pl.DataFrame:
 
 
 def expected_ranks(own: float, others: Floats, candidates: int) -> tuple[float, float]:
-    """acc@1 and reciprocal rank of `own`, in expectation over `candidates - 1` drawn of `others`; ties count half-way.
+    """Expected acc@1 and reciprocal rank of `own` among itself and `candidates - 1` values drawn from `others`.
 
-    With b of the m others better, the number better among n drawn is hypergeometric: C(b, j) C(m - b, n - j) /
-    C(m, n), and the rank is j + 1. Ties are averaged over their orders.
+    If b of the m others are better, the number j of better ones among n drawn is hypergeometric:
+    C(b, j) C(m - b, n - j) / C(m, n). The rank is j + 1. Ties are averaged over their orders.
     """
     better, tied, n = int((others > own).sum()), int((others == own).sum()), candidates - 1
     acc, mrr = [], []
@@ -68,7 +72,7 @@ def _hypergeometric(j: int, marked: int, total: int, drawn: int) -> float:
 
 
 def double_centred(scores: pl.DataFrame) -> dict[int, tuple[float, Floats]]:
-    """For every target the centred likelihood under its own prompt and under its impostors', in their order."""
+    """For each target, the centred likelihood under its own prompt and under its impostors' prompts, in their order."""
     rows = {row["interaction_id"]: row for row in scores.iter_rows(named=True)}
     likelihood = {
         (target, prompt): -nll
@@ -82,20 +86,20 @@ def double_centred(scores: pl.DataFrame) -> dict[int, tuple[float, Floats]]:
         members = [target, *row["impostor_ids"]]
         block = np.array([[likelihood[review, prompt] for prompt in members] for review in members])
         block = block - block.mean(0, keepdims=True) - block.mean(1, keepdims=True) + block.mean()
-        place = {member: n for n, member in enumerate(members)}
+        index = {member: n for n, member in enumerate(members)}
         for member in members:
-            others = [place[other] for other in rows[member]["impostor_ids"]]
-            result[member] = (float(block[place[member], place[member]]), block[place[member], others])
+            others = [index[other] for other in rows[member]["impostor_ids"]]
+            result[member] = (float(block[index[member], index[member]]), block[index[member], others])
     return result
 
 
 def pooled_ranks(scores: pl.DataFrame, candidates: int) -> pl.DataFrame:
-    """Author identification from all reviews of a user together, for users with at least two.
+    """Author identification from all reviews of a user together, for users with at least two reviews.
 
-    A user's reviews have different impostors. The j-th stand-in is made of the j-th impostor of each review (in
-    the order of their ids); the author's summed likelihood is ranked among `candidates - 1` of them. Likelihoods
-    are double-centred first: what makes any review likely under a user's prompts would add up over the user's
-    own reviews, and not over a stand-in's, which are of different users.
+    The reviews of a user have different impostors. So the j-th rival is made up of the j-th impostor of each review,
+    in the order of their ids, and the author's summed likelihood is ranked among `candidates - 1` rivals.
+    Likelihoods are double-centred first: a prompt effect that makes any review likely would otherwise add up over
+    the author's own prompts, but not over a rival's prompts, which come from different users.
 
     Returns:
         `user_id`, `acc`, `mrr`.
@@ -106,7 +110,7 @@ def pooled_ranks(scores: pl.DataFrame, candidates: int) -> pl.DataFrame:
     for (user,), reviews in enough.group_by(["user_id"], maintain_order=True):
         if reviews.height < 2:
             continue
-        mine = [centred[target] for target in reviews["interaction_id"]]
-        others = np.array([values[: candidates - 1] for _, values in mine])
-        rows.append((user, *expected_ranks(sum(own for own, _ in mine), others.sum(0), candidates)))
+        own_reviews = [centred[target] for target in reviews["interaction_id"]]
+        others = np.array([values[: candidates - 1] for _, values in own_reviews])
+        rows.append((user, *expected_ranks(sum(own for own, _ in own_reviews), others.sum(0), candidates)))
     return pl.DataFrame(rows, schema={"user_id": pl.String, "acc": pl.Float64, "mrr": pl.Float64}, orient="row")

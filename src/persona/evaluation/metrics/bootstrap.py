@@ -1,4 +1,4 @@
-"""Intervals that respect that the reviews of one user are alike, and so are those of one film."""
+"""Bootstrap intervals. They allow for the similarity of texts of the same user, and of texts on the same item."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval, and a two-sided p-value of its being 0."""
+    """A value, its 95 % interval, and the two-sided p-value of the hypothesis that it is 0."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ class Estimate:
     p: float
 
     def as_json(self) -> dict[str, float | None]:
-        """JSON has no NaN; what could not be computed is null."""
+        """The fields as JSON. JSON has no NaN, so values that could not be computed are null."""
         return {name: number if np.isfinite(number) else None for name, number in asdict(self).items()}
 
 
@@ -42,7 +42,7 @@ def ratio(sums: Floats) -> Floats:
 
 
 def codes(names: pl.Series) -> Ints:
-    """A number from 0 for each distinct name, in their order."""
+    """Number the distinct names from 0 in alphabetical order: `[names]`."""
     return np.asarray(names.rank("dense").cast(pl.Int64).to_numpy() - 1)
 
 
@@ -51,14 +51,16 @@ def estimate(
 ) -> Estimate:
     """A metric of sums over targets with its percentile bootstrap interval.
 
-    Users are drawn with replacement, each with all of its targets. With `items`, films are drawn as well and a
-    target counts (times its user was drawn) x (times its film was drawn): the pigeonhole bootstrap (Owen, Annals
-    of Applied Statistics 2007), which errs on the wide side. The same users give the same resamples, so a
-    metric of differences between two models on the same targets is a paired comparison.
+    Users are drawn with replacement, each with all of their targets. With `items`, items are drawn as well, and the
+    weight of a target is (times its user was drawn) x (times its item was drawn): the pigeonhole bootstrap (Owen,
+    Annals of Applied Statistics 2007), whose intervals are rather too wide than too narrow. The same users give the
+    same resamples, so a metric of differences between two models on the same targets is a paired comparison.
 
     Args:
-        features: `[targets, features]`, what is summed.
-        users, items: a number for each target's user and film, from 0.
+        features: `[targets, features]`, the values that are summed.
+        users, items: `[targets]`, the user and the item of each target, numbered from 0.
+        statistic: from the sums `[..., features]` to the metric `[...]`.
+        n: number of resamples.
     """
     if not len(features):
         return Estimate(np.nan, np.nan, np.nan, np.nan)
@@ -68,23 +70,24 @@ def estimate(
     if not resampled.size:
         return Estimate(value, np.nan, np.nan, np.nan)
     low, high = interval(resampled)
-    # Counting the estimate itself, so that p is never 0 (Davison and Hinkley 1997, section 4.2).
+    # The estimate itself is counted, so p is never 0 (Davison and Hinkley 1997, section 4.2).
     tails = [(np.sum(resampled <= 0) + 1), (np.sum(resampled >= 0) + 1)]
     return Estimate(value, low, high, float(min(1.0, 2 * min(tails) / (resampled.size + 1))))
 
 
-def estimate_columns(rows: pl.DataFrame, value: str, by: str, films: bool) -> Estimate:
-    """Sum of one column over the sum of another, users resampled, and films as well if told so.
+def estimate_columns(rows: pl.DataFrame, value: str, by: str, items: bool) -> Estimate:
+    """The sum of column `value` divided by the sum of column `by`, with its interval over users.
 
     Args:
         rows: with `user_id`, `item_id` and the two columns.
+        items: whether to resample items as well.
     """
     features = rows.select(value, pl.col(by).cast(pl.Float64)).to_numpy()
-    return estimate(features, codes(rows["user_id"]), items=codes(rows["item_id"]) if films else None)
+    return estimate(features, codes(rows["user_id"]), items=codes(rows["item_id"]) if items else None)
 
 
 def interval(resampled: Floats) -> tuple[float, float]:
-    """The middle 95 % of resampled values; NaN where there is none."""
+    """The middle 95 % of resampled values; NaN if there are none."""
     if not resampled.size:
         return np.nan, np.nan
     low, high = np.quantile(resampled, [0.025, 0.975])
@@ -109,27 +112,27 @@ def _resampled_sums(features: Floats, users: Ints, items: Ints | None, n: int) -
 
 
 def draw(rng: np.random.Generator, n: int, size: int) -> Floats:
-    """How often each of `n` was drawn, in `size` resamples of `n`: `[size, n]`."""
+    """How often each of `n` units was drawn in each of `size` resamples: `[size, n]`."""
     drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted for their number (Holm, Scandinavian Journal of Statistics 1979)."""
+    """p-values adjusted for multiple comparisons (Holm, Scandinavian Journal of Statistics 1979)."""
     order = np.argsort(p_values, kind="stable")
     adjusted = np.zeros(len(p_values))
     largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, (len(p_values) - rank) * p_values[place])
-        adjusted[place] = min(1.0, largest)
+    for rank, index in enumerate(order):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, largest)
     return [float(p) for p in adjusted]
 
 
 def shapley_weights(parts: list[str]) -> dict[str, dict[frozenset[str], float]]:
-    """For each part the weight of every combination's value in its Shapley value.
+    """The weight that the value of each combination of parts has in the Shapley value of each part.
 
     phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! x (v(S + i) - v(S)) (Shapley 1953). It is linear in
-    the values, so it can be computed target by target and resampled like any sum.
+    the values v, so it can be computed per target and resampled like any sum.
     """
     weights: dict[str, dict[frozenset[str], float]] = {}
     n = len(parts)

@@ -1,4 +1,4 @@
-"""How well stars are foretold: as probabilities, as an expected star, as an order among the users of a film."""
+"""How well stars are predicted: as probabilities, as an expected star, and as a ranking of the users of an item."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def star_array(scores: pl.DataFrame) -> Floats:
 
 
 def normalised(stars: Floats) -> Floats:
-    """Probabilities `[N, 5]` made to add up to 1."""
+    """Probabilities `[N, 5]` scaled to sum to 1."""
     return np.asarray(stars / stars.sum(1, keepdims=True))
 
 
@@ -43,8 +43,8 @@ def root_mean(sums: Floats) -> Floats:
 
 
 def median_star(stars: Floats) -> Ints:
-    """The smallest star that at least half of the normalised probability does not exceed: it minimises the MAE."""
-    # A hair less than half, so that rounding does not decide.
+    """The median of the normalised probabilities `[N]`, which minimises the mean absolute error (MAE)."""
+    # Slightly less than half, so that a rounding error does not decide.
     return np.asarray(1 + (normalised(stars).cumsum(1) < 0.5 - 1e-9).sum(1))
 
 
@@ -67,7 +67,7 @@ def quadratic_kappa(sums: Floats) -> Floats:
 def ranked_probability_score(stars: Floats, truth: Ints) -> Floats:
     """Per target sum over s = 1..4 of (P(star <= s) - [truth <= s])^2 / 4 (Epstein, J. Appl. Meteorology 1969).
 
-    0 is perfect, 1 is certainty at the wrong end.
+    0 is a perfect prediction; 1 is certainty of the opposite end of the scale.
     """
     cumulative = normalised(stars).cumsum(1)[:, :-1]
     happened = truth[:, None] <= np.arange(1, N_STARS)
@@ -75,39 +75,44 @@ def ranked_probability_score(stars: Floats, truth: Ints) -> Floats:
 
 
 def calibration(stars: Floats, truth: Ints) -> Floats:
-    """Features for `calibration_error`: for each star and tenth of probability, its sum and how often it was so."""
+    """Features for `calibration_error`: for each star and bin of probability, the probabilities and the hits."""
     p = normalised(stars)
-    place = np.minimum((p * BINS).astype(int), BINS - 1)
+    index = np.minimum((p * BINS).astype(int), BINS - 1)
     features = np.zeros((len(truth), 2, N_STARS, BINS))
     rows, classes = np.arange(len(truth))[:, None], np.arange(N_STARS)[None]
-    features[rows, 0, classes, place] = p
-    features[rows, 1, classes, place] = classes + 1 == truth[:, None]
+    features[rows, 0, classes, index] = p
+    features[rows, 1, classes, index] = classes + 1 == truth[:, None]
     return features.reshape(len(truth), -1)
 
 
 def calibration_error(sums: Floats) -> Floats:
     """Class-wise expected calibration error: mean over stars of sum over bins |sum p - hits| / N (Kull et al. 2019)."""
     both = sums.reshape(*sums.shape[:-1], 2, N_STARS, BINS)
-    # The probabilities of a target add up to 1, so their sum over all is the number of targets.
+    # The probabilities of a target sum to 1, so the sum over all targets is their number.
     n = both[..., 0, :, :].sum((-1, -2))
     return np.asarray(np.abs(both[..., 0, :, :] - both[..., 1, :, :]).sum((-1, -2)) / N_STARS / n)
 
 
-def within_film_tau(guesses: Floats, truth: Floats, user_mean: Floats, films: Ints, users: Ints) -> Estimate:
-    """Kendall's tau-b of (star - the user's mean) between guess and truth, over pairs of reviews of one film.
+def within_item_tau(guesses: Floats, truth: Floats, user_mean: Floats, items: Ints, users: Ints) -> Estimate:
+    """Kendall's tau-b of (star - the user's mean) between guess and truth, over pairs of reviews of the same item.
 
     tau-b = (concordant - discordant) / sqrt(pairs untied in guess x pairs untied in truth) (Kendall, Biometrika
-    1945), pairs pooled over films. Says whether the model knows who likes a film more than that user likes films.
-    The mean is taken off both, so that even one guess for all has a tau above 0: that of the global mean is the
-    zero to compare with. `guesses` is `[seeds, targets]`; a pair counts with its mean over the seeds.
+    1945), with pairs pooled over items. It says whether the model knows who likes an item more than that user
+    likes items on average. The user's mean is subtracted from both sides, so even a constant guess has a tau above 0:
+    compare with the tau of the global mean.
+
+    Args:
+        guesses: `[seeds, targets]`; the value of a pair is its mean over the seeds.
+        truth, user_mean: `[targets]`, in stars.
+        items, users: `[targets]`, numbered from 0.
     """
-    pairs = _film_pairs(films)
+    pairs = _item_pairs(items)
     sign_truth = _signs(truth - user_mean, pairs)
     signs = np.array([_signs(guess - user_mean, pairs) for guess in guesses])
     features = [(signs * sign_truth).mean(0), (signs**2).mean(0), sign_truth**2]
-    matrices = [sparse.csr_matrix((f, pairs), shape=(len(films), len(films))) for f in features]
+    matrices = [sparse.csr_matrix((f, pairs), shape=(len(items), len(items))) for f in features]
     rng = np.random.default_rng(SEED)
-    weights = np.concatenate([np.ones((1, len(films))), draw(rng, int(users.max()) + 1, TAU_RESAMPLES)[:, users]])
+    weights = np.concatenate([np.ones((1, len(items))), draw(rng, int(users.max()) + 1, TAU_RESAMPLES)[:, users]])
     sums = [np.asarray((matrix.T @ weights.T).T * weights).sum(1) for matrix in matrices]
     with np.errstate(invalid="ignore", divide="ignore"):
         tau = sums[0] / np.sqrt(sums[1] * sums[2])
@@ -115,15 +120,15 @@ def within_film_tau(guesses: Floats, truth: Floats, user_mean: Floats, films: In
 
 
 def _signs(values: Floats, pairs: tuple[Ints, Ints]) -> Floats:
-    """Which of each pair is greater; rounded, so that what is equal by arithmetic ties."""
+    """The sign of each pair's difference. It is rounded, so that a rounding error does not break a tie."""
     return np.asarray(np.sign(np.round(values[pairs[0]] - values[pairs[1]], 9)))
 
 
-def _film_pairs(films: Ints) -> tuple[Ints, Ints]:
-    """All pairs of targets of one film, each once."""
+def _item_pairs(items: Ints) -> tuple[Ints, Ints]:
+    """All pairs of targets of the same item, each pair once."""
     first, second = [], []
-    for film in np.unique(films):
-        members = np.flatnonzero(films == film)
+    for item in np.unique(items):
+        members = np.flatnonzero(items == item)
         i, j = np.triu_indices(len(members), 1)
         first.append(members[i])
         second.append(members[j])
@@ -131,10 +136,10 @@ def _film_pairs(films: Ints) -> tuple[Ints, Ints]:
 
 
 def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
-    """All metrics of a model's star probabilities; of several seeds each target's values are averaged.
+    """All metrics of a model's star probabilities, averaged over seeds per target.
 
     Args:
-        seeds: a table each with `user_id`, `item_id`, `rating`, `history_mean`, `stars`, of the same targets.
+        seeds: one table per seed with `user_id`, `item_id`, `rating`, `history_mean`, `stars`, of the same targets.
     """
     tables = [table.drop_nulls(["rating", "stars"]).sort("interaction_id") for table in seeds]
     rows = tables[0]
@@ -142,13 +147,13 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
         return {}
     stars = [star_array(table) for table in tables]
     truth, users = rows["rating"].to_numpy().round().astype(int), codes(rows["user_id"])
-    found = point_metrics(rows, [expected_star(p) for p in stars])
+    metrics = point_metrics(rows, [expected_star(p) for p in stars])
 
     def mean(features: Callable[[Floats], Floats]) -> Floats:
         values = np.mean([features(p) for p in stars], axis=0)
         return values if values.ndim == 2 else np.column_stack([values, np.ones(len(truth))])
 
-    return found | {
+    return metrics | {
         "mae_median": estimate(mean(lambda p: np.abs(median_star(p) - truth)), users),
         "qwk_likeliest": estimate(mean(lambda p: agreement(p.argmax(1) + 1, truth)), users, quadratic_kappa),
         "rps": estimate(mean(lambda p: ranked_probability_score(p, truth)), users),
@@ -158,11 +163,11 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
 
 
 def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estimate]:
-    """Metrics of guessed stars, whatever they come from; of several seeds each target's values are averaged.
+    """Metrics of guessed stars from any source, averaged over seeds per target.
 
     Args:
-        rows: with `user_id`, `item_id`, `rating`, `history_mean`; ratings are known.
-        guesses: of the rows, an array a seed.
+        rows: with `user_id`, `item_id`, `rating`, `history_mean`; no rating is null.
+        guesses: one array `[rows]` per seed.
     """
     if not rows.height:
         return {}
@@ -171,19 +176,19 @@ def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estima
     squared = np.mean([squared_error(guess, truth) for guess in guesses], axis=0)
     absolute = np.mean([np.abs(guess - truth) for guess in guesses], axis=0)
     tables = [agreement(guess.round().clip(1, N_STARS).astype(int), whole) for guess in guesses]
-    found = {
+    metrics = {
         "rmse": estimate(squared, users, root_mean),
         "mae": estimate(np.column_stack([absolute, np.ones(len(truth))]), users),
         "qwk": estimate(np.mean(tables, axis=0), users, quadratic_kappa),
     }
     known = rows["history_mean"].is_not_null().to_numpy()
     if known.sum() > 1:
-        some = rows.filter(pl.Series(known))
-        found["tau"] = within_film_tau(
+        subset = rows.filter(pl.Series(known))
+        metrics["tau"] = within_item_tau(
             np.array([guess[known] for guess in guesses]),
             truth[known],
-            some["history_mean"].to_numpy(),
-            codes(some["item_id"]),
-            codes(some["user_id"]),
+            subset["history_mean"].to_numpy(),
+            codes(subset["item_id"]),
+            codes(subset["user_id"]),
         )
-    return found
+    return metrics

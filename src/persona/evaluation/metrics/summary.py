@@ -1,4 +1,4 @@
-"""From the rows of one model to its metrics, each with its interval. Reads no model."""
+"""Compute the metrics of one model, with their intervals, from its rows. No model is loaded."""
 
 from __future__ import annotations
 
@@ -19,51 +19,55 @@ Metrics = dict[str, Any]
 def likelihood_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
     """NLL, swap gap and author identification of scored targets, as estimates with 95 % intervals over users.
 
-    `*_films` resamples films as well. Of several seeds of a recipe (a table each) the mean of each target's value.
+    The intervals of `*_items` are over users and items. Values are averaged over seeds per target.
+
+    Args:
+        seeds: one table of `schemas.SCORES` per seed.
+        candidates: number of users among whom an author is identified.
     """
     scores = mean_of_seeds(seeds)
     test = authors.add_swap_gaps(scores.filter(pl.col("cohort") == "test"))
-    found: Metrics = {
+    metrics: Metrics = {
         "nll": _per_character(test, "nll"),
-        "nll_films": _per_character(test, "nll", films=True),
+        "nll_items": _per_character(test, "nll", items=True),
     }
     val = scores.filter(pl.col("cohort") == "val")
     if val.height:
-        found["val_nll"] = _per_character(val, "nll")
+        metrics["val_nll"] = _per_character(val, "nll")
     swapped = test.drop_nulls("swap_gap")
     if swapped.height:
-        found |= {
+        metrics |= {
             "swap_gap": _per_character(swapped, "swap_gap"),
-            "swap_gap_films": _per_character(swapped, "swap_gap", films=True),
+            "swap_gap_items": _per_character(swapped, "swap_gap", items=True),
             "format_gap": _per_character(swapped, "format_gap"),
         }
-    return found | author_metrics([table.filter(pl.col("cohort") == "test") for table in seeds], candidates)
+    return metrics | author_metrics([table.filter(pl.col("cohort") == "test") for table in seeds], candidates)
 
 
 def author_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
-    """acc@1 and mean reciprocal rank, raw, double-centred, and pooled over the reviews of a user."""
+    """acc@1 and mean reciprocal rank: raw, double-centred, and pooled over the reviews of each user."""
     users = seeds[0].select("interaction_id", "user_id")
     ranks = mean_ranks(seeds, candidates).join(users, on="interaction_id")
-    found = {
+    metrics = {
         name: _mean(ranks[name], ranks["user_id"])
         for name in ("acc", "mrr", "acc_centred", "mrr_centred")
         if ranks.height
     }
     pooled = pl.concat([authors.pooled_ranks(table, candidates) for table in seeds])
     pooled = pooled.group_by("user_id").mean().sort("user_id")
-    return found | {
+    return metrics | {
         f"{name}_pooled": _mean(pooled[name], pooled["user_id"]) for name in ("acc", "mrr") if pooled.height
     }
 
 
 def mean_ranks(seeds: list[pl.DataFrame], candidates: int) -> pl.DataFrame:
-    """`likelihoods.author_ranks`, each target's averaged over the seeds."""
+    """`authors.author_ranks`, averaged over seeds per target."""
     ranks = pl.concat([authors.author_ranks(table, candidates) for table in seeds])
     return ranks.group_by("interaction_id").mean().sort("interaction_id")
 
 
 def star_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame) -> dict[str, Metrics]:
-    """Metrics of the star probabilities: of all rated test targets, and of those whose text names no star."""
+    """Metrics of the star probabilities, for all rated test targets and for those whose text does not name a star."""
     known = targets.select("interaction_id", "rating", "history_mean", "names_star")
     scored = [table.filter(pl.col("cohort") == "test").join(known, on="interaction_id") for table in seeds]
     slices = {"all": scored, "no_star_named": [rows.filter(~pl.col("names_star")) for rows in scored]}
@@ -71,28 +75,28 @@ def star_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame) -> dict[str, 
 
 
 def point_metrics(guesses: pl.DataFrame, targets: pl.DataFrame) -> Metrics:
-    """The same of guessed stars without probabilities (`schemas.RATINGS` of one method)."""
+    """Metrics of guessed stars without probabilities (`schemas.RATINGS` of one method)."""
     known = targets.filter(pl.col("cohort") == "test").drop_nulls("rating")
     rows = known.join(guesses.select("interaction_id", guess="rating"), on="interaction_id").sort("interaction_id")
     return _asdict(stars.point_metrics(rows, [rows["guess"].to_numpy()]))
 
 
 def text_metrics(written: pl.DataFrame, targets: pl.DataFrame) -> Metrics:
-    """Overlap with the real review, style, length and variety of one method's texts, one a target.
+    """Overlap with the real text, style, length and variety of one method's texts, one text per target.
 
-    `*_normalised` is (score - floor) / (ceiling - floor) of the means over targets that have both; absent where
-    the floor is not below the ceiling: then overlap tells users of a film apart no better than films.
+    `*_normalised` is (score - floor) / (ceiling - floor) of the means over targets that have both. It is missing if
+    the floor is not below the ceiling: then overlap does not distinguish the users of an item.
     """
     rows = written.rename({"text": "written"}).join(targets.drop("user_id", "item_id"), on="interaction_id")
     rows = rows.sort("interaction_id")
     made, real, users = rows["written"].to_list(), rows["text"].to_list(), rows["user_id"]
-    found: Metrics = {}
+    metrics: Metrics = {}
     for name, score in (("chrf", texts.chrf), ("rouge_l", texts.rouge_l), ("bleu_zh", texts.bleu_zh)):
         values = [score(a, b) for a, b in zip(made, real, strict=True)]
-        found[name] = _mean(pl.Series(values, dtype=pl.Float64), users)
-        found |= _between_floor_and_ceiling(name, score, rows.with_columns(value=pl.Series(values)))
+        metrics[name] = _mean(pl.Series(values, dtype=pl.Float64), users)
+        metrics |= _between_floor_and_ceiling(name, score, rows.with_columns(value=pl.Series(values)))
     lengths = [texts.log_length_difference(a, b) for a, b in zip(made, real, strict=True)]
-    return found | {
+    return metrics | {
         "targets": rows.height,
         "log_length_difference": _mean(pl.Series(lengths, dtype=pl.Float64), users),
         "style_distance": texts.style_distance(made, real),
@@ -113,29 +117,29 @@ def _between_floor_and_ceiling(name: str, score: Callable[[str, str], float], ro
         float(np.mean([score(other, real) for other, real in both.select(column, "text").iter_rows()]))
         for column in ("floor_text", "ceiling_text")
     )
-    found = {f"{name}_floor": floor, f"{name}_ceiling": ceiling}
-    return found | ({f"{name}_normalised": (value - floor) / (ceiling - floor)} if ceiling > floor else {})
+    bounds = {f"{name}_floor": floor, f"{name}_ceiling": ceiling}
+    return bounds | ({f"{name}_normalised": (value - floor) / (ceiling - floor)} if ceiling > floor else {})
 
 
 def copy_metrics(
     generations: pl.DataFrame, targets: pl.DataFrame, prompts: pl.DataFrame, train_texts: list[str]
 ) -> Metrics:
-    """How much of the sampled reviews, and of the real ones, stands in the training texts or in the prompt."""
+    """How much of the sampled texts, and of the real texts, also occurs in the training texts or in the prompt."""
     corpus = texts.Corpus(train_texts)
     rows = generations.join(targets.select("interaction_id", real="text"), on="interaction_id")
     rows = rows.join(prompts.select("interaction_id", "prompt"), on="interaction_id").sort("interaction_id")
-    found: Metrics = {}
+    metrics: Metrics = {}
     for name, column in (("generated", "text"), ("real", "real")):
-        some = rows[column].to_list()
-        longest = corpus.longest(some)
-        found[name] = {
-            "exact": float(np.mean([text in corpus.whole for text in some])),
+        subset = rows[column].to_list()
+        longest = corpus.longest(subset)
+        metrics[name] = {
+            "exact": float(np.mean([text in corpus.whole for text in subset])),
             "curve": texts.copy_curve(longest),
             "longest_from_training": float(np.mean(longest)),
-            "longest_from_prompt": float(np.mean(texts.prompt_copies(some, rows["prompt"].to_list()))),
-            "length": float(np.mean([len(text) for text in some])),
+            "longest_from_prompt": float(np.mean(texts.prompt_copies(subset, rows["prompt"].to_list()))),
+            "length": float(np.mean([len(text) for text in subset])),
         }
-    return found
+    return metrics
 
 
 def stage_metrics(
@@ -146,9 +150,15 @@ def stage_metrics(
     train_texts: list[str],
     candidates: int,
 ) -> Metrics:
-    """All metrics of one model, from its rows (`schemas.SCORES`, `GENERATIONS`) and the targets' (`TARGETS`).
+    """All metrics of one model.
 
-    Of several seeds of a recipe there is a table of scores each; the generations are the first one's.
+    Args:
+        seeds: one table of `schemas.SCORES` per seed.
+        generations: `schemas.GENERATIONS` of the first seed.
+        targets: `schemas.TARGETS`.
+        prompts: `interaction_id` and `prompt` of the test targets.
+        train_texts: the texts that the model was trained on.
+        candidates: number of users among whom an author is identified.
     """
     test = seeds[0].filter(pl.col("cohort") == "test")
     first = generations.filter(pl.col("draw") == 0)
@@ -177,8 +187,8 @@ def baseline_metrics(
     generated_for: list[int],
     candidates: int,
 ) -> Metrics:
-    """The same metrics of what no model was trained for; texts on the targets that models write for."""
-    some = written.filter(pl.col("interaction_id").is_in(generated_for))
+    """The metrics of the baselines; those of texts are on the targets `generated_for`, as for the models."""
+    subset = written.filter(pl.col("interaction_id").is_in(generated_for))
     return {
         "ngram": likelihood_metrics([ngram], candidates),
         "tfidf_authors": author_metrics([authors], candidates),
@@ -188,14 +198,14 @@ def baseline_metrics(
         },
         "texts": {
             method: text_metrics(rows, targets)
-            for (method,), rows in some.sort("method").group_by(["method"], maintain_order=True)
+            for (method,), rows in subset.sort("method").group_by(["method"], maintain_order=True)
         },
     }
 
 
-def _per_character(rows: pl.DataFrame, column: str, films: bool = False) -> Metrics:
-    """In nats a character."""
-    return estimate_columns(rows, column, "n_characters", films).as_json()
+def _per_character(rows: pl.DataFrame, column: str, items: bool = False) -> Metrics:
+    """In nats per character."""
+    return estimate_columns(rows, column, "n_characters", items).as_json()
 
 
 def _mean(values: pl.Series, users: pl.Series) -> Metrics:

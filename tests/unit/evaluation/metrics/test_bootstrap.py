@@ -1,4 +1,4 @@
-"""Intervals: by hand, against the textbook, and how often they cover the truth."""
+"""Intervals by hand, against the textbook, and how often they cover the truth."""
 
 from __future__ import annotations
 

@@ -1,0 +1,73 @@
+"""Everything that the report is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from persona.evaluation.metrics.authors import author_ranks
+from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate
+from persona.reporting.stages import Stage, shapley_values
+
+# Numbers of earlier texts, from and to.
+HISTORY_BINS = [(0, 0), (1, 1), (2, 3), (4, 7), (8, 10**9)]
+CURVE_RESAMPLES = 2000
+MIN_BIN_TARGETS = 10
+
+# A text in English and Chinese.
+Bilingual = tuple[str, str]
+# A name (None for the TF-IDF baseline), and acc@1 by index of `HISTORY_BINS`.
+Curve = tuple[str | None, dict[int, Estimate]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The stages with their rows and metrics, the baselines and the counts of the data.
+
+    Args:
+        baselines: their `metrics.json`.
+        targets, authors, guesses: `schemas.TARGETS`, `AUTHORS` and `RATINGS`.
+        contrasts: from `comparison.compare`; the first is the primary one.
+        candidates: number of users among whom an author is identified.
+        caution: what a reader must know first, in English and Chinese.
+        ingested: the counts of `ingest.json`.
+    """
+
+    stages: list[Stage]
+    baselines: dict[str, Any]
+    targets: pl.DataFrame
+    authors: pl.DataFrame
+    guesses: pl.DataFrame
+    contrasts: list[dict[str, Any]]
+    candidates: int
+    caution: Bilingual | None
+    ingested: dict[str, Any]
+
+    # Both are computed once and drawn in two languages.
+    @cached_property
+    def author_curves(self) -> list[Curve]:
+        """acc@1 by length of history, for each stage and for TF-IDF."""
+        scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
+        tables: list[tuple[str | None, pl.DataFrame]] = [*scores, (None, self.authors)]
+        return [(name, self._acc_by_history(table)) for name, table in tables]
+
+    @cached_property
+    def shapley(self) -> dict[str, dict[str, Any]]:
+        """Shapley values of the parts of the prompt; empty if the stages are not enough."""
+        return shapley_values(self.stages)
+
+    def _acc_by_history(self, scores: pl.DataFrame) -> dict[int, Estimate]:
+        """acc@1 in each of `HISTORY_BINS` with at least `MIN_BIN_TARGETS` targets."""
+        known = self.targets.select("interaction_id", "user_id", "n_history")
+        ranks = author_ranks(scores, self.candidates).join(known, on="interaction_id")
+        estimates = {}
+        for index, (least, most) in enumerate(HISTORY_BINS):
+            subset = ranks.filter(pl.col("n_history").is_between(least, most))
+            if subset.height >= MIN_BIN_TARGETS:
+                features = np.column_stack([subset["acc"], np.ones(subset.height)])
+                estimates[index] = estimate(features, codes(subset["user_id"]), n=CURVE_RESAMPLES)
+        return estimates
