@@ -198,18 +198,18 @@ def test_attention_run_by_run_and_flex_attention_are_that_of_a_dense_mask() -> N
     query, key, value = states_of(layout, length)
     places = torch.arange(n_tokens)
     sees = (places <= places[:, None]) & (places[:, None] < torch.from_numpy(layout.ends))
-    real = [each[:, :, :n_tokens] for each in (query, key, value)]
-    grouped = [real[0], *(each.repeat_interleave(2, dim=1) for each in real[1:])]
-    dense = functional.scaled_dot_product_attention(*grouped, attn_mask=sees, scale=0.25).transpose(1, 2)
-    runs, _ = attend_by_prefix(None, *real, None, layout, scaling=0.25)
+    q, k, v = (each[:, :, :n_tokens] for each in (query, key, value))
+    k2, v2 = (each.repeat_interleave(2, dim=1) for each in (k, v))
+    dense = functional.scaled_dot_product_attention(q, k2, v2, attn_mask=sees, scale=0.25).transpose(1, 2)
+    runs, _ = attend_by_prefix(None, q, k, v, None, layout, scaling=0.25)
     torch.testing.assert_close(runs, dense, rtol=1e-5, atol=1e-6)
     expected, found = (torch.autograd.grad(out.square().sum(), (query, key, value)) for out in (dense, runs))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         mask = block_mask(layout, length, torch.device("cpu"))
-        states = (each.detach() for each in (query, key, value))
-        flex, _ = attend_by_prefix(None, *states, None, mask, scaling=0.25)
+        q, k, v = (each.detach() for each in (query, key, value))
+        flex, _ = attend_by_prefix(None, q, k, v, None, mask, scaling=0.25)
     torch.testing.assert_close(flex[:, :n_tokens], dense, rtol=1e-5, atol=1e-6)
 
 
@@ -235,9 +235,10 @@ def test_flex_attention_on_a_gpu_gives_the_gradients_of_attention_run_by_run(dty
     layout, device = long_row(), torch.device("cuda")
     n_tokens, length = sum(layout.runs), bucketed(sum(layout.runs))
     states = [each.detach().to(device, dtype).requires_grad_() for each in states_of(layout, n_tokens)]
-    padded = [functional.pad(each, (0, 0, 0, length - n_tokens)) for each in states]
-    flex, _ = attend_by_prefix(None, *padded, None, block_mask(layout, length, device), scaling=0.25)
-    runs, _ = attend_by_prefix(None, *states, None, layout, scaling=0.25)
+    q, k, v = (functional.pad(each, (0, 0, 0, length - n_tokens)) for each in states)
+    flex, _ = attend_by_prefix(None, q, k, v, None, block_mask(layout, length, device), scaling=0.25)
+    q, k, v = states
+    runs, _ = attend_by_prefix(None, q, k, v, None, layout, scaling=0.25)
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
     found, expected = (torch.autograd.grad(out[:, :n_tokens].float().square().sum(), states) for out in (flex, runs))
     for one, other in zip(found, expected, strict=True):
