@@ -2,14 +2,31 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: install demo test slurm test-slurm status clean-checkpoints lint schema
+.PHONY: help install install-locked lock demo test slurm test-slurm status clean-checkpoints lint schema
 
-.venv/installed: pyproject.toml
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The versions of the lock file without its hashes, so that torch's CPU build, which has another hash, serves as well.
+.venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[train,dev]'
+	sed -n '/==/s/ *\\$$//p' requirements.lock > .venv/constraints.txt
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[train,dev]'
 	touch $@
 
-install: .venv/installed  ## make .venv with the pinned dependencies
+install: .venv/installed  ## make .venv with the pinned versions of all packages
+
+install-locked:  ## the same, and check the hash of every package; needs the CUDA build of torch (several gigabytes)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch .venv/installed
+
+lock:  ## renew requirements.lock after a change of pyproject.toml; needs the network
+	$(PYTHON) -m venv .venv/uv
+	.venv/uv/bin/pip install --quiet uv==0.13.9
+	.venv/uv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 demo: install  ## train and compare the four stages on synthetic data
 	$(ACTIVE) snakemake --cores all plan train_all report
@@ -37,12 +54,13 @@ status: install  ## what trains, and how far it is
 clean-checkpoints: install  ## delete what no training needs any more, and say what is left
 	$(BIN)/python -m persona disk --delete
 
-lint: install  ## style, types, workflow
+lint: install  ## check style, types, workflow and container recipe
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(ACTIVE) snakemake --lint
+	$(BIN)/hadolint Dockerfile
 
 schema: install  ## renew the JSON schema and the settings table of config/README.md; tests keep them in step
 	$(BIN)/python -m persona.config.reference workflow/schemas/config.schema.json config/README.md

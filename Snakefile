@@ -1,5 +1,9 @@
 """From raw data to samples, prompts, tokens, trained models and their evaluation."""
 
+from snakemake.utils import min_version
+
+min_version("9.27")
+
 if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory; docs/performance.md says what they gave."""

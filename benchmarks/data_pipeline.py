@@ -139,12 +139,13 @@ def measure(users: int, folder: Path, tokenizer: Path) -> dict[str, Any]:
 def prompts_per_second(folder: Path, tokenizer: Any) -> float:
     """Samples a second of rendering and tokenizing, from Parquet to Parquet."""
     names = ["samples/everything", "interactions", "users", "items"]
+    sample, interactions, users, items = (folder / f"{name}.parquet" for name in names)
     prompts, tokens = folder / "p.parquet", folder / "t.parquet"
     start = time.perf_counter()
     with table_writer(prompts, schemas.PROMPTS) as writer:
         style = load_style(STYLE)
         spec = PromptSpec(style, Parts(**PARTS), TASK, CUE)
-        for table in render_file(*(folder / f"{name}.parquet" for name in names), spec):
+        for table in render_file(sample, interactions, users, items, spec):
             writer.write(table)
     with table_writer(tokens, schemas.TOKENS) as writer:
         for table in tokenize_file(prompts, tokenizer, FitSettings(max_length=MAX_LENGTH)):

@@ -75,7 +75,7 @@ def test_a_cohort_of_parts_is_the_cohort_of_the_whole(tables: Ingested) -> None:
     split = split_users(tables.users, 0.1, 0.3, 42)
 
     def sample(some: tuple[str, str]) -> pl.DataFrame:
-        ours = pl.col("user_id").is_between(*map(pl.lit, some), closed="left")
+        ours = pl.col("user_id").is_between(pl.lit(some[0]), pl.lit(some[1]), closed="left")
         return sample_targets(tables.interactions.filter(ours), split.filter(ours), "test", 2, 20, 42)
 
     parts = pl.concat([sample(some) for some in user_ranges(5)])
@@ -93,13 +93,16 @@ def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
         write_table(getattr(tables, name), tmp_path / f"{name}.parquet", table_schema)
     write_table(tables.interactions, tmp_path / "sample.parquet", schemas.SAMPLES)
     tokenizer = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=800)
-    files = [tmp_path / f"{name}.parquet" for name in ("sample", "interactions", "users", "items")]
+    sample, interactions, users, items = (
+        tmp_path / f"{name}.parquet" for name in ("sample", "interactions", "users", "items")
+    )
 
     def make(folder: Path, buckets: list[tuple[int, int]]) -> tuple[bytes, bytes]:
         style, parts = load_style(STYLE), Parts(profile=True, history=True, context=True)
         with table_writer(folder / "p", schemas.PROMPTS) as writer:
             for bucket in buckets:
-                for table in render_file(*files, PromptSpec(style, parts, "任务", "影评："), bucket):
+                spec = PromptSpec(style, parts, "任务", "影评：")
+                for table in render_file(sample, interactions, users, items, spec, bucket):
                     writer.write(table)
         with table_writer(folder / "t", schemas.TOKENS) as writer:
             for bucket in buckets:

@@ -23,10 +23,10 @@ def test_expected_ranks_by_hand() -> None:
     assert expected_ranks(2.0, np.array([1.0, 3.0, 0.0]), 4) == (0.0, 0.5)
     # Two of three impostors drawn; one is better. It is among them in 2 of 3 draws.
     acc, mrr = expected_ranks(2.0, np.array([1.0, 3.0, 0.0]), 3)
-    assert (acc, mrr) == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 2 / 3 / 2))
+    assert acc == pytest.approx(1 / 3) and mrr == pytest.approx(1 / 3 + 2 / 3 / 2)
     # All tie: chance.
     acc, mrr = expected_ranks(1.0, np.ones(9), 10)
-    assert (acc, mrr) == (pytest.approx(0.1), pytest.approx(0.2929, abs=1e-4))
+    assert acc == pytest.approx(0.1) and mrr == pytest.approx(0.2929, abs=1e-4)
 
 
 def test_drawn_impostors_agree_with_a_simulation() -> None:
@@ -49,10 +49,10 @@ def test_a_prompt_that_suits_every_review_loses_its_advantage_by_centring() -> N
     ranks = author_ranks(scores(rows), 3)
     assert ranks["acc"].to_list() == [0.0, 0.0, 1.0]
     assert ranks["acc_centred"].to_list() == [1.0, 1.0, 1.0]
-    own, others = double_centred(scores(rows))[1]
+    own, centred_others = double_centred(scores(rows))[1]
     centred = likelihood - likelihood.mean(0) - likelihood.mean(1, keepdims=True) + likelihood.mean()
     assert own == pytest.approx(centred[0, 0])
-    np.testing.assert_allclose(others, centred[0, 1:])
+    np.testing.assert_allclose(centred_others, centred[0, 1:])
 
 
 def simulated(identity: float, prompt_sd: float) -> pl.DataFrame:
