@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+# Two workers of pytest, and two ranks of a training, would start threads that compete for the same cores. Commands
+# that the tests start inherit it; torch reads it when it is imported, by `persona` below.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
@@ -60,3 +65,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def renew_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--renew-golden"))
+
+
+# Groups of tests that take longest, longest first.
+LONG_GROUPS = ["finished", "test_parity", "test_data_sets", "test_resume", "test_prepared"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file run on one worker, which makes their shared folders once; long groups start first.
+
+    Tests that need `finished` are one group over all files.
+    """
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = {group: n for n, group in enumerate(LONG_GROUPS)}
+    items.sort(key=lambda item: order.get(groups[item], len(order)))
+
+
+def _group(item: pytest.Item) -> str:
+    """A test's own group, `finished` if it uses that folder, or its file."""
+    if mark := item.get_closest_marker("xdist_group"):
+        return str(mark.args[0])
+    return "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.stem
