@@ -30,8 +30,8 @@ test: install .venv/transformers4  ## all tests but the slow ones
 test-fast: install  ## unit tests, for while you write
 	$(PYTEST) -m "not slow and not long" tests/unit
 
-test-slow: install  ## the demos at full size, and benchmarks
-	$(PYTEST) -m slow
+test-slow: install  ## demos at full size and benchmarks; SLURM=tests/slurm adds the tests on a real Slurm
+	$(PYTEST) -m slow tests/unit tests/workflow $(SLURM)
 
 test-long: install  ## a soak: kills at random times, thousands of examples
 	$(PYTEST) -m "long or not slow" --hypothesis-profile thorough

@@ -68,15 +68,12 @@ def renew_golden(request: pytest.FixtureRequest) -> bool:
 
 
 # Groups of tests that take longest, longest first.
-LONG_GROUPS = ["finished", "test_parity", "test_data_sets", "test_resume", "test_prepared"]
+LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity", "test_faults"]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run on one worker, which makes their shared folders once; long groups start first.
-
-    Tests that need `finished` are one group over all files.
-    """
+    """Tests of a group run on one worker, which makes the folders that they share once; long groups start first."""
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
@@ -85,7 +82,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    """A test's own group, `finished` if it uses that folder, or its file."""
-    if mark := item.get_closest_marker("xdist_group"):
-        return str(mark.args[0])
-    return "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.stem
+    """Tests on the Slurm cluster, tests that use `finished`, each slow test by itself, or the tests of a file."""
+    if item.path.parent.name == "slurm":
+        return "slurm"
+    if "finished" in getattr(item, "fixturenames", ()):
+        return "finished"
+    return item.name if item.get_closest_marker("slow") else item.path.stem

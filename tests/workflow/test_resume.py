@@ -112,7 +112,7 @@ def test_the_rest_is_bit_for_bit_that_of_an_uninterrupted_training(
     comes_to_the_same_end(folder, "killed", whole)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_rest_is_the_same_wherever_it_is_killed(folder: Path, whole: list[dict[str, Any]]) -> None:
     interrupted = command(folder, "killed_often", 2, PLAN, deepspeed_file(folder, 3))
     for victim, moment in KILLS:

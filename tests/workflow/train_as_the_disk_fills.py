@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+from pathlib import Path
 from typing import Any
 
 from persona.training.checkpoints import RunFolder
-from tests.workflow.training import TRAIN
 
+TRAIN = Path(__file__).parents[2] / "workflow" / "scripts" / "train.py"
 LEFT = 100_000  # bytes: a checkpoint is begun and does not fit
 
 look = RunFolder.check_room
