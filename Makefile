@@ -27,8 +27,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadsco
 test: install .venv/transformers4  ## all tests but the slow ones
 	$(PYTEST) -m "not slow and not long"
 
-test-fast: install  ## unit tests, for while you write
-	$(PYTEST) -m "not slow and not long" tests/unit
+test-fast: install  ## unit tests that start no processes, for while you write
+	$(PYTEST) -m "not slow and not long" -k "not another_process" tests/unit
 
 test-slow: install  ## demos at full size and benchmarks; SLURM=tests/slurm adds the tests on a real Slurm
 	$(PYTEST) -m slow tests/unit tests/workflow $(SLURM)
