@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help install install-locked lock demo test slurm test-slurm status clean-checkpoints lint schema
+.PHONY: help install install-locked lock demo test test-fast test-slow test-long slurm test-slurm status clean-checkpoints lint schema
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,8 +38,20 @@ demo: install  ## train and compare the four stages on synthetic data
 	$(BIN)/pip install --quiet --no-deps --target $@ transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
 	touch $@
 
-test: install .venv/transformers4  ## unit and workflow tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Groups of tests start in the order of tests/conftest.py, longest first.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+test: install .venv/transformers4  ## all tests but the slow ones
+	$(PYTEST) -m "not slow and not long"
+
+test-fast: install  ## unit tests that start no processes, for while you write
+	$(PYTEST) -m "not slow and not long" -k "not another_process" tests/unit
+
+test-slow: install  ## demos at full size and benchmarks; SLURM=tests/slurm adds the tests on a real Slurm
+	$(PYTEST) -m slow tests/unit tests/workflow $(SLURM)
+
+test-long: install  ## a soak: kills at random times, thousands of examples
+	$(PYTEST) -m "long or not slow" --hypothesis-profile thorough
 
 slurm:  ## Debian's packages of Slurm, to test with
 	dpkg -s munge slurm-client slurmctld slurmd > /dev/null 2>&1 || \

@@ -81,7 +81,7 @@ def run(name: str, script: str, *arguments: object, limit: int | None = None) ->
 
 def raw_to_samples(raw: Path, folder: Path, limit: int | None = None) -> list[Step]:
     tables = folder / "interactions.parquet", folder / "split.parquet"
-    options = ["--options", "{}", "--max-reject-share", 0.5]
+    options = ["--options", "{}", "--max-reject-share", 1.0]
     steps = [run("ingest", "ingest.py", raw, "--format", "dmsc_csv", "--folder", folder, *options, limit=limit)]
     ratios = ["--by", "user", "--val-ratio", 0.1, "--test-ratio", 0.1, "--seed", 42]
     steps.append(run("split", "split.py", *tables, *ratios, limit=limit))
@@ -204,6 +204,7 @@ def loop_per_second(folder: Path, tokenizer: Any, n: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=RELEASE_USERS)
+    parser.add_argument("--long-users", type=int, default=1000, help="with 50 reviews each")
     parser.add_argument("--loop-samples", type=int, default=1000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".data-pipeline-") as place:
@@ -225,7 +226,7 @@ def main() -> None:
 
         long = folder / "long"
         long.mkdir()
-        write_long_histories(long / "DMSC.csv", 1000, 50)
+        write_long_histories(long / "DMSC.csv", args.long_users, 50)
         raw_to_samples(long / "DMSC.csv", long)
         tokenizer = load_tokenizer(str(folder / "qwen"))
         encode(tokenizer, ["warm"], special=False)

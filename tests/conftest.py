@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+# Two workers of pytest, and two ranks of a training, would start threads that compete for the same cores. Commands
+# that the tests start inherit it; torch reads it when it is imported, by `persona` below.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
@@ -60,3 +65,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def renew_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--renew-golden"))
+
+
+# Groups of tests that take longest, longest first.
+LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity", "test_faults"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a group run on one worker, which makes the folders that they share once; long groups start first."""
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = {group: n for n, group in enumerate(LONG_GROUPS)}
+    items.sort(key=lambda item: order.get(groups[item], len(order)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests on the Slurm cluster, tests that use `finished`, each slow test by itself, or the tests of a file."""
+    if item.path.parent.name == "slurm":
+        return "slurm"
+    if "finished" in getattr(item, "fixturenames", ()):
+        return "finished"
+    return item.name if item.get_closest_marker("slow") else item.path.stem

@@ -13,6 +13,8 @@ from persona.training.logs import read_log
 from tests.slurm.conftest import clients, on_slurm
 from tests.workflow.conftest import ROOT, snakemake
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path("results") / "dmsc"
 QUICK = RESULTS / "models" / "two_per_user" / "profile_and_context" / "tiny"
 

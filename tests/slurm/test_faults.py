@@ -20,6 +20,8 @@ from persona.training.logs import read_log
 from tests.slurm.conftest import clients, on_slurm, slurm_command, untrained_copy
 from tests.workflow.conftest import Terminal, snakemake
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path("results") / "dmsc"
 TRAINED = Path("two_per_user") / "profile_and_context" / "tiny"
 RUN = RESULTS / "runs" / TRAINED / "v1"

@@ -96,6 +96,7 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             "1e-3",
             r"recipes\.tiny\.learning_rate: got '1e-3': Input should be a valid number",
         ),
+        ("recipes.tiny.learning_rate", 4.0, r"recipes\.tiny\.learning_rate: got 4, allowed is below 1"),
         ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
         ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),

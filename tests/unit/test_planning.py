@@ -13,7 +13,6 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig
 
 from persona.planning.cost import (
     GIB,
-    Hardware,
     Launch,
     ModelSize,
     Work,
@@ -23,6 +22,7 @@ from persona.planning.cost import (
     nearest_that_fits,
     step_seconds,
 )
+from persona.planning.settings import Hardware
 from persona.training.settings import Lora, Schedule
 
 DEEPSPEED = Path(__file__).parents[2] / "config" / "deepspeed"

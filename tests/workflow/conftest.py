@@ -61,7 +61,7 @@ def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subproce
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
 

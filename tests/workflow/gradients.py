@@ -44,6 +44,6 @@ def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths:
 
 if __name__ == "__main__":
     folder, deepspeed, optimization, lengths, out = sys.argv[1:]
-    settings = Optimization.from_json(json.loads(optimization))
+    settings = Optimization.model_validate_json(optimization)
     with distributed_processes():
         main(Path(folder), Path(deepspeed), settings, json.loads(lengths), Path(out))

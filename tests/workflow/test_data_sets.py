@@ -24,6 +24,7 @@ def test_the_page_about_ones_own_data_is_true(tmp_path: Path) -> None:
     (tmp_path / "data" / "hotels.jsonl").write_text(lines[1], encoding="utf-8")
     run = snakemake(tmp_path, yaml.safe_load(configuration[1]), "prepare_all", "train_history")
     assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "data" / "hotels.jsonl").read_text(encoding="utf-8") == lines[1]
     results = tmp_path / "results" / "hotels"
     counts = json.loads((results / "ingest.json").read_text(encoding="utf-8"))
     assert counts == {"rows": 14, "kept": 14, "rejected": 0, "reasons": {}, "users": 8, "items": 3}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import shutil
 import signal
@@ -15,14 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from persona.ingestion.ingest import Ingested
-from persona.modeling import tiny
 from persona.training.logs import read_log
 from tests.workflow.conftest import Terminal, command, environment, snakemake
+from tests.workflow.training import TRAIN, deepspeed_file, run, schedule, train
 from tests.workflow.training import command as train_command
-from tests.workflow.training import deepspeed_file, run, schedule, train
 
 RESULTS = Path("results") / "dmsc"
+Losses = list[tuple[int, float | None, float | None]]
 TRAINED = Path("two_per_user") / "profile_and_context" / "tiny"
 
 
@@ -31,9 +30,10 @@ def copy_of(finished: Path, folder: Path) -> Path:
     return folder
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path) -> Losses:
+    """Each step with its loss, and each validation with its own."""
     log = folder / RESULTS / "models" / TRAINED / "train_log.jsonl"
-    return [record["loss"] for record in read_log(log) if record["type"] == "step"]
+    return [(record["step"], record.get("loss"), record.get("val_loss")) for record in read_log(log)]
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -74,27 +74,20 @@ def test_a_disk_that_is_full_within_a_table(finished: Path, tmp_path: Path, smal
         assert (tmp_path / "kept" / file).read_bytes() == (finished / "results" / file).read_bytes(), file
 
 
-def test_a_disk_that_is_full_within_a_checkpoint(
-    folder: Path, tables: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_within_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     """Something else takes the room after it was looked at: the newest whole checkpoint stays, and the rest comes."""
-    monkeypatch.setattr(tiny, "MAX_PARAMETERS", 20_000_000)  # so that writing it takes a while
-    texts = tables.interactions["text"].to_list()
-    tiny.write_tiny_model(texts, tmp_path / "base", 500, hidden_size=512, num_hidden_layers=2, num_experts=16, seed=0)
-    shutil.copy(folder / "tokens.parquet", tmp_path)
+    for name in ("base", "tokens.parquet"):
+        (tmp_path / name).symlink_to(folder / name)
     plan = schedule(800, checkpoint_every_steps=1)
     file = deepspeed_file(tmp_path, 3)
     whole = train(train_command(tmp_path, "whole", 1, plan, file))
-    starts = " ".join(map(repr, train_command(tmp_path, "cut", 1, plan, file)))
-    saving = "cut/run/checkpoints/step_2"
-    # It stands still meanwhile, so that nothing is written between looking for the room and taking it.
-    worker = "-f '^[^ ]*python[^ ]* -u .*cut/run'"
-    take = "fallocate -l $(df --output=avail -B1 cut | tail -1) cut/filled"
-    fill = f"until [[ -e {saving} ]]; do :; done; pkill -STOP {worker}; {take}; pkill -CONT {worker}"
+    starts = train_command(tmp_path, "cut", 1, plan, file)
+    filling = [word.replace(str(TRAIN), str(Path(__file__).with_name("train_as_the_disk_fills.py"))) for word in starts]
+    first, second = (" ".join(map(repr, words)) for words in (filling, starts))
     done = on_a_small_disk(
         tmp_path / "cut",
-        "1g",
-        f"({fill}) & {starts}; echo first $?; cat cut/run/latest.json; rm cut/filled; {starts}; echo second $?; "
+        "100m",
+        f"{first}; echo first $?; cat cut/run/latest.json; rm cut/filled; {second}; echo second $?; "
         "cp cut/log.jsonl kept.jsonl",
     )
     assert "first 1" in done.stdout and "second 0" in done.stdout, done.stdout + done.stderr
@@ -107,10 +100,10 @@ def test_a_disk_that_is_full_within_a_checkpoint(
 
 def test_a_table_that_is_cut_off_is_made_again(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:
     copy_of(finished, tmp_path)
-    for name in ("interactions", "tokens/test/profile_and_context/tiny_qwen3_moe"):
-        os.truncate(tmp_path / RESULTS / f"{name}.parquet", 2000)
-    shutil.rmtree(tmp_path / RESULTS / "evaluation" / TRAINED)
-    run = snakemake(tmp_path, small_config, str(RESULTS / "evaluation" / TRAINED / "metrics.json"))
+    tokens = RESULTS / "tokens" / "test" / "profile_and_context" / "tiny_qwen3_moe.parquet"
+    for name in (RESULTS / "interactions.parquet", tokens):
+        os.truncate(tmp_path / name, 2000)
+    run = snakemake(tmp_path, small_config, str(tokens))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "interactions.parquet is cut off; it was renamed to interactions.parquet.damaged" in run.stderr
     for file in (finished / RESULTS).rglob("*.parquet"):
@@ -118,16 +111,20 @@ def test_a_table_that_is_cut_off_is_made_again(finished: Path, tmp_path: Path, s
         assert again.read_bytes() == file.read_bytes(), file
 
 
+def untrained_copy(finished: Path, folder: Path) -> Path:
+    """A copy in which all data is there, and one stage is not trained."""
+    copy_of(finished, folder)
+    for kind in ("models", "runs"):
+        shutil.rmtree(folder / RESULTS / kind / TRAINED)
+    return folder
+
+
 @pytest.fixture
 def untrained(finished: Path, tmp_path: Path) -> Path:
-    """All data is there; one stage is not trained."""
-    copy_of(finished, tmp_path)
-    for kind in ("models", "runs"):
-        shutil.rmtree(tmp_path / RESULTS / kind / TRAINED)
-    return tmp_path
+    return untrained_copy(finished, tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def long_config(small_config: dict[str, Any]) -> dict[str, Any]:
     """A training that can be caught within."""
     recipe = small_config["recipes"]["tiny"]
@@ -135,39 +132,72 @@ def long_config(small_config: dict[str, Any]) -> dict[str, Any]:
     return small_config | {"recipes": {"tiny": recipe | changed}}
 
 
+@pytest.fixture(scope="module")
+def whole(finished: Path, long_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Losses:
+    """The steps and losses of the long training without a fault."""
+    folder = untrained_copy(finished, tmp_path_factory.mktemp("whole"))
+    run = snakemake(folder, long_config, "train_quick")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert len(losses(folder)) > 60
+    return losses(folder)
+
+
 def in_training(folder: Path) -> bool:
     log = folder / RESULTS / "runs" / TRAINED / "v1" / "train_log.jsonl"
     return log.exists() and log.read_text().count('"step"') > 6
 
 
-def test_ctrl_c_saves_and_the_rest_comes(
-    untrained: Path, long_config: dict[str, Any], tmp_path: Path, terminal: Terminal
+def messages(folder: Path) -> str:
+    return (folder / RESULTS / "runs" / TRAINED / "v1" / "training_logs" / "detailed_training_log.txt").read_text()
+
+
+def test_ctrl_c_saves_and_the_rest_comes_and_a_second_run_is_refused(
+    untrained: Path, whole: Losses, long_config: dict[str, Any], terminal: Terminal
 ) -> None:
-    whole = tmp_path / "whole"
-    copy_of(untrained, whole)
     process = terminal(command(untrained, long_config, "--cores", "2", "train_quick"), untrained)
+    wait_until(lambda: any((untrained / ".snakemake" / "locks").glob("*")))
+    second = snakemake(untrained, long_config, "train_quick")
+    assert second.returncode != 0
+    assert "Directory cannot be locked" in second.stderr
     wait_until(lambda: in_training(untrained))
     children = process.children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
-    text = (untrained / RESULTS / "runs" / TRAINED / "v1" / "training_logs" / "detailed_training_log.txt").read_text()
-    assert "told to stop (SIGINT): saved after step " in text
-    for folder in (untrained, whole):
-        run = snakemake(folder, long_config, "train_quick")
-        assert run.returncode == 0, run.stdout + run.stderr
-    assert losses(untrained) == losses(whole)
-    assert len(losses(whole)) > 60
+    assert "told to stop (SIGINT): saved after step " in messages(untrained)
+    run = snakemake(untrained, long_config, "train_quick")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert losses(untrained) == whole
 
 
-def test_a_second_run_in_a_folder_is_refused(untrained: Path, long_config: dict[str, Any], terminal: Terminal) -> None:
-    process = terminal(command(untrained, long_config, "--cores", "2", "train_quick"), untrained)
-    wait_until(lambda: in_training(untrained))
-    second = snakemake(untrained, long_config, "train_quick")
-    assert second.returncode != 0
-    assert "Directory cannot be locked" in second.stderr
-    assert process.wait(timeout=120) == 0
+def test_a_killed_run_goes_on_to_the_same_losses(
+    untrained: Path, whole: Losses, long_config: dict[str, Any], terminal: Terminal
+) -> None:
+    """Snakemake alone is killed."""
+    config = copy.deepcopy(long_config)
+    config["recipes"]["tiny"]["checkpoint_every_steps"] = 2
+    process = terminal(command(untrained, config, "--cores", "2", "train_quick"), untrained)
+    latest = untrained / RESULTS / "runs" / TRAINED / "v1" / "latest.json"
+    wait_until(latest.exists)
+    family = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert not (untrained / RESULTS / "models" / TRAINED / "manifest.json").exists()
+
+    assert snakemake(untrained, config, "--unlock").returncode == 0
+    changed = copy.deepcopy(config)
+    changed["recipes"]["tiny"]["learning_rate"] = 1.0e-3
+    refused = snakemake(untrained, changed, "train_quick")
+    assert refused.returncode != 0
+    assert "holds an unfinished training of something else (learning_rate: was 0.004, is 0.001)" in refused.stderr
+
+    run = snakemake(untrained, config, "train_quick")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert losses(untrained) == whole
+    assert "going on after step" in messages(untrained)
 
 
 def test_a_recipe_for_more_gpus_than_there_are_starts_nothing(untrained: Path, small_config: dict[str, Any]) -> None:
@@ -176,25 +206,6 @@ def test_a_recipe_for_more_gpus_than_there_are_starts_nothing(untrained: Path, s
     assert run.returncode != 0
     assert "error: recipes.tiny asks for gpus: 4096, and torch finds" in run.stderr
     assert "rule train:" not in run.stdout + run.stderr
-
-
-def test_told_to_stop_it_saves_and_goes_on(folder: Path, tmp_path: Path) -> None:
-    """As a cluster tells it before the time is up."""
-    plan = schedule(800, max_epochs=8, early_stopping_patience=8)
-    file = deepspeed_file(tmp_path, 3)
-    whole = train(train_command(folder, "untold", 2, plan, file))
-    told = train_command(folder, "told", 2, plan, file)
-    process = psutil.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    log = folder / "told" / "run" / "train_log.jsonl"
-    wait_until(lambda: log.exists() and log.read_text().count('"step"') > 3)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    done = read_log(log)[-1]["step"]
-    assert f"error: told to stop (SIGTERM): saved after step {done}; start again to go on" in errors
-    assert json.loads((folder / "told" / "run" / "latest.json").read_text())["state"]["global_step"] == done
-    resumed = train(told)
-    assert [r.get("loss", r.get("val_loss")) for r in resumed] == [r.get("loss", r.get("val_loss")) for r in whole]
 
 
 def test_a_copied_folder_is_accepted(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import shutil
 import signal
 import subprocess
 import time
@@ -15,9 +18,10 @@ import pytest
 
 from persona.errors import PersonaError
 from persona.training.checkpoints import require_room
+from persona.training.logs import read_log
 from tests.workflow.training import command, deepspeed_file, run, schedule, train
 
-PLAN = schedule(800).model_copy(update={"max_epochs": 3, "checkpoint_every_steps": 1, "early_stopping_patience": 3})
+PLAN = schedule(800, max_epochs=8, checkpoint_every_steps=1, early_stopping_patience=8)
 
 Moment = Callable[[Path], bool]
 
@@ -75,17 +79,83 @@ KILLS: list[tuple[str, Moment]] = [
 ]
 
 
-def test_the_rest_is_bit_for_bit_that_of_an_uninterrupted_training(folder: Path, tmp_path: Path) -> None:
-    file = deepspeed_file(tmp_path, 3)
-    whole = train(command(folder, "whole", 2, PLAN, file))
-    interrupted = command(folder, "killed", 2, PLAN, file)
+# Before a save is whole, and before the save that belongs to an export.
+SOME_KILLS = [KILLS[3], KILLS[6]]
+N_RANDOM_KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> list[dict[str, Any]]:
+    """The log of an uninterrupted training."""
+    return train(command(folder, "whole", 2, PLAN, deepspeed_file(folder, 3)))
+
+
+@pytest.fixture(scope="module")
+def killed(folder: Path) -> Path:
+    """The run folder of a training that was killed twice and is not finished."""
+    for victim, moment in SOME_KILLS:
+        kill_at(command(folder, "killed", 2, PLAN, deepspeed_file(folder, 3)), folder / "killed/run", victim, moment)
+    return folder / "killed" / "run"
+
+
+def test_another_number_of_processes_is_refused_with_what_to_do(folder: Path, killed: Path) -> None:
+    shutil.copytree(killed, folder / "ranks" / "run")
+    finished = run(command(folder, "ranks", 1, PLAN, deepspeed_file(folder, 3)))
+    assert finished.returncode != 0
+    assert "holds an unfinished training of something else (processes: was 2, is 1). Undo the change" in finished.stderr
+
+
+def test_the_rest_is_bit_for_bit_that_of_an_uninterrupted_training(
+    folder: Path, whole: list[dict[str, Any]], killed: Path
+) -> None:
+    comes_to_the_same_end(folder, "killed", whole)
+
+
+@pytest.mark.long
+def test_the_rest_is_the_same_wherever_it_is_killed(folder: Path, whole: list[dict[str, Any]]) -> None:
+    interrupted = command(folder, "killed_often", 2, PLAN, deepspeed_file(folder, 3))
     for victim, moment in KILLS:
-        kill_at(interrupted, folder / "killed" / "run", victim, moment)
-    resumed = train(interrupted)
+        kill_at(interrupted, folder / "killed_often" / "run", victim, moment)
+    comes_to_the_same_end(folder, "killed_often", whole)
+
+
+@pytest.mark.long
+def test_the_rest_is_the_same_whenever_it_is_killed(folder: Path, whole: list[dict[str, Any]]) -> None:
+    """At random times; after a training that came to its end sooner, another one starts."""
+    seed = time.time_ns()
+    print("seed", seed)  # shown if the test fails
+    rng = random.Random(seed)
+    n = 0
+    for _ in range(N_RANDOM_KILLS):
+        name = f"killed_at_random_{n}"
+        training = command(folder, name, 2, PLAN, deepspeed_file(folder, 3))
+        if not kill_after(training, rng.uniform(0, 20), rng.choice(["torchrun", "rank 0", "rank 1"])):
+            comes_to_the_same_end(folder, name, whole)
+            n += 1
+    comes_to_the_same_end(folder, name, whole)
+
+
+def kill_after(arguments: list[str], seconds: float, victim: str) -> bool:
+    """SIGKILL a process of a training some time after its ranks are there; whether it still trained by then."""
+    process = psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ranks = wait_until(lambda: ranks_of(process), process)
+    with contextlib.suppress(psutil.TimeoutExpired):
+        process.wait(timeout=seconds)
+        return False
+    ({"torchrun": process, "rank 0": ranks[0], "rank 1": ranks[1]}[victim]).kill()
+    process.wait(timeout=60)
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
+    return True
+
+
+def comes_to_the_same_end(folder: Path, name: str, whole: list[dict[str, Any]]) -> None:
+    """Go on with a training that was killed: its log and its weights are those of the uninterrupted one."""
+    resumed = train(command(folder, name, 2, PLAN, deepspeed_file(folder, 3)))
     assert [timeless(record) for record in resumed] == [timeless(record) for record in whole]
-    weights = [folder / name / "model" / "model.safetensors" for name in ("whole", "killed")]
+    weights = [folder / of / "model" / "model.safetensors" for of in ("whole", name)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    assert not (folder / "killed" / "run" / "checkpoints").exists()
+    assert not (folder / name / "run" / "checkpoints").exists()
 
 
 def timeless(record: dict[str, object]) -> dict[str, object]:
@@ -116,17 +186,27 @@ def wait_until(happened: Callable[[], Any], process: psutil.Popen) -> Any:
     deadline = time.monotonic() + 120
     while not (result := happened()):
         assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
     return result
 
 
-def test_another_number_of_processes_is_refused_with_what_to_do(folder: Path, tmp_path: Path) -> None:
-    file = deepspeed_file(tmp_path, 3)
-    kill_at(
-        command(folder, "ranks", 2, PLAN, file), folder / "ranks" / "run", "torchrun", lambda path: pointer(path) > 0
+def test_told_to_stop_it_saves_and_goes_on(folder: Path, whole: list[dict[str, Any]]) -> None:
+    """As a cluster tells it before the time is up."""
+    # Only the signal saves.
+    told = command(
+        folder, "told", 2, PLAN.model_copy(update={"checkpoint_every_steps": None}), deepspeed_file(folder, 3)
     )
-    finished = run(command(folder, "ranks", 1, PLAN, file))
-    assert finished.returncode != 0
-    assert "holds an unfinished training of something else (processes: was 2, is 1). Undo the change" in finished.stderr
+    process = psutil.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = folder / "told" / "run" / "train_log.jsonl"
+    wait_until(lambda: log.exists() and log.read_text().count('"step"') > 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    done = read_log(log)[-1]["step"]
+    assert f"error: told to stop (SIGTERM): saved after step {done}; start again to go on" in errors
+    assert json.loads((folder / "told" / "run" / "latest.json").read_text())["state"]["global_step"] == done
+    resumed = train(told)
+    assert [r.get("loss", r.get("val_loss")) for r in resumed] == [r.get("loss", r.get("val_loss")) for r in whole]
 
 
 def test_a_full_disk_is_told_before_the_save(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from persona.training.logs import read_log
 from persona.training.settings import Optimization, Schedule
+from tests.workflow.several import output_of
 
 ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "workflow" / "scripts" / "train.py"
 LEARNING_RATE = 1e-3
 MAX_NORM = 1.0
 
@@ -51,10 +53,9 @@ def deepspeed_file(folder: Path, stage: int) -> Path:
     return file
 
 
-def command(
+def arguments(
     folder: Path,
     name: str,
-    ranks: int,
     plan: Schedule,
     deepspeed: Path,
     optimization: Optimization = OPTIMIZATION,
@@ -62,9 +63,9 @@ def command(
     export: dict[str, bool] | None = None,
     gpus: int = 0,
 ) -> list[str]:
-    """The command that trains on the tokens of `folder`; its outputs are in `folder / name`."""
+    """The script that trains on the tokens of `folder`, and its arguments; its outputs are in `folder / name`."""
     out = folder / name
-    arguments = {
+    options = {
         "train-tokens": folder / "tokens.parquet",
         "val-tokens": folder / "tokens.parquet",
         "deepspeed": deepspeed,
@@ -79,8 +80,12 @@ def command(
         "export": json.dumps({"merge_adapter": False, "keep_training_state": False} | (export or {})),
         "factors": "{}",
     }
-    options = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]
-    return [*torchrun(ranks), str(ROOT / "workflow" / "scripts" / "train.py"), *options]
+    return [str(TRAIN), *(text for key, value in options.items() for text in (f"--{key}", str(value)))]
+
+
+def command(folder: Path, name: str, ranks: int, plan: Schedule, deepspeed: Path, **others: Any) -> list[str]:
+    """The command that trains with these arguments on a number of ranks."""
+    return [*torchrun(ranks), *arguments(folder, name, plan, deepspeed, **others)]
 
 
 def torchrun(ranks: int) -> list[str]:
@@ -97,6 +102,17 @@ def train(command: list[str]) -> list[dict[str, Any]]:
     assert finished.returncode == 0, finished.stderr
     log = Path(command[command.index("--train-log") + 1])
     return read_log(log)
+
+
+def run_several(ranks: int, commands: dict[str, list[str]], file: Path) -> dict[str, str]:
+    """Run several commands of a script and its arguments in one launch, in this order.
+
+    Returns: what each printed to stderr, with "exit status N" as its last line.
+    """
+    file.write_text(json.dumps(list(commands.values())))
+    finished = run([*torchrun(ranks), "-m", "tests.workflow.several", str(file)])
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return {name: output_of(file, n).read_text() for n, name in enumerate(commands)}
 
 
 def steps(records: list[dict[str, Any]], key: str) -> list[float]:

@@ -167,6 +167,8 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
     yield from _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
     if (recipe.gpus == 0) == (recipe.cpu_processes is None):
         yield f"recipes.{name}: give either gpus (1 or more) or cpu_processes"
+    if recipe.learning_rate >= 1:
+        yield f"recipes.{name}.learning_rate: got {recipe.learning_rate:g}, allowed is below 1"
     if recipe.model in config.models and recipe.max_tokens_per_gpu < config.models[recipe.model].max_length:
         yield (
             f"recipes.{name}.max_tokens_per_gpu: got {recipe.max_tokens_per_gpu}, allowed is at least the model's "

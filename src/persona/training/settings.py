@@ -26,7 +26,7 @@ class Lora(Settings):
 class Optimization(Settings):
     """How the weights are changed."""
 
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     """Shape of the learning rate. `cosine` and `linear` reach 0 at `max_epochs`, which early stopping may prevent."""

@@ -1,0 +1,41 @@
+"""Benchmarks run, at their smallest size: the last line that each prints is one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import ROOT
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("evaluation", "--rows 300 --training-texts 500"),
+        pytest.param("data_pipeline", "--users 3000 --long-users 10 --loop-samples 50", marks=SLOW),
+        pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
+        pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=SLOW),
+    ],
+    ids=["evaluation", "data_pipeline", "training", "prefix_sharing"],
+)
+def test_a_benchmark_ends_with_one_json_object(tmp_path: Path, name: str, arguments: str) -> None:
+    # In a folder of its own: some write their data where they are started.
+    run = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = json.loads(run.stdout.splitlines()[-1])
+    assert isinstance(figures, dict) and figures
