@@ -1,4 +1,4 @@
-"""Tokenize the prompts of a sample and show some of them."""
+"""Tokenize the prompts of a sample, and show some of them if asked to."""
 
 import argparse
 from pathlib import Path
@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--max-length", type=int, required=True)
-    parser.add_argument("--history-window", choices=WINDOWS, required=True, help="which entries stay that fit")
-    parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
-    parser.add_argument("--preview", type=Path)
+    parser.add_argument("--history-window", choices=WINDOWS, required=True, help="which history entries are kept")
+    parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="part of the users, such as 3-of-8")
+    parser.add_argument("--preview", type=Path, help="text file to write with some samples")
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.model)
     tables = tokenize_file(args.prompts, tokenizer, args.max_length, args.bucket, args.history_window)
