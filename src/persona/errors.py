@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard, and how a command ends on one."""
+"""Errors for the person at the keyboard, and how a command reports them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# The disk is full, or the user's quota.
+# The disk or the user's quota is full.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -16,7 +16,7 @@ TRAIN_PACKAGES = {"torch", "deepspeed", "accelerate", "peft", "wandb"}
 
 
 class PersonaError(Exception):
-    """Something the user can mend: says what is wrong, where, and what to do."""
+    """An error that the user can correct. Its message says in one line what is wrong, where, and what to do."""
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> str:
@@ -28,9 +28,9 @@ def explain_missing_package(error: ModuleNotFoundError) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run `main`; on an error leave the trace and then one line, and exit with 1.
+    """Run `main`; on an error print the traceback and then one line `error: ...`, and exit with 1.
 
-    The rules keep a command's output in its log file and show the last line of it on the terminal.
+    The rules write the output of a command to its log file and show the last line of it on the terminal.
     """
     try:
         main()
@@ -40,6 +40,6 @@ def run_command(main: Callable[[], None]) -> None:
         if isinstance(error, ModuleNotFoundError):
             text = explain_missing_package(error)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            text = f"no room left on the disk ({error}); make room and start again"
+            text = f"no room left on the disk ({error}); free some space and start again"
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
         sys.exit(1)

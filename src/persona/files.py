@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Writes files atomically, and computes their digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """Yield a temporary path; the file there replaces `path` if the block ends without an error, else it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -30,25 +30,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold all files of a folder, whatever happens to the machine."""
+    """Flush all files of a folder to the disk, so that they survive a crash of the machine."""
     for file in folder.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write a text file in one step."""
+    """Write a text file in UTF-8 atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(value: object, path: str | Path) -> None:
-    """Write JSON with sorted keys in one step."""
+    """Write JSON with sorted keys atomically."""
     write_text(json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n", path)
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, or of the names and bytes of a folder's files, in hexadecimal."""
+    """SHA-256 in hexadecimal: of a file, or of the names and bytes of all files of a folder but hidden ones."""
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()

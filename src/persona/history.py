@@ -1,4 +1,4 @@
-"""What of a user's reviews lies in the past of a target."""
+"""Finds the reviews that are in the past of a target."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import polars as pl
 def earlier_reviews(targets: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """Pair every target with its user's reviews of strictly earlier sessions, oldest first.
 
-    Within a session (a day, a conversation) nothing is said to be earlier: another review of it may be a later one.
+    Reviews of one session (a day, a conversation) have no order in time, so none of them counts as earlier.
 
     Args:
         targets: with `interaction_id`, `user_id`, `session`.
         reviews: interactions, with any further columns.
 
     Returns:
-        `interaction_id` (of the target), `history_id` and the columns of `reviews` but its keys.
+        `interaction_id` (of the target), `history_id` (of the earlier review), `user_id` and the other columns of
+        `reviews`, sorted by target and position.
     """
     keys = targets.select("interaction_id", "user_id", target_session="session")
     past = reviews.rename({"interaction_id": "history_id"})

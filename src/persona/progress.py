@@ -1,4 +1,4 @@
-"""Progress bars that reach the person's terminal though a command's output goes to its log."""
+"""Shows progress bars on the terminal, although the output of a command goes to its log file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from tqdm import tqdm
 
 
 def progress_bar(total: int, done: int, description: str, unit: str) -> Any:
-    """A bar on the terminal of the parent process; None without a terminal.
+    """Show a progress bar on the terminal of the parent process.
 
-    torchrun gives its processes a session of their own, so the terminal is that of the parent.
+    torchrun starts its processes in a new session without a terminal, so that of the parent is used.
+
+    Args:
+        total, done: the number of all units and of those that are done.
+        description: the text before the bar.
+        unit: the name of a unit, such as `step`.
+
+    Returns:
+        A `tqdm` bar, or None if there is no terminal.
     """
     name = psutil.Process(os.getppid()).terminal()
     if name is None:

@@ -1,4 +1,4 @@
-"""At most N targets a user, seeded and nested."""
+"""Samples at most N targets per user; samples with one seed are nested."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ def sample_targets(
     max_users: int | None,
     seed: int,
 ) -> pl.DataFrame:
-    """Choose the targets of one split: the users and, of each, the reviews of smallest priority.
+    """Choose the targets of one split: the users with the smallest priorities and the reviews of each likewise.
 
-    A priority is a hash of the id and the seed. So with one seed 2 a user are among 5 a user, 5 among all,
-    and the choice does not depend on the order of rows.
+    A priority is a hash of the id and the seed. So with one seed, 2 targets per user are a subset of 5 per user, and
+    the choice does not depend on the order of rows.
 
-    Of a part of the users it chooses what it would of all, and maybe more users: `limit_users` of all parts
-    takes them away.
+    Given a part of the users, this may choose more users of it than given all of them; `limit_users` on the joined
+    parts removes these.
+
+    Args:
+        interactions: with `interaction_id`, `user_id`, `item_id`.
+        split: with the columns of `schemas.SPLIT`.
+        split_name: the split to sample from.
+        max_samples_per_user, max_users: None for all.
 
     Returns:
         `interaction_id`, `user_id`, `item_id`.
@@ -39,24 +45,24 @@ def sample_targets(
 
 
 def limit_users(rows: pl.DataFrame, max_users: int | None, seed: int) -> pl.DataFrame:
-    """The rows of the `max_users` users of smallest priority."""
+    """Keep the rows of the `max_users` users with the smallest priorities; None keeps all rows."""
     if max_users is None:
         return rows
     users = rows.select("user_id").unique()
-    # Another hash than the one that split the users, or val would take from the edge of its range.
+    # A different hash from that of the split: with the same one, val would take the users at the edge of its range.
     priority = pl.Series("priority", mix64(hash64_series("cohort " + users["user_id"]), seed))
     chosen = users.with_columns(priority).sort("priority", "user_id").head(max_users)
     return rows.join(chosen, on="user_id", how="semi")
 
 
 def check_sample(path: Path, split_name: str) -> None:
-    """Look at a sample that was written.
+    """Check a sample that was written.
 
     Raises:
-        PersonaError: it has no target.
+        PersonaError: it is empty.
     """
     if not count_rows(path):
-        raise PersonaError(f"no user fell into the {split_name} split: raise its ratio or bring more users")
+        raise PersonaError(f"{path}: the {split_name} split has no user; raise its ratio or add more users")
 
 
 def _smallest_priorities(targets: pl.DataFrame, k: int, seed: int) -> pl.DataFrame:

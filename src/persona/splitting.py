@@ -1,4 +1,4 @@
-"""Each user -> train, val or test, by a hash of the user, or of the item that the user belongs to."""
+"""Assigns each user to train, val or test by a hash of the user, or of the item that the user belongs to."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ def split_users(
 ) -> pl.DataFrame:
     """Assign every `user_id` to a split.
 
-    A user's split depends on the user (or item) and the seed alone: more data does not move anybody, and a larger
-    `val_ratio` only adds users to val.
+    A user's split depends only on the user (or item) and the seed: more data moves no user, and a larger `val_ratio`
+    only adds users to val.
 
     Args:
-        users: `user_id`, and with `by="item"` the `item_id` of each: all users of an item, such as the characters of a
-            film, fall into one split.
+        users: with `user_id`, and for `by="item"` with `item_id`. All users of an item, such as the characters of a
+            film, are then in one split.
+
+    Returns:
+        `user_id`, `split`.
 
     Raises:
-        PersonaError: a user has several items, so that items cannot be kept apart.
+        PersonaError: `by="item"`, and a user has several items, so the split is not possible.
     """
     users = users.select("user_id", *(["item_id"] if by == "item" else [])).unique().sort("user_id")
     if by == "item" and (several := users.filter(pl.col("user_id").is_duplicated())).height:
+        user = several["user_id"][0]
+        items = several.filter(pl.col("user_id") == user)["item_id"].sort().head(3)
         raise PersonaError(
-            f"split.by: item: user {several['user_id'][0]} has several items, "
-            f"{', '.join(several.filter(pl.col('user_id') == several['user_id'][0])['item_id'].sort().head(3))}; "
-            "allowed is user"
+            f"split.by: item needs users of one item each, but user {user} has several, {', '.join(items)}; "
+            "set split.by: user"
         )
     draw = pl.Series(uniform(hash64_series(users[f"{by}_id"]), seed))
     return users.select("user_id").with_columns(

@@ -1,10 +1,10 @@
-"""Sizes and times as people read them."""
+"""Formats sizes and durations for people."""
 
 from __future__ import annotations
 
 
 def human_size(size: float) -> str:
-    """Bytes in the decimal units in which disks are sold."""
+    """Format a number of bytes in decimal units (1 kB is 1,000 bytes)."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.1f} {unit}" if size < 10 and unit != "B" else f"{size:.0f} {unit}"
@@ -13,6 +13,6 @@ def human_size(size: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    """Format seconds as `h:mm:ss`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

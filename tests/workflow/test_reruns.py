@@ -60,7 +60,7 @@ def edited(file: Path, old: str, new: str) -> str:
     [
         ("config/prompts/detailed.yaml", "影评：{text}", "短评：{text}", {"render", "make_tiny_model", "tokenize"}),
         ("src/persona/sampling.py", "    members = split", "    # Why not.\n    members = split", set()),
-        ("src/persona/sampling.py", '"""At most N targets a user', '"""No more than N targets a user', set()),
+        ("src/persona/sampling.py", '"""Samples at most N', '"""Samples no more than N', set()),
         (
             "src/persona/sampling.py",
             "(pl.len()).over",

@@ -1,9 +1,9 @@
 """Checks at the start of a run, before its first job."""
 
-from persona.tables.parquet import set_aside_damaged
+from persona.tables.parquet import rename_damaged
 
 if workflow.is_main_process:
-    for path in set_aside_damaged(Path(RESULTS)):
+    for path in rename_damaged(Path(RESULTS)):
         print(
             f"{path} is cut off; it was renamed to {path.name}.damaged and is made again if it is needed",
             file=sys.stderr,

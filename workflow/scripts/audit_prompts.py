@@ -1,4 +1,4 @@
-"""Look for the future in rendered prompts; fail if there is any."""
+"""Check rendered prompts for leaks; fail if there are any."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from persona.audit.checks import PROMPTS_AT_ONCE, RENDERED_AGAIN, audit_prompts, audit_rendering, judge
+from persona.audit.checks import PROMPTS_AT_ONCE, RENDERED_AGAIN, audit_prompts, audit_rendering, check_findings
 from persona.errors import run_command
 from persona.files import write_json, write_text
 from persona.prompts import PromptSpec
@@ -26,18 +26,18 @@ def main() -> None:
     items = read_table(args.items, schemas.ITEMS)
     spec = PromptSpec.load(args.style, args.prompt)
     n_targets = count_rows(args.prompts)
-    n = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
-    found = []
-    for some in user_ranges(n):
-        prompts = read_table(args.prompts, schemas.PROMPTS, users=some)
-        reviews = read_table(args.interactions, schemas.INTERACTIONS, users=some)
-        users = read_table(args.users, schemas.USERS, users=some)
-        found.append(audit_prompts(prompts, reviews))
-        at_most = math.ceil(RENDERED_AGAIN / n)
-        found.append(audit_rendering(prompts, reviews, users, items, spec, at_most))
-    findings = pl.concat(found)
+    n_ranges = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
+    tables = []
+    for user_range in user_ranges(n_ranges):
+        prompts = read_table(args.prompts, schemas.PROMPTS, users=user_range)
+        reviews = read_table(args.interactions, schemas.INTERACTIONS, users=user_range)
+        users = read_table(args.users, schemas.USERS, users=user_range)
+        tables.append(audit_prompts(prompts, reviews))
+        at_most = math.ceil(RENDERED_AGAIN / n_ranges)
+        tables.append(audit_rendering(prompts, reviews, users, items, spec, at_most))
+    findings = pl.concat(tables)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
-    counts = judge(findings, n_targets, {}, str(args.findings))
+    counts = check_findings(findings, n_targets, {}, str(args.findings))
     write_json({"targets": n_targets, "found": counts}, args.output)
 
 

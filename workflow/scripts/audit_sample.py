@@ -1,4 +1,4 @@
-"""Look for leaks between a training sample and the cohorts; fail if there are more than allowed."""
+"""Check a training sample and the cohorts for leaks; fail if there are more than allowed."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from persona.audit.checks import audit_sample, audit_splits, judge, near_duplicates, stars_named
+from persona.audit.checks import audit_sample, audit_splits, check_findings, near_duplicates, stars_named
 from persona.errors import run_command
 from persona.files import write_json, write_text
 from persona.tables import schemas
@@ -38,7 +38,7 @@ def main() -> None:
     )
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
     n_targets = sum(cohort.height for cohort in cohorts.values())
-    counts = judge(findings, n_targets, args.allowed, str(args.findings))
+    counts = check_findings(findings, n_targets, args.allowed, str(args.findings))
     write_json({"targets": n_targets, "found": counts}, args.output)
 
 

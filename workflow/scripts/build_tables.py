@@ -1,4 +1,4 @@
-"""Bring the rows of a part of the users in order and write what they say."""
+"""Sort the stored rows of a part of the users and write its tables."""
 
 import argparse
 from pathlib import Path
@@ -17,9 +17,9 @@ def main() -> None:
     for name in ("interactions", "users", "titles", "repeats"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    finished = build_tables(args.rows, args.format, args.interactions, args.users)
-    write_table(finished.titles, args.titles, schemas.TITLES)
-    write_table(finished.repeats, args.repeats, schemas.REJECTS)
+    built = build_tables(args.rows, args.format, args.interactions, args.users)
+    write_table(built.titles, args.titles, schemas.TITLES)
+    write_table(built.repeats, args.repeats, schemas.REJECTS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Join the interactions and users of all parts, choose the items' titles, and check that no row got lost."""
+"""Join the tables of all parts of the users, choose the items' titles, and check that no row is lost."""
 
 import argparse
 import json
@@ -23,18 +23,18 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True)
     parser.add_argument("--n-rows", type=Path, required=True)
     parser.add_argument("--format", choices=sorted(FORMATS), required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="where the four tables go")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the four tables to write")
     parser.add_argument("--max-reject-share", type=float, required=True)
     args = parser.parse_args()
     titles = sum_titles([read_table(path, schemas.TITLES) for path in args.titles])
     rejects = pl.concat([read_table(path, schemas.REJECTS) for path in args.rejects])
     n_rows = json.loads(args.n_rows.read_text())["rows"]
-    with temporary_folder(args.folder) as place:
+    with temporary_folder(args.folder) as temporary:
         for name, table_schema in {"interactions": schemas.INTERACTIONS, "users": schemas.USERS}.items():
             tables = read_buckets(getattr(args, name), table_schema)
-            write_tables(tables, place / f"{name}.parquet", table_schema)
+            write_tables(tables, temporary / f"{name}.parquet", table_schema)
         counts = write_and_check(
-            args.raw, args.format, n_rows, titles, rejects, place, args.folder, args.max_reject_share
+            args.raw, args.format, n_rows, titles, rejects, temporary, args.folder, args.max_reject_share
         )
     write_json(counts, args.folder / "ingest.json")
     print(summary(counts))

@@ -1,4 +1,4 @@
-"""Join the targets of all parts of the users; of a cohort keep the users that it has room for."""
+"""Join the targets of all parts of the users, and keep at most max_users users."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--settings", type=json.loads, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: how the sample is drawn")
     args = parser.parse_args()
     tables = read_buckets(args.parts, schemas.SAMPLES)
     max_users = args.settings["max_users"]

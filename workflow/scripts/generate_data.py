@@ -1,4 +1,4 @@
-"""Write a synthetic DMSC.csv."""
+"""Write a synthetic DMSC.csv for the demo and the tests."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Read a raw data set and put its usable rows aside, each part of the users in a folder of its own."""
+"""Read a raw data set and store its usable rows, one folder per part of the users."""
 
 import argparse
 import json
@@ -17,9 +17,9 @@ from persona.tables.user_ranges import parse_bucket
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("raw", type=Path)
-    parser.add_argument("folders", type=Path, nargs="+", help="a folder a part, named as the part, 3-of-8")
+    parser.add_argument("folders", type=Path, nargs="+", help="one folder per part of the users, named 3-of-8")
     parser.add_argument("--format", choices=sorted(FORMATS), required=True)
-    parser.add_argument("--options", type=json.loads, required=True, help="JSON of Options")
+    parser.add_argument("--options", type=json.loads, required=True, help="JSON of Options: how to read the data set")
     parser.add_argument("--rejects", type=Path, required=True)
     parser.add_argument("--n-rows", type=Path, required=True)
     args = parser.parse_args()

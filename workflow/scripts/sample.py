@@ -1,4 +1,4 @@
-"""Choose the targets of a sample."""
+"""Draw the targets of a sample from one split."""
 
 import argparse
 import json
@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("interactions", type=Path)
     parser.add_argument("split", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--settings", type=json.loads, required=True)
-    parser.add_argument("--bucket", type=parse_bucket, help="which part of the users, 3-of-8; by default all")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: how the sample is drawn")
+    parser.add_argument("--bucket", type=parse_bucket, help="part of the users, such as 3-of-8; by default all")
     args = parser.parse_args()
     users = user_ranges(1, args.bucket)[0] if args.bucket else None
     columns = ["interaction_id", "user_id", "item_id"]

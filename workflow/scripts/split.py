@@ -18,12 +18,12 @@ def main() -> None:
     parser.add_argument("--val-ratio", type=float, required=True)
     parser.add_argument("--test-ratio", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--bucket", type=parse_bucket, help="which part of the users, 3-of-8; by default all")
+    parser.add_argument("--bucket", type=parse_bucket, help="part of the users, such as 3-of-8; by default all")
     args = parser.parse_args()
-    some = user_ranges(1, args.bucket)[0] if args.bucket else None
+    users = user_ranges(1, args.bucket)[0] if args.bucket else None
     columns = ["user_id"] if args.by == "user" else ["user_id", "item_id"]
-    users = read_table(args.interactions, schemas.INTERACTIONS, columns, some)
-    split = split_users(users, args.val_ratio, args.test_ratio, args.seed, args.by)
+    interactions = read_table(args.interactions, schemas.INTERACTIONS, columns, users)
+    split = split_users(interactions, args.val_ratio, args.test_ratio, args.seed, args.by)
     write_table(split, args.output, schemas.SPLIT)
 
 

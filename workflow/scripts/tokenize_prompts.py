@@ -1,4 +1,4 @@
-"""Tokenize the prompts of a sample and show some of them."""
+"""Tokenize the prompts of a sample, and show some of them if asked to."""
 
 import argparse
 import json
@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("tokens", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--fit", type=json.loads, required=True, help="JSON of FitSettings")
-    parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
-    parser.add_argument("--preview", type=Path)
+    parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="part of the users, such as 3-of-8")
+    parser.add_argument("--preview", type=Path, help="text file to write with some samples")
     args = parser.parse_args()
     tokenizer = load_tokenizer(args.model)
     tables = tokenize_file(args.prompts, tokenizer, FitSettings.model_validate(args.fit), args.bucket)

@@ -1,1 +1,1 @@
-"""Checks for data leaks."""
+"""Checks the data for leaks before anything is trained on it."""

@@ -1,20 +1,19 @@
-"""Looks for leaks in what the data steps wrote.
+"""Checks the output of the data steps for leaks.
 
-History and splits are checked with code of their own. Likes are taken away and the steps run again: what comes out
-otherwise has used them.
+History and splits are checked with code that the data steps do not use. To check that likes are not used, the steps
+are run again on data without likes: a different result has used them.
 
-Each check returns the rows that it found, as columns `check`, `interaction_id`, `user_id`, `detail`. Texts of
-people repeat and name their stars by nature, so a share of those is allowed; nothing is allowed of the rest.
+Each check returns its findings as rows of `check`, `interaction_id`, `user_id`, `detail`. People repeat texts and name
+their stars, so a share of these findings may be allowed; other checks must find nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import polars as pl
-from datasketch import MinHash, MinHashLSH
 
 from persona.audit.star_names import NAMES_STAR
 from persona.errors import PersonaError
@@ -22,9 +21,12 @@ from persona.prompts import PromptSpec, render
 from persona.sampling import sample_targets
 from persona.seeded_hash import id_priority
 
+if TYPE_CHECKING:
+    from datasketch import MinHash
+
 SHINGLE = 3  # characters
 SIMILARITY = 0.8
-MIN_CHARACTERS = 20  # shorter comments are boilerplate that says nothing of a leak
+MIN_CHARACTERS = 20  # shorter comments repeat by chance
 PERMUTATIONS = 64
 CHUNK = 10_000
 RENDERED_AGAIN = 20_000
@@ -33,9 +35,10 @@ FINDING = {"check": pl.String, "interaction_id": pl.Int64, "user_id": pl.String,
 
 
 def audit_prompts(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
-    """History entries that are not of the past, are of the target's film, or of another user.
+    """Find history entries that are not earlier than the target, or are of its item, or of another user.
 
-    Where users have several reviews of an item, as characters have lines in a film, the item says nothing.
+    Where users have several interactions with an item, as characters have several lines in a film, the item is not
+    checked.
     """
     reviews = interactions.select("interaction_id", "user_id", "item_id", "day", "session")
     once = not reviews.select("user_id", "item_id").is_duplicated().any()
@@ -49,8 +52,8 @@ def audit_prompts(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataF
     entry = pl.format("history entry {}", "history_id")
     return pl.concat(
         [
-            _findings(entries.filter(wrong), check, detail)
-            for check, wrong, detail in [
+            _findings(entries.filter(is_leak), check, detail)
+            for check, is_leak, detail in [
                 (
                     "history_not_earlier",
                     ((pl.col("h_session") >= pl.col("session")) | (pl.col("h_day") > pl.col("day"))).fill_null(False),
@@ -78,13 +81,14 @@ def audit_rendering(
     spec: PromptSpec,
     at_most: int,
 ) -> pl.DataFrame:
-    """Prompts that are not what rendering without any likes gives: likes were counted at crawl time, in the future.
+    """Find prompts that differ from those rendered without likes, which were counted when the data was crawled.
 
-    Of more than `at_most` prompts so many are looked at, chosen by a hash.
+    Args:
+        at_most: of more prompts than this, so many are checked, chosen by a hash.
     """
-    some = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(at_most)
-    again = render(some.select("interaction_id"), _without_likes(interactions), users, items, spec)
-    both = some.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
+    subset = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(at_most)
+    again = render(subset.select("interaction_id"), _drop_likes(interactions), users, items, spec)
+    both = subset.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
     changed = both.filter(pl.col("prompt").ne_missing(pl.col("again")))
     return _findings(changed, "likes_in_prompt", pl.lit("the prompt differs from that rendered without likes"))
 
@@ -92,9 +96,9 @@ def audit_rendering(
 def audit_sample(
     sample: pl.DataFrame, interactions: pl.DataFrame, split: pl.DataFrame, settings: dict[str, Any]
 ) -> pl.DataFrame:
-    """Targets that would not have been sampled if there were no likes, or that would and were not."""
+    """Find targets that are in the sample, or in one drawn without likes, but not in both."""
     again = sample_targets(
-        _without_likes(interactions),
+        _drop_likes(interactions),
         split,
         settings["split_name"],
         settings["max_samples_per_user"],
@@ -114,92 +118,105 @@ def audit_sample(
 def audit_splits(
     sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], split: pl.DataFrame, by: str = "user"
 ) -> pl.DataFrame:
-    """Targets of a user who is in more than one of train, val and test, or not in the split that the file is of.
+    """Find targets of users who are in several of train, val and test, or are not in the split of their sample.
 
-    With `by="item"` no item may be in two of them either.
+    Args:
+        sample: the targets of train.
+        cohorts: the targets of `val` and `test`.
+        split: with the columns of `schemas.SPLIT`.
+        by: for `item`, also find items that are in several of train, val and test.
     """
     named = [(name, table) for name, table in {"train": sample, **cohorts}.items()]
-    found = []
+    findings = []
     for n, (name, table) in enumerate(named):
         for other, others in named[n + 1 :]:
             for unit in ["user", "item"][: 1 if by == "user" else 2]:
                 shared = table.join(others, on=f"{unit}_id", how="semi")
                 detail = pl.lit(f"the {unit} is in {name} and in {other}")
-                found.append(_findings(shared, f"{unit}_in_two_splits", detail))
+                findings.append(_findings(shared, f"{unit}_in_two_splits", detail))
         foreign = table.join(split.filter(pl.col("split") == name), on="user_id", how="anti")
-        found.append(_findings(foreign, "user_of_another_split", pl.lit(f"the user is not in {name}")))
-    return pl.concat(found)
+        findings.append(_findings(foreign, "user_of_another_split", pl.lit(f"the user is not in {name}")))
+    return pl.concat(findings)
 
 
 def near_duplicates(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
-    """Val and test targets whose text is nearly that of a training target.
+    """Find val and test targets whose text is nearly the same as that of a training target.
 
-    Jaccard similarity of character triples of at least 0.8, for texts of at least 20 characters; candidates come
-    from MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, chapter 3, by
-    `datasketch`) and are compared exactly. The index holds the cohorts, so memory does not grow with training.
+    Two texts of at least 20 characters are nearly the same if the Jaccard similarity of their character triples is at
+    least 0.8. MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, chapter 3, by
+    `datasketch`) finds candidates, which are compared exactly. The index holds only the cohorts, so memory does not
+    grow with the training sample.
     """
+    from datasketch import MinHashLSH
+
     long = texts.filter(pl.col("text").str.len_chars() >= MIN_CHARACTERS)
-    mine = pl.concat(list(cohorts.values())).join(long, on="interaction_id")
-    shingles = {target: _shingles(text) for target, text in mine.select("interaction_id", "text").iter_rows()}
+    targets = pl.concat(list(cohorts.values())).join(long, on="interaction_id")
+    shingles = {target: _shingles(text) for target, text in targets.select("interaction_id", "text").iter_rows()}
     index = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
     for target, signature in zip(shingles, _signatures(list(shingles.values())), strict=True):
         index.insert(target, signature)
     trained = (
         sample.join(long, on="interaction_id").sort("interaction_id").unique("text", keep="first", maintain_order=True)
     )
-    found: dict[int, int] = {}
-    for some in trained.iter_slices(CHUNK):
-        theirs = [_shingles(text) for text in some["text"]]
-        for other, grams, signature in zip(some["interaction_id"], theirs, _signatures(theirs), strict=True):
+    duplicates: dict[int, int] = {}
+    for chunk in trained.iter_slices(CHUNK):
+        chunk_shingles = [_shingles(text) for text in chunk["text"]]
+        signatures = _signatures(chunk_shingles)
+        for other, grams, signature in zip(chunk["interaction_id"], chunk_shingles, signatures, strict=True):
             for target in index.query(signature):
                 if len(grams & shingles[target]) >= SIMILARITY * len(grams | shingles[target]):
-                    found.setdefault(target, other)
-    table = pl.DataFrame(list(found.items()), schema={"interaction_id": pl.Int64, "other": pl.Int64}, orient="row")
-    rows = mine.join(table, on="interaction_id")
+                    duplicates.setdefault(target, other)
+    table = pl.DataFrame(list(duplicates.items()), schema={"interaction_id": pl.Int64, "other": pl.Int64}, orient="row")
+    rows = targets.join(table, on="interaction_id")
     return _findings(rows, "near_duplicate", pl.format("like training target {}", "other"))
 
 
 def stars_named(cohorts: dict[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
-    """Val and test targets whose text says how many stars it gives."""
+    """Find val and test targets whose text says how many stars it gives."""
     rows = pl.concat(list(cohorts.values())).join(texts, on="interaction_id")
     named = rows.filter(pl.col("text").str.contains(NAMES_STAR))
     return _findings(named, "star_named", pl.col("text").str.extract(f"({NAMES_STAR})"))
 
 
-def judge(findings: pl.DataFrame, n_targets: int, allowed: dict[str, float], where: str) -> dict[str, int]:
-    """Count the findings of each check.
+def check_findings(findings: pl.DataFrame, n_targets: int, allowed: dict[str, float], path: str) -> dict[str, int]:
+    """Count the targets that each check found.
 
     Args:
-        allowed: share of the targets that a check may find; 0 for checks that are not named.
+        n_targets: the number of all targets.
+        allowed: share of the targets that a check may find, by name of the check; 0 for the others.
+        path: the file with all findings, for the message.
 
     Raises:
-        PersonaError: a check found more.
+        PersonaError: a check found more than is allowed.
     """
     counts = dict(findings.group_by("check").agg(pl.col("interaction_id").n_unique()).sort("check").iter_rows())
     for check, count in counts.items():
         if count > allowed.get(check, 0.0) * n_targets:
             first = findings.filter(pl.col("check") == check).sort("interaction_id").row(0, named=True)
-            limit = f", allowed are {allowed[check]:.1%}" if check in allowed else ""
+            limit = f"; {allowed[check]:.1%} are allowed" if check in allowed else ""
             raise PersonaError(
                 f"leak audit: {check}: {count} of {n_targets} targets{limit}; the first is interaction "
-                f"{first['interaction_id']} of user {first['user_id']} ({first['detail']}); all are in {where}"
+                f"{first['interaction_id']} of user {first['user_id']} ({first['detail']}); all are in {path}"
             )
     return counts
 
 
 def _findings(rows: pl.DataFrame, check: str, detail: pl.Expr) -> pl.DataFrame:
-    found = rows.select(check=pl.lit(check), interaction_id="interaction_id", user_id="user_id", detail=detail)
-    return found.cast(FINDING)  # type: ignore[arg-type]
+    findings = rows.select(check=pl.lit(check), interaction_id="interaction_id", user_id="user_id", detail=detail)
+    return findings.cast(FINDING)  # type: ignore[arg-type]
 
 
-def _without_likes(interactions: pl.DataFrame) -> pl.DataFrame:
+def _drop_likes(interactions: pl.DataFrame) -> pl.DataFrame:
     return interactions.with_columns(likes=pl.lit(None, dtype=pl.Int32))
 
 
 def _shingles(text: str) -> set[bytes]:
+    """The character triples of a text."""
     return {text[n : n + SHINGLE].encode() for n in range(len(text) - SHINGLE + 1)}
 
 
 def _signatures(texts: list[set[bytes]]) -> Iterator[MinHash]:
+    from datasketch import MinHash
+
     signatures: Iterator[MinHash] = MinHash.generator(map(list, texts), num_perm=PERMUTATIONS, hashfunc=crc32)
     return signatures

@@ -1,8 +1,8 @@
-"""Texts that name the number of stars given."""
+"""The pattern of texts that say how many stars they give."""
 
 from __future__ import annotations
 
-# A number of stars or points that is said to be given; "十分" alone means "very".
+# Matches a number of stars or points; "十分" alone means "very" and does not match.
 NAMES_STAR = (
     r"[一二两三四五12345１２３４５]\s*[颗个]?\s*半?\s*(?:[⭐★☆]|星(?:[^期球际级空]|$))|[⭐★☆]|满分"
     r"|(?:打|给|评|值)[^，。！？,.!?]{0,4}?(?:\d+(?:\.\d+)?|[一二三四五六七八九十]+)\s*分(?:[^钟之]|$)"

@@ -1,1 +1,1 @@
-"""Raw data sets -> tables."""
+"""Reads raw data sets into the tables `interactions`, `users`, `items` and `rejects`."""

@@ -1,7 +1,7 @@
-"""Cornell Movie-Dialogs ("Chameleons in imagined conversations", Danescu-Niculescu-Mizil and Lee, 2011).
+"""The Cornell Movie-Dialogs corpus ("Chameleons in imagined conversations", Danescu-Niculescu-Mizil and Lee, 2011).
 
-A folder of four files whose fields are separated by ` +++$+++ `. A row is a line of a character: its context is the
-lines before it in the conversation, its history the character's lines of earlier conversations.
+It is a folder of four files whose fields are separated by ` +++$+++ `. A row is a line of a character. Its context is
+the lines before it in the conversation, its history the character's lines of earlier conversations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from persona.ingestion.json_values import OTHER, SELF
-from persona.ingestion.rows import Batch, batch
+from persona.ingestion.rows import Batch, Reject, make_batch
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
@@ -23,17 +23,17 @@ CHARACTERS, TITLES = "movie_characters_metadata.txt", "movie_titles_metadata.txt
 SEPARATOR = " +++$+++ "
 TAG = re.compile(r"</?(?:u|b|i|pre)>", re.IGNORECASE)
 GENDERS = {"m": "male", "f": "female"}
-NOT_CREDITED = "1000"  # not among the first credits
+NOT_CREDITED = "1000"  # stands for "not among the first credits"
 MASK = "NAME"
-# Parts of names that are no names.
+# Words in the names of characters that are not masked.
 COMMON_WORDS = {"THE", "AND", "OF", "MR", "MRS", "MS", "DR", "VOICE"}
 BATCH = 20_000
-
-Reject = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
 class Line:
+    """A line of dialogue, from a record of `movie_lines.txt`."""
+
     number: int  # of the record in its file
     raw: str
     character: str
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Record:
-    """Fields of a record, and where it stands."""
+    """The fields of a record, with its file, number and text."""
 
     file: str
     number: int
@@ -53,12 +53,13 @@ class Record:
 
 
 def recognises(head: bytes) -> bool:
+    """Whether a `movie_lines.txt` that begins with `head` is of this format."""
     first = head.split(b"\n", 1)[0].decode("latin-1").removesuffix("\r")
     return re.match(r"L\d+ \+{3}\$\+{3} u\d+ \+{3}\$\+{3} m\d+ \+{3}\$\+{3}", first) is not None
 
 
 def read(path: Path, options: Options) -> Iterator[Batch]:
-    """Read the four files. Rows are the records of `movie_lines.txt`; damaged ones of the others are rejects too."""
+    """Read the four files. Rows are the records of `movie_lines.txt`; damaged records of all files are rejected."""
     rejected: list[Reject] = []
     films = {r.fields[0]: r.fields for r in _records(path, TITLES, 6, rejected)}
     characters = {r.fields[0]: r.fields for r in _records(path, CHARACTERS, 6, rejected)}
@@ -76,19 +77,19 @@ def read(path: Path, options: Options) -> Iterator[Batch]:
                 continue
             seen.add(line)
             row = _row(turns[: n + 1], texts[: n + 1], films, characters, options)
-            rows.append(row | {"key": line, "moment": session, "place": n})
+            rows.append(row | {"key": line, "moment": session, "row_order": n})
         if len(rows) >= BATCH:
-            yield batch(rows, rejected)
+            yield make_batch(rows, rejected)
             rows, rejected = [], []
-    alone = [(LINES, line.number, "in no conversation", line.raw) for key, line in lines.items() if key not in seen]
-    yield batch(rows, rejected + alone)
+    unused = [(LINES, line.number, "in no conversation", line.raw) for key, line in lines.items() if key not in seen]
+    yield make_batch(rows, rejected + unused)
 
 
 def _records(path: Path, name: str, n_fields: int, rejected: list[Reject]) -> Iterator[Record]:
     with open_raw(path, name) as raw:
         for number, line in enumerate(raw.lines(), start=1):
-            text = _decoded(line)
-            # An empty last field may have lost its blank.
+            text = _decode(line)
+            # The blank after the last separator is missing where the last field is empty.
             fields = f"{text} ".split(SEPARATOR, n_fields - 1)
             if len(fields) == n_fields:
                 yield Record(name, number, text, tuple(field.strip() for field in fields))
@@ -96,8 +97,8 @@ def _records(path: Path, name: str, n_fields: int, rejected: list[Reject]) -> It
                 rejected.append((name, number, f"{len(fields)} fields instead of {n_fields}", text))
 
 
-def _decoded(line: bytes) -> str:
-    """The corpus is ISO-8859-1 with some marks of Windows; there are copies in UTF-8."""
+def _decode(line: bytes) -> str:
+    """Decode UTF-8, Windows-1252 or ISO-8859-1: the corpus is in the last two, and there are copies in UTF-8."""
     for encoding in ("utf-8", "cp1252"):
         try:
             return line.decode(encoding)
@@ -125,8 +126,8 @@ def _lines(path: Path, films: dict[str, tuple[str, ...]], rejected: list[Reject]
 
 
 def _conversations(path: Path, lines: dict[str, Line], rejected: list[Reject]) -> list[list[str]]:
-    """Each conversation's lines in their order, films one after the other, in the order of the script."""
-    found = []
+    """The keys of each conversation's lines. Conversations are sorted by film, then in the order of the script."""
+    conversations = []
     for record in _records(path, CONVERSATIONS, 4, rejected):
         keys = re.findall(r"L\d+", record.fields[3])
         known = [key for key in keys if key in lines]
@@ -135,21 +136,21 @@ def _conversations(path: Path, lines: dict[str, Line], rejected: list[Reject]) -
             reason = f"lines that are not there: {', '.join(missing[:3])}" if keys else "no lines"
             rejected.append((CONVERSATIONS, record.number, reason, record.raw))
         if known:
-            found.append(known)
-    return sorted(found, key=lambda keys: (lines[keys[0]].film, min(map(_place, keys))))
+            conversations.append(known)
+    return sorted(conversations, key=lambda keys: (lines[keys[0]].film, min(map(_line_number, keys))))
 
 
-def _place(key: str) -> int:
-    """Line ids count through the script."""
+def _line_number(key: str) -> int:
+    """The number in a line's id, which counts the lines of the script."""
     return int(key[1:])
 
 
 def _sessions(conversations: list[list[str]], lines: dict[str, Line]) -> list[int]:
-    """A number for each conversation; the same one for conversations of a film that overlap in the script."""
+    """Number the conversations; those of a film that overlap in the script share a number."""
     sessions: list[int] = []
     latest: tuple[str, int] = ("", -1)
     for keys in conversations:
-        film, first, last = lines[keys[0]].film, min(map(_place, keys)), max(map(_place, keys))
+        film, first, last = lines[keys[0]].film, min(map(_line_number, keys)), max(map(_line_number, keys))
         overlaps = latest[0] == film and first <= latest[1]
         sessions.append(sessions[-1] if overlaps else len(sessions))
         latest = (film, max(latest[1], last) if overlaps else last)
@@ -163,7 +164,7 @@ def _row(
     characters: dict[str, tuple[str, ...]],
     options: Options,
 ) -> dict[str, Any]:
-    """The last of the turns as a row, those before as its context."""
+    """Make a row of the last turn, with the turns before as its context."""
     own = turns[-1]
     _, title, year, _, _, genres = films[own.film]
     before = list(zip(turns[:-1], texts[:-1], strict=True))[-options.max_context_turns :]
@@ -190,7 +191,7 @@ def _speaker(turn: Line, own: Line, options: Options) -> str:
 def _profile(
     own: Line, film: tuple[str, ...], character: tuple[str, ...] | None, year: str, options: Options
 ) -> list[dict[str, str]]:
-    """What is known of a character, in the order in which it is shown."""
+    """The known facts about a character, in the order in which prompts show them."""
     gender, credit = (character[4].lower(), character[5]) if character else ("?", "?")
     fields = {
         "name": "" if options.mask_names or options.pseudonymise else own.name,
@@ -204,17 +205,22 @@ def _profile(
 
 
 def _name_patterns(lines: dict[str, Line]) -> dict[str, re.Pattern[str]]:
-    """For each film its characters' names and the words of them, as they are written within a text."""
+    """For each film a pattern that matches the words of its characters' names within a text."""
     words: dict[str, set[str]] = defaultdict(set)
     for line in lines.values():
         parts = re.findall(r"[^\W\d_]{2,}", line.name)
         words[line.film] |= {part.upper() for part in parts if part.upper() not in COMMON_WORDS}
-    forms = {film: sorted({f for w in some for f in (w, w.capitalize())}) for film, some in words.items()}
-    # Not the Don of "Don't", but that of "Don's".
+    forms = {
+        film: sorted({form for word in names for form in (word, word.capitalize())}) for film, names in words.items()
+    }
+    # Matches the name in "Don's", but not in "Don't".
     end = r"\b(?!['’](?!s\b)\w)"
-    return {film: re.compile(rf"\b(?:{'|'.join(map(re.escape, some))}){end}") for film, some in forms.items() if some}
+    return {
+        film: re.compile(rf"\b(?:{'|'.join(map(re.escape, names))}){end}") for film, names in forms.items() if names
+    }
 
 
 def _clean(turn: Line, names: dict[str, re.Pattern[str]]) -> str:
+    """The text of a line without tags, and with `MASK` for names where a film has a pattern."""
     text = TAG.sub("", turn.text).strip()
     return names[turn.film].sub(MASK, text) if turn.film in names else text

@@ -9,13 +9,13 @@ from pathlib import Path
 import polars as pl
 
 from persona.ingestion.csv_records import CsvForm, read_records
-from persona.ingestion.dmsc import as_rows, count
+from persona.ingestion.dmsc import as_rows, parse_count
 from persona.ingestion.rows import MAX_CHARACTERS_OF_A_NAME, NO_PROFILE, Batch, too_long
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 from persona.tables.schemas import FIELD
 
-# ID, two names, the day of the crawl: what a record begins with and a line of a comment does not.
+# A record begins with an ID, two names and the day of the crawl; a line within a comment hardly ever does.
 FORM = CsvForm(
     ("ID", "Movie_Name_EN", "Movie_Name_CN", "Crawl_Date", "Number", "Username", "Date", "Star", "Comment", "Like"),
     re.compile(rb'\d+,[^,"\n]*,[^,"\n]*,\d{4}-\d{2}-\d{2},'),
@@ -25,11 +25,12 @@ _NO_NAME = ["", "na", "null"]
 
 
 def recognises(head: bytes) -> bool:
+    """Whether a file that begins with `head` is of this format."""
     return FORM.has_header(head)
 
 
 def read(path: Path, options: Options) -> Iterator[Batch]:
-    """Read the CSV. A row is a record, which may run over several lines; the first after the header is row 1."""
+    """Read the CSV. A row is a record, which may span several lines; the first record after the header is row 1."""
     with open_raw(path) as raw:
         for records in read_records(raw, FORM, path.name):
             yield Batch(as_rows(_parse(records.table, options), path.name), records.malformed, records.n_rows)
@@ -45,7 +46,7 @@ def _parse(records: pl.DataFrame, options: Options) -> pl.DataFrame:
         day=pl.when(text["Date"].str.contains(DAY)).then(text["Date"].str.to_date("%Y-%m-%d", strict=False)),
         rating=text["Star"].cast(pl.Float32, strict=False),
         text=text["Comment"],
-        likes=count("Like"),
+        likes=parse_count("Like"),
     ).with_columns(reason=_reason())
 
 
@@ -54,7 +55,7 @@ def _profile(name: pl.Expr) -> pl.Expr:
 
 
 def _reason() -> pl.Expr:
-    """Also of columns that nothing reads: a record that is not of this form there may be shifted."""
+    """Check all columns, also unused ones: if one has a wrong form, the columns of the record may be shifted."""
     number = r"^\d+$"
     return (
         pl.when(~pl.col("ID").str.contains(number) | ~pl.col("Number").str.contains(number))

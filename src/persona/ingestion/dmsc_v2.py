@@ -1,4 +1,4 @@
-"""Douban Movie Short Comments as `dmsc_v2`: a folder with `ratings.csv` and `movies.csv`."""
+"""The `dmsc_v2` release of Douban Movie Short Comments: a folder with `ratings.csv` and `movies.csv`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from persona.errors import PersonaError
 from persona.ingestion.csv_records import CsvForm, read_records
-from persona.ingestion.dmsc import as_rows, count
+from persona.ingestion.dmsc import as_rows, parse_count
 from persona.ingestion.rows import NO_PROFILE, ROWS, Batch
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
@@ -20,18 +20,23 @@ FORM = CsvForm(
     ("userId", "movieId", "rating", "timestamp", "comment", "like"), re.compile(rb"\d+,\d+,[\d.]+,\d{9,10},")
 )
 MOVIES_FORM = CsvForm(("movieId", "title", "title_cn"), re.compile(rb"\d+,"))
-# Timestamps are seconds at midnight in China: in UTC they fall on the day before.
+# Timestamps are midnight in China, which in UTC is on the day before.
 CHINA = 8 * 3600
-SECONDS_A_DAY = 86_400
+SECONDS_PER_DAY = 86_400
 LAST_DAY = 47_482  # 2100-01-01
 
 
 def recognises(head: bytes) -> bool:
+    """Whether a `ratings.csv` that begins with `head` is of this format."""
     return FORM.has_header(head)
 
 
 def read(path: Path, options: Options) -> Iterator[Batch]:
-    """Read the folder. Rows are the records of `ratings.csv`; films that cannot be read are rejects of `movies.csv`."""
+    """Read the folder. Rows are the records of `ratings.csv`; malformed records of `movies.csv` are rejected too.
+
+    Raises:
+        PersonaError: a `movieId` occurs more than once in `movies.csv`.
+    """
     movies, batch = _read_movies(path)
     yield batch
     with open_raw(path, RATINGS) as raw:
@@ -40,20 +45,20 @@ def read(path: Path, options: Options) -> Iterator[Batch]:
 
 
 def _read_movies(path: Path) -> tuple[pl.DataFrame, Batch]:
-    """`movieId`, `item_id` and `title` of each film; and those that are damaged."""
+    """Read `movieId`, `item_id` and `title` of each film, and a batch of the malformed records."""
     with open_raw(path, MOVIES) as raw:
         records = list(read_records(raw, MOVIES_FORM, MOVIES))
     movies = pl.concat([r.table for r in records]).select("movieId", item_id="title", title="title_cn")
-    twice = movies.filter(pl.col("movieId").is_duplicated())
-    if twice.height:
-        raise PersonaError(f"{MOVIES}: movieId {twice['movieId'][0]} occurs more than once")
+    repeated = movies.filter(pl.col("movieId").is_duplicated())
+    if repeated.height:
+        raise PersonaError(f"{MOVIES}: movieId {repeated['movieId'][0]} occurs more than once; keep one of its records")
     malformed = pl.concat([r.malformed for r in records])
     return movies, Batch(pl.DataFrame(schema=ROWS), malformed, malformed.height)
 
 
 def _parse(records: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
     seconds = pl.col("timestamp").cast(pl.Int64, strict=False)
-    days = (seconds + CHINA).floordiv(SECONDS_A_DAY)
+    days = (seconds + CHINA).floordiv(SECONDS_PER_DAY)
     return (
         records.join(movies, on="movieId", how="left", maintain_order="left")
         .with_columns(
@@ -62,7 +67,7 @@ def _parse(records: pl.DataFrame, movies: pl.DataFrame) -> pl.DataFrame:
             day=days.cast(pl.Int32, strict=False).cast(pl.Date),
             rating=pl.col("rating").cast(pl.Float32, strict=False),
             text=pl.col("comment").str.strip_chars(),
-            likes=count("like"),
+            likes=parse_count("like"),
         )
         .with_columns(reason=_reason(days))
     )

@@ -1,4 +1,4 @@
-"""The raw formats, and how a file is recognised as one of them."""
+"""The raw formats, and how to recognise which of them a file has."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ class Format:
     """A raw format.
 
     Attributes:
-        recognises: whether a file that begins so is of the format.
-        looks: what such a file is, for people.
-        files: their names where a data set is a folder; the first is looked at.
-        repeated: why a second row of a user with the same key is set aside.
+        read: reads the data set in batches.
+        recognises: whether a file that begins with these bytes is of the format.
+        description: what such a file looks like, for error messages.
+        files: the names of the files if the data set is a folder; `recognises` is given the first one.
+        repeat_reason: why a second row of a user with the same key is rejected.
     """
 
     read: Callable[[Path, Options], Iterator[Batch]]
     recognises: Callable[[bytes], bool]
-    looks: str
+    description: str
     files: tuple[str, ...] = ()
-    repeated: str = REPEATED
+    repeat_reason: str = REPEATED
 
 
 FORMATS: dict[str, Format] = {
@@ -40,14 +41,14 @@ FORMATS: dict[str, Format] = {
         dmsc_csv.read,
         dmsc_csv.recognises,
         f"a CSV with the columns {','.join(dmsc_csv.FORM.columns)}",
-        repeated=dmsc.SECOND_REVIEW,
+        repeat_reason=dmsc.SECOND_REVIEW,
     ),
     "dmsc_v2": Format(
         dmsc_v2.read,
         dmsc_v2.recognises,
         f"a folder with {dmsc_v2.RATINGS} ({','.join(dmsc_v2.FORM.columns)}) and {dmsc_v2.MOVIES}",
         files=(dmsc_v2.RATINGS, dmsc_v2.MOVIES),
-        repeated=dmsc.SECOND_REVIEW,
+        repeat_reason=dmsc.SECOND_REVIEW,
     ),
     "twin_json": Format(
         twin_json.read, twin_json.recognises, "JSON of users with task.task_behavior_collections[].data"
@@ -63,33 +64,33 @@ FORMATS: dict[str, Format] = {
 
 
 def check_format(path: Path, data_format: str) -> None:
-    """Look at the first bytes.
+    """Check that the first bytes of a data set are of a format.
 
     Raises:
-        PersonaError: they are not of the format; says of which one they are.
+        PersonaError: there is no such file, or it is of another format, which the message names if it is known.
     """
     form = FORMATS[data_format]
     if not path.exists():
         raise PersonaError(f"{path}: no such file; set the data set's `path` to the raw data")
-    if _is(path, form):
+    if _has_format(path, form):
         return
-    others = [name for name, other in FORMATS.items() if _is(path, other)]
-    found = (
+    others = [name for name, other in FORMATS.items() if _has_format(path, other)]
+    hint = (
         f"it looks like {others[0]}: set the data set's `format`"
         if others
-        else f"it begins with {_head(path, form)!r:.120}"
+        else f"it begins with {_read_head(path, form)!r:.120}"
     )
-    raise PersonaError(f"{path}: not {data_format}, which is {form.looks}; {found}")
+    raise PersonaError(f"{path}: not {data_format}, which is {form.description}; {hint}")
 
 
-def _is(path: Path, form: Format) -> bool:
+def _has_format(path: Path, form: Format) -> bool:
     try:
-        return form.recognises(_head(path, form))
+        return form.recognises(_read_head(path, form))
     except PersonaError:
         return False
 
 
-def _head(path: Path, form: Format) -> bytes:
-    """How the (first) file of a format begins."""
+def _read_head(path: Path, form: Format) -> bytes:
+    """The first bytes of the file, or of the first file of a folder."""
     with open_raw(path, form.files[0] if form.files else None) as raw:
         return raw.read(HEAD)

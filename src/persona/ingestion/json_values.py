@@ -1,4 +1,4 @@
-"""What the two JSON formats have in common: values checked one by one, each mistake with its reason."""
+"""Checks of single JSON values, shared by the two JSON formats; each failed check gives the reason of a reject."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ FIRST_DAY = date(1970, 1, 1)
 
 
 class Unusable(Exception):
-    """A row cannot be used, and why."""
+    """A row cannot be used; the message is the reason of its reject."""
 
 
 def as_json(value: Any) -> str:
-    """A value as one line of JSON that can be written, whatever is in it."""
+    """Write any value as one line of JSON in valid Unicode."""
     line = json.dumps(value, ensure_ascii=False, default=str)
     return line if _is_unicode(line) else json.dumps(value, default=str)
 
 
 def as_text(value: Any, name: str) -> str:
-    """A text, stripped."""
+    """Return a text without surrounding white space.
+
+    Raises:
+        Unusable: it is not text, or not valid Unicode.
+    """
     if not isinstance(value, str):
         raise Unusable(f"{name} is not text")
     if not _is_unicode(value):
@@ -34,7 +38,7 @@ def as_text(value: Any, name: str) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can spell halves of characters."""
+    """Whether a text is valid Unicode: JSON can contain single surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -43,7 +47,11 @@ def _is_unicode(text: str) -> bool:
 
 
 def as_name(value: Any, name: str) -> str:
-    """What something is called: a text, or a whole number."""
+    """Return a name, which is a text or a whole number, as a text.
+
+    Raises:
+        Unusable: it is neither, or empty.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not (text := as_text(value, name)):
@@ -52,7 +60,11 @@ def as_name(value: Any, name: str) -> str:
 
 
 def as_day(value: Any, name: str) -> date:
-    """A day from text that begins with YYYY-MM-DD."""
+    """Parse a day from a text that begins with YYYY-MM-DD.
+
+    Raises:
+        Unusable: it does not, or there is no such day.
+    """
     text = as_text(value, name)
     try:
         if re.match(r"\d{4}-\d{2}-\d{2}(?:$|[ T])", text, re.ASCII):
@@ -63,7 +75,14 @@ def as_day(value: Any, name: str) -> date:
 
 
 def as_profile(value: Any, options: Options) -> tuple[list[dict[str, str]], str | None]:
-    """A mapping as fields in its order, and the name among them; with `pseudonymise` names are left out."""
+    """Turn a mapping into a list of fields, in its order, and find the user's name in it.
+
+    Returns:
+        The fields, without names if `options.pseudonymise` is set, and the name or None.
+
+    Raises:
+        Unusable: it is not a mapping, or holds text that is not valid Unicode.
+    """
     if not isinstance(value, dict):
         raise Unusable("profile is not a mapping")
     fields = {as_text(key, "profile"): _field(entry) for key, entry in value.items()}
@@ -81,12 +100,20 @@ def _field(value: Any) -> str:
 
 
 def as_context(value: Any, speaker: str, text: str, own_name: str | None, options: Options) -> list[dict[str, str]]:
-    """The last turns before, from mappings with the keys `speaker` and `text`."""
+    """Turn a list of mappings into the last `options.max_context_turns` turns of the context.
+
+    Args:
+        speaker, text: the keys of the mappings.
+        own_name: the user's name, which `options.pseudonymise` replaces by SELF.
+
+    Raises:
+        Unusable: it is not a list of such mappings.
+    """
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise Unusable(f"context is not a list of {{{speaker}, {text}}}")
     turns = [
         (as_text(turn.get(speaker), f"context.{speaker}"), as_text(turn.get(text), f"context.{text}")) for turn in value
     ]
     if options.pseudonymise:
-        turns = [(SELF if name == own_name else OTHER, said) for name, said in turns]
-    return [{"speaker": name, "text": said} for name, said in turns if said][-options.max_context_turns :]
+        turns = [(SELF if name == own_name else OTHER, content) for name, content in turns]
+    return [{"speaker": name, "text": content} for name, content in turns if content][-options.max_context_turns :]

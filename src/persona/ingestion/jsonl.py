@@ -1,4 +1,4 @@
-"""A simple form for a user's own data: one JSON object a line. `docs/your-own-data.md` describes it."""
+"""A simple format for your own data: one JSON object per line. `docs/your-own-data.md` describes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from persona.ingestion.json_values import FIRST_DAY, Unusable, as_context, as_day, as_json, as_name, as_profile, as_text
-from persona.ingestion.rows import Batch, batch
+from persona.ingestion.rows import Batch, Reject, make_batch
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
@@ -18,6 +18,7 @@ OPTIONAL = {"id", "day", "order", "title", "genres", "rating", "likes", "profile
 
 
 def recognises(head: bytes) -> bool:
+    """Whether a file that begins with `head` is of this format."""
     first = head.lstrip().split(b"\n", 1)[0]
     try:
         return {"user", "text"} <= set(json.loads(first))
@@ -26,9 +27,9 @@ def recognises(head: bytes) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Batch]:
-    """Read the file line by line. Whether `order` or `day` tells the time is seen from the first usable row."""
+    """Read the file line by line. The first usable row decides whether `order` or `day` is the time of the rows."""
     rows: list[dict[str, Any]] = []
-    rejected: list[tuple[str, int, str, str]] = []
+    rejected: list[Reject] = []
     ordered: bool | None = None
     with open_raw(path) as raw:
         for number, line in enumerate(raw.lines(), start=1):
@@ -43,9 +44,9 @@ def read(path: Path, options: Options) -> Iterator[Batch]:
             except Unusable as error:
                 rejected.append((path.name, number, str(error), text))
             if len(rows) + len(rejected) >= BATCH:
-                yield batch(rows, rejected)
+                yield make_batch(rows, rejected)
                 rows, rejected = [], []
-    yield batch(rows, rejected)
+    yield make_batch(rows, rejected)
 
 
 def _row(line: bytes, options: Options) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _row(line: bytes, options: Options) -> dict[str, Any]:
 
 
 def _set_moment(row: dict[str, Any], ordered: bool) -> None:
-    """A row's time is its `order`, or its day if the first row of the file has no `order`."""
+    """Set the moment of a row: its `order`, or its day if the first row of the file has no `order`."""
     if ordered and row["moment"] is None:
         raise Unusable("no order, which the first row has")
     if not ordered and row["moment"] is not None:

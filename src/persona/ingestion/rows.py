@@ -1,4 +1,4 @@
-"""What every format is read into: rows of one form, still in the order of the file."""
+"""The columns that the reader of every raw format produces, in the order of the file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import polars as pl
 from persona.tables.schemas import FIELD, REJECTS, TURN
 
 MAX_CHARACTERS, MAX_CHARACTERS_OF_A_NAME = 10_000, 1_000
+# File, row number, reason, raw text.
+Reject = tuple[str, int, str, str]
 
 ROWS: dict[str, Any] = {
     "file": pl.String,
     "row": pl.Int64,
-    # The row as it stands in the file, for those that are set aside, and why it is; null if it can be used.
+    # The row as written in the file, which a rejected row keeps.
     "raw": pl.String,
+    # Why the row is rejected; null if it can be used.
     "reason": pl.String,
-    # What tells users apart, and what tells the interactions of a user apart.
+    # `user` identifies the user, `key` the interaction among those of the user.
     "user": pl.String,
     "key": pl.String,
     "profile": pl.List(FIELD),
@@ -25,9 +28,9 @@ ROWS: dict[str, Any] = {
     "title": pl.String,
     "genres": pl.List(pl.String),
     "day": pl.Date,
-    # A user's rows of a smaller moment are earlier; within a moment `place` is their order, as far as it is known.
+    # Time: a row with a smaller `moment` is earlier. `row_order` sorts the rows of one moment, where that is known.
     "moment": pl.Int64,
-    "place": pl.Int64,
+    "row_order": pl.Int64,
     "rating": pl.Float32,
     "text": pl.String,
     "likes": pl.Int32,
@@ -43,9 +46,9 @@ class Batch:
     """Some rows of a file.
 
     Attributes:
-        rows: with the columns of `ROWS`.
-        rejects: what is no row at all, as `schemas.REJECTS`.
-        n_rows: how many there are of both, counted apart from the parser where there is one.
+        rows: parsed rows, with the columns of `ROWS`. Those with a `reason` are rejected later.
+        rejects: records that could not be parsed, with the columns of `schemas.REJECTS`.
+        n_rows: the number of records. CSV readers count it independently of the parser, so it checks the other two.
     """
 
     rows: pl.DataFrame
@@ -53,25 +56,30 @@ class Batch:
     n_rows: int
 
 
-def rejects(rows: list[tuple[str, int, str, str]]) -> pl.DataFrame:
-    """Rejects from (file, row, reason, raw text)."""
+def make_rejects(rows: list[Reject]) -> pl.DataFrame:
+    """Make a table of rejects, with the columns of `schemas.REJECTS`."""
     return pl.DataFrame(rows, schema=REJECTS.columns, orient="row")
 
 
-def batch(rows: list[dict[str, Any]], rejected: list[tuple[str, int, str, str]]) -> Batch:
-    """Rows of Python values as a batch; columns that are not named are empty."""
-    empty: dict[str, Any] = dict.fromkeys(ROWS) | {"profile": [], "genres": [], "context": [], "place": 0}
+def make_batch(rows: list[dict[str, Any]], rejected: list[Reject]) -> Batch:
+    """Make a batch from rows of Python values.
+
+    Args:
+        rows: values by column of `ROWS`; a missing column is empty.
+        rejected: records that could not be parsed.
+    """
+    empty: dict[str, Any] = dict.fromkeys(ROWS) | {"profile": [], "genres": [], "context": [], "row_order": 0}
     table = pl.DataFrame([empty | row for row in rows], schema=ROWS, orient="row")
-    return Batch(table.with_columns(reason=text_reason()), rejects(rejected), len(rows) + len(rejected))
+    return Batch(table.with_columns(reason=text_reason()), make_rejects(rejected), len(rows) + len(rejected))
 
 
 def too_long(column: str) -> pl.Expr:
-    """Whether a name is so long that it is none."""
+    """Whether a name has more than `MAX_CHARACTERS_OF_A_NAME` characters."""
     return pl.col(column).str.len_chars() > MAX_CHARACTERS_OF_A_NAME
 
 
 def text_reason() -> pl.Expr:
-    """Why the text of a row cannot be used, or null."""
+    """The `reason` of a row; where it is null, why its text or title cannot be used, if so."""
     return (
         pl.when(pl.col("reason").is_not_null())
         .then("reason")

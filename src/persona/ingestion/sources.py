@@ -1,4 +1,4 @@
-"""Raw files as they lie there: plain, gzip, zstd, or in a zip archive, alone or several in a folder."""
+"""Opens raw files: plain or packed with gzip, zstd or zip, a single file or one of a folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ DAMAGED = (EOFError, OSError, RuntimeError, NotImplementedError, zlib.error, zip
 
 
 class RawFile:
-    """A raw file's bytes, unpacked, without a byte order mark."""
+    """The unpacked bytes of a raw file, without a byte order mark."""
 
     def __init__(self, stream: Any, name: str) -> None:
         self.stream, self.name, self.at_start = stream, name, True
 
     def read(self, size: int = BLOCK) -> bytes:
-        """The next bytes, none at the end.
+        """Read the next bytes; none at the end of the file.
 
         Raises:
-            PersonaError: the file is damaged.
+            PersonaError: the file cannot be unpacked.
         """
         try:
             block = bytes(self.stream.read(size))
@@ -43,7 +43,7 @@ class RawFile:
         return block
 
     def lines(self) -> Iterator[bytes]:
-        """Lines without their ends. Only a line feed ends one, with or without a carriage return."""
+        """Read the lines without their ends. A line ends with LF or CRLF, never with CR alone."""
         carried = b""
         while block := self.read():
             *whole, carried = (carried + block).split(b"\n")
@@ -53,7 +53,7 @@ class RawFile:
 
 
 def raw_files(path: Path, names: tuple[str, ...]) -> list[Path]:
-    """The files that a data set is read from: `path` itself, or those of `names` in a folder, packed or not."""
+    """The files that a data set is read from: `path` itself, or the files `names` in a folder, packed or not."""
     if not names or not path.is_dir():
         return [path]
     candidates = [path / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
@@ -65,11 +65,11 @@ def open_raw(path: Path, name: str | None = None) -> Iterator[RawFile]:
     """Open a raw file.
 
     Args:
-        path: the file, or where it is: a folder, or a zip archive.
-        name: the file's name in there.
+        path: the file, or a folder or zip archive that holds it.
+        name: the name of the file in the folder or archive; None if `path` is the file.
 
     Raises:
-        PersonaError: there is no such file.
+        PersonaError: there is no such file, or it cannot be unpacked.
     """
     file = _locate(path, name)
     with file.open("rb") as raw:
@@ -96,7 +96,8 @@ def _locate(path: Path, name: str | None) -> Path:
     if path.is_dir():
         files = raw_files(path, (name,)) if name else []
         if not files:
-            raise PersonaError(f"{path}: a folder without {name}" if name else f"{path}: a folder, not a file")
+            problem = f"this folder holds no {name}; add it" if name else "this is a folder; name the file in it"
+            raise PersonaError(f"{path}: {problem}")
         return files[0]
     return path
 
@@ -105,6 +106,8 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str | None) -> str:
     members = [m for m in archive.namelist() if not m.endswith("/") and not m.startswith("__MACOSX/")]
     chosen = [m for m in members if name is None or m.rsplit("/", 1)[-1] == name]
     if len(chosen) != 1:
-        wanted = name or "one file"
-        raise PersonaError(f"{file}: an archive with {len(chosen)} times {wanted}, it holds {', '.join(members[:5])}")
+        wanted = name or "file"
+        raise PersonaError(
+            f"{file}: this archive must hold exactly one {wanted}, not {len(chosen)}; it holds {', '.join(members[:5])}"
+        )
     return chosen[0]

@@ -1,14 +1,13 @@
 """A synthetic `DMSC.csv` for the demo and the tests. **Nothing in it was written by a person.**
 
-The file has the format and the quirks of the Kaggle release, and its published marginals: stars, reviews
-a user, likes, length of comments. The films are the real 28 with estimated shares of the rows.
+The file has the format and the quirks of the Kaggle release and its published marginals: stars, reviews per user,
+likes, length of comments. The films are the 28 real ones, with estimated shares of the rows.
 
-Its users are made so that profile and history carry information, more plainly than real ones do. A user
-has a temperament, from harsh to enthusiastic, on which all of these depend: how high the user rates, the
-pet phrase and emoji, the punctuation, and (weakly) the username. Other habits are the user's own: how many
-clauses, a favourite aspect, whether most comments are terse. So a prompt that shows how the user rated
-other films tells much about the text, and one that shows the texts tells more. Results on this file show
-that the workflow works; they say nothing about real users.
+Profile and history carry more information about these users than about real ones. A user has a temperament, from harsh
+to enthusiastic. The user's ratings, pet phrase, emoji, punctuation and (weakly) username depend on it. Other habits
+are independent of it: the number of clauses, a favourite aspect, whether most comments are terse. So the user's
+earlier ratings help to predict a text, and the earlier texts help more. Results on this file show that the workflow
+works; they say nothing about real users.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ TEMPERAMENTS = len(PET_PHRASES)
 
 @dataclass(frozen=True)
 class Users:
-    """One row a user: the habits that all reviews of a user share."""
+    """The habits that all reviews of a user share; arrays with one element per user."""
 
     names: Strings
     temperament: Ints
@@ -140,8 +139,8 @@ def write_dmsc_csv(path: Path, n_users: int, seed: int, habits: Literal["own", "
     """Write a synthetic release of `n_users` users; the same arguments give the same bytes.
 
     Args:
-        habits: with `independent` every review has the habits of a user drawn anew, so that nothing of it can be
-            told from its user's profile or other reviews: an evaluation must then find nothing.
+        habits: `own`: a review has the habits of its user. `independent`: each review has the habits of a random
+            user, so the user's profile and other reviews tell nothing about it; an evaluation must then find no effect.
     """
     rng = np.random.default_rng(seed)
     users = _make_users(rng, n_users)
@@ -175,7 +174,7 @@ def _make_users(rng: np.random.Generator, n: int) -> Users:
 
 
 def _make_names(rng: np.random.Generator, temperament: Ints) -> Strings:
-    """Distinct usernames whose first part agrees with the temperament in a bit more than half of the cases."""
+    """Draw distinct usernames; slightly more than half have a first part that agrees with the temperament."""
     shown = np.where(rng.random(temperament.size) < 0.4, temperament, rng.integers(0, TEMPERAMENTS, temperament.size))
     heads = _pick(rng, NAME_HEADS, shown)
     tails = np.array(NAME_TAILS, dtype=object)[rng.integers(0, len(NAME_TAILS), temperament.size)]
@@ -185,14 +184,14 @@ def _make_names(rng: np.random.Generator, temperament: Ints) -> Strings:
 
 
 def _pick(rng: np.random.Generator, bank: list[list[str]], kind: Ints) -> Strings:
-    """A random entry of `bank[kind]` for every element of `kind`."""
+    """Draw a random entry of `bank[kind]` for every element of `kind`."""
     width = np.array([len(entries) for entries in bank])[kind]
     index = (rng.random(kind.size) * width).astype(int)
     return np.array([bank[k][i] for k, i in zip(kind, index, strict=True)], dtype=object)
 
 
 def _choose_films(rng: np.random.Generator, n_users: int) -> tuple[Ints, Ints]:
-    """User and film of each review: no film twice, films by their share (Gumbel top-k)."""
+    """Draw the films that each user reviews, none twice, by their share (Gumbel top-k); return user and film."""
     weights = np.arange(1, len(FILMS) + 1) ** -REVIEWS_EXPONENT
     count = rng.choice(np.arange(1, len(FILMS) + 1), n_users, p=weights / weights.sum())
     share = np.log([rows for *_, rows, _ in FILMS])
@@ -202,7 +201,7 @@ def _choose_films(rng: np.random.Generator, n_users: int) -> tuple[Ints, Ints]:
 
 
 def _rate(rng: np.random.Generator, generosity: npt.NDArray[np.float64], film: Ints) -> Ints:
-    """Stars whose marginal is the published one: a standard normal cut at its quantiles."""
+    """Draw stars with the published marginal: a latent normal variable is cut at its quantiles."""
     quality = rng.normal(size=len(FILMS))
     quality = (quality - quality.mean()) / quality.std()
     latent = np.sqrt(0.65) * generosity + np.sqrt(0.15) * quality[film] + np.sqrt(0.2) * rng.normal(size=film.size)
@@ -212,7 +211,7 @@ def _rate(rng: np.random.Generator, generosity: npt.NDArray[np.float64], film: I
 
 
 def _choose_days(rng: np.random.Generator, film: Ints) -> Strings:
-    """Days from the release on, most of them early, none after the crawl."""
+    """Draw days after the release, most of them early, none after the crawl."""
     release = np.array([np.datetime64(f"{month}-10") for *_, month in FILMS])[film]
     latest = (CRAWLED - release).astype(int)
     delay = np.minimum(rng.exponential(60, film.size).astype(int), latest)
@@ -221,7 +220,7 @@ def _choose_days(rng: np.random.Generator, film: Ints) -> Strings:
 
 
 def _write_comment(rng: np.random.Generator, users: Users, user: int, film: int, star: int) -> str:
-    """One comment in the user's style; its verdicts follow the star."""
+    """Write a comment in the user's style; its verdicts fit the star."""
     if rng.random() < TERSE_COMMENTS[bool(users.terse[user])]:
         return f"{rng.choice(VERDICTS[star - 1])}{users.ending[user]}"
     chosen = rng.permutation(len(OPENINGS))[: users.clauses[user]]
@@ -242,7 +241,7 @@ def _write_comment(rng: np.random.Generator, users: Users, user: int, film: int,
 
 
 def _with_quirks(rng: np.random.Generator, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Blank usernames and comments, lone full stops, and a name that several accounts share."""
+    """Put in blank usernames and comments, single full stops, and a name that several accounts share."""
     n_odd = max(3, len(rows) // 12_000)
     name, comment = 1, 4
     odd = [list(row) for row in rows]
@@ -260,7 +259,7 @@ def _with_quirks(rng: np.random.Generator, rows: list[tuple[Any, ...]]) -> list[
 
 
 def _write(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    """In the order of the release: by film, then by likes."""
+    """Write the rows in the order of the release: by film, then by likes."""
     rows.sort(key=lambda row: (row[0], -row[5]))
     number = 0
     previous = None

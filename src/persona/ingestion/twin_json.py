@@ -1,11 +1,11 @@
-"""The user-grouped JSON that the training scripts of this field read: one object a user, or a list of them.
+"""User-grouped JSON: one object per user, or a list of such objects.
 
     {"user_hash": ..., "user": {"profile": {...}}, "task": {"task_behavior_collections": [{"type": "movie_review",
     "data": [{"context": [{"source", "content"}], "continuation", "continuation_prefix": "Title: ", "timestamp"}]}]}}
 
-`user_hash` may be absent (the profile stands for it) and may occur more than once. In a collection of reviews the
-prefix is the film; in any other, such as dialogue, the item is the film of the profile, or what the collection is
-called. An escaped half of a character (`\\ud83d` alone) is read as `?`, which the parser does.
+`user_hash` may be absent, in which case the profile identifies the user, and may occur in several objects. In a
+collection of reviews the prefix names the item. In any other collection, such as dialogue, the item is the film in the
+profile, or the name of the collection. The parser reads a single escaped surrogate (`\\ud83d` alone) as `?`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ijson
 
 from persona.errors import PersonaError
 from persona.ingestion.json_values import FIRST_DAY, Unusable, as_context, as_day, as_json, as_name, as_profile, as_text
-from persona.ingestion.rows import Batch, batch
+from persona.ingestion.rows import Batch, Reject, make_batch
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import RawFile, open_raw
 
@@ -27,15 +27,19 @@ BATCH = 20_000
 FILM_FIELDS = ("movie", "film", "movie_title")
 
 Row = dict[str, Any]
-Reject = tuple[str, int, str, str]
 
 
 def recognises(head: bytes) -> bool:
+    """Whether a file that begins with `head` is of this format."""
     return head.lstrip()[:1] in (b"{", b"[") and b'"task_behavior_collections"' in head
 
 
 def read(path: Path, options: Options) -> Iterator[Batch]:
-    """Read the file object by object. A row is an entry of `data`, numbered through the file from 1."""
+    """Read the file object by object. A row is an entry of `data`; rows are numbered from 1 through the whole file.
+
+    Raises:
+        PersonaError: the file is not JSON.
+    """
     rows: list[Row] = []
     rejected: list[Reject] = []
     n_rows = 0
@@ -44,26 +48,26 @@ def read(path: Path, options: Options) -> Iterator[Batch]:
         for twin in _objects(raw):
             n_rows += _read_object(twin, path.name, n_rows, undated, options, rows, rejected)
             if len(rows) + len(rejected) >= BATCH:
-                yield batch(rows, rejected)
+                yield make_batch(rows, rejected)
                 rows, rejected = [], []
-    yield batch(rows, rejected)
+    yield make_batch(rows, rejected)
 
 
 def _objects(raw: RawFile) -> Iterator[Any]:
-    """The objects of a list, or those that stand one after the other."""
+    """Read the objects of a list, or objects that follow each other."""
     first = b""
     while not first and (block := raw.read(64)):
         first = block.lstrip()
     prefix = "item" if first[:1] == b"[" else ""
     try:
-        yield from ijson.items(_Rest(first, raw), prefix, multiple_values=True, use_float=True)
+        yield from ijson.items(_RestoredFile(first, raw), prefix, multiple_values=True, use_float=True)
     except ijson.JSONError as error:
-        said = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
-        raise PersonaError(f"{raw.name}: not JSON: {' '.join(said.split())}") from error
+        message = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        raise PersonaError(f"{raw.name}: not JSON: {' '.join(message.split())}") from error
 
 
-class _Rest:
-    """A file whose first bytes were already read."""
+class _RestoredFile:
+    """A file that gives back first bytes that were already read from it."""
 
     def __init__(self, first: bytes, raw: RawFile) -> None:
         self.first, self.raw = first, raw
@@ -84,7 +88,15 @@ def _read_object(
     rows: list[Row],
     rejected: list[Reject],
 ) -> int:
-    """Add the rows of one user; return how many entries there were, or 1 for an object without a form."""
+    """Add the rows of one object to `rows` and `rejected`.
+
+    Args:
+        n_before: the number of entries before this object.
+        undated: the number of rows of each user so far.
+
+    Returns:
+        The number of entries in the object; 1 for an object of another form.
+    """
     try:
         user, profile, own_name, entries = _parts(twin, options)
     except Unusable as error:
@@ -100,11 +112,11 @@ def _read_object(
         except Unusable as error:
             rejected.append((file, number, str(error), as_json(entry)))
             continue
-        said = as_json([row["item_id"], str(row["day"]), row["context"], row["text"]])
-        # Without timestamps the order in the file is that in time, and the same may be said twice.
-        row["key"] = said if dated else f"{seen[said]} {said}"
+        content = as_json([row["item_id"], str(row["day"]), row["context"], row["text"]])
+        # Without timestamps the order of the file is the order in time, and equal entries are different rows.
+        row["key"] = content if dated else f"{seen[content]} {content}"
         row["moment"] = (row["day"] - FIRST_DAY).days if dated else undated[user]
-        seen[said] += 1
+        seen[content] += 1
         undated[user] += 1
         rows.append(row | {"file": file, "row": number, "raw": as_json(entry), "user": user, "profile": profile})
     return len(entries)
@@ -113,7 +125,7 @@ def _read_object(
 def _parts(
     twin: Any, options: Options
 ) -> tuple[str, list[dict[str, str]], str | None, list[tuple[dict[str, Any], Any]]]:
-    """User, profile, name, and the entries with their collections."""
+    """Take an object apart into user, profile, name, and the entries with their collections."""
     try:
         person, collections = twin["user"], twin["task"]["task_behavior_collections"]
         entries = [(collection, entry) for collection in collections for entry in collection["data"]]

@@ -1,1 +1,1 @@
-"""The Parquet tables of the workflow."""
+"""Schemas, reading and writing of the Parquet tables of the workflow."""

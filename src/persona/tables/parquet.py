@@ -1,4 +1,4 @@
-"""Read and write Parquet files: schemas are checked, and the same rows give the same bytes."""
+"""Reads and writes Parquet files. Schemas are checked, and the same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from persona.tables.schemas import TableSchema
 
 
 def empty_table(table_schema: TableSchema) -> pl.DataFrame:
-    """A table without rows."""
+    """Make a table without rows."""
     return pl.DataFrame(schema=table_schema.columns)
 
 
@@ -33,10 +33,10 @@ def write_table(table: pl.DataFrame, path: str | Path, table_schema: TableSchema
 
 
 def write_tables(tables: Iterable[pl.DataFrame], path: str | Path, table_schema: TableSchema) -> None:
-    """Check and write tables that follow each other in the order of the key into one file.
+    """Check and write tables into one file; each must follow the one before in the order of the key.
 
     Raises:
-        PersonaError: as `write_table`, and if a table does not follow the one before.
+        PersonaError: as `write_table`, or a table does not follow the one before.
     """
     with table_writer(path, table_schema) as writer:
         for table in tables:
@@ -46,8 +46,8 @@ def write_tables(tables: Iterable[pl.DataFrame], path: str | Path, table_schema:
 class TableWriter:
     """Writes tables that follow each other in the order of the key into one file.
 
-    Where one ends and the next begins leaves no trace in the file. Compressing and writing goes on in a thread while
-    the next table is made.
+    The bytes of the file do not depend on how the rows are divided into tables. A thread compresses and writes, so that
+    the caller can make the next table meanwhile. `table_writer` makes a writer.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class TableWriter:
         """Check, sort by key and add a table.
 
         Raises:
-            PersonaError: as `write_table`, and if the table does not follow the one before.
+            PersonaError: as `write_table`, or the table does not follow the one before.
         """
         names = self.table_schema.columns
         missing = [name for name in names if name not in table.columns]
         if missing:
-            raise PersonaError(f"{self.path}: cannot be written without the columns {', '.join(missing)}")
+            raise PersonaError(
+                f"{self.path}: the table to write lacks the columns {', '.join(missing)}; rerun the step that makes it"
+            )
         table = table.select(pl.col(name).cast(dtype) for name, dtype in names.items())
         _check_values(table, self.path, self.table_schema)
         if not table.height:
@@ -75,7 +77,9 @@ class TableWriter:
         table = table.sort(self.table_schema.key)
         keys = table.select(self.table_schema.key)
         if self.last is not None and keys.row(0) <= self.last:
-            raise PersonaError(f"{self.path}: the key {keys.row(0)} comes after {self.last}, which is not before it")
+            raise PersonaError(
+                f"{self.path}: the key {keys.row(0)} must follow {self.last}; write the tables in the order of the key"
+            )
         self.last = keys.row(-1)
         self._wait()
         self.rest = pl.concat([self.rest, table]) if self.rest.height else table
@@ -84,19 +88,19 @@ class TableWriter:
             self.rest = self.rest.slice(size)
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self.rest.height:
             self._write_group(self.rest)
         self._wait()
 
     def _wait(self) -> None:
-        """Until the rows of the table before are written, so that no more than one table's wait."""
-        for write in self.pending:
-            write.result()
+        """Wait until the rows of the last table are written, so that at most one table is in memory for it."""
+        for future in self.pending:
+            future.result()
         self.pending = []
 
     def _group_size(self) -> int:
-        """Rows of the next row group: it ends with a user, where the table has users."""
+        """The number of rows of the next row group; in a table with users it ends where a user ends."""
         size = self.table_schema.row_group_size
         if self.rest.height <= size or self.table_schema.key[0] != "user_id":
             return size
@@ -112,7 +116,7 @@ class TableWriter:
 
 @contextmanager
 def table_writer(path: str | Path, table_schema: TableSchema) -> Iterator[TableWriter]:
-    """A writer whose file takes its place when the block ends without an error."""
+    """Open a `TableWriter`; the file appears at `path` when the block ends without an error."""
     arrow_schema = pl.DataFrame(schema=table_schema.columns).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     with (
         atomic_path(path) as temporary,
@@ -138,17 +142,18 @@ def read_table(
     columns: list[str] | None = None,
     users: tuple[str, str] | None = None,
 ) -> pl.DataFrame:
-    """Read a table, or some columns of it, or the rows of some users, and check that its schema is the expected one.
+    """Read a table and check its schema.
 
     Args:
-        users: a range of `user_ranges`.
+        columns: the columns to read; by default all.
+        users: the range of users to read, from `user_ranges`; by default all.
 
     Raises:
-        PersonaError: the file is missing, damaged, or of another schema.
+        PersonaError: the file is missing, damaged, or has another schema.
     """
     expected = {name: table_schema.columns[name] for name in columns or table_schema.columns}
     if not Path(path).is_file():
-        raise PersonaError(f"{path}: no such file; run the step that makes it first")
+        raise PersonaError(f"{path}: no such file; first run the step that makes it")
     try:
         if users is None:
             table = pl.read_parquet(path, columns=list(expected), glob=False)
@@ -165,16 +170,16 @@ def read_table(
 
 
 def _read_users(path: str | Path, columns: list[str], users: tuple[str, str]) -> pl.DataFrame:
-    """The rows of a range of users, from the row groups that hold some of them.
+    """Read the rows of a range of users from the row groups that hold some of them.
 
-    By pyarrow, which reads the file instead of mapping it each time into the address space.
+    pyarrow is used because polars maps the whole file into the address space each time.
     """
     low, high = users
     with pq.ParquetFile(path) as file:
-        place = file.schema.names.index("user_id")
+        column = file.schema.names.index("user_id")
         groups = []
         for n in range(file.num_row_groups):
-            bounds = file.metadata.row_group(n).column(place).statistics
+            bounds = file.metadata.row_group(n).column(column).statistics
             if bounds.max >= low and bounds.min < high:
                 groups.append(n)
         table = file.read_row_groups(groups, columns=list(dict.fromkeys([*columns, "user_id"])))
@@ -182,22 +187,25 @@ def _read_users(path: str | Path, columns: list[str], users: tuple[str, str]) ->
     return rows.filter(pl.col("user_id") >= low, pl.col("user_id") < high).select(columns)
 
 
-def set_aside_damaged(results: Path) -> list[Path]:
-    """Rename the tables below a folder that do not end as a Parquet file ends, so that they are made again.
+def rename_damaged(results: Path) -> list[Path]:
+    """Add `.damaged` to the names of incomplete Parquet files below a folder, so that they are made again.
 
-    This workflow leaves no such file, but a disk or a machine that fails may.
+    This workflow never leaves such a file, but a failing disk or machine may.
+
+    Returns:
+        The paths that were renamed.
     """
-    cut_off = []
+    damaged = []
     for path in sorted(results.rglob("*.parquet")):
-        with suppress(FileNotFoundError):  # a run beside this one takes away what it no longer needs
+        with suppress(FileNotFoundError):  # another run may delete files meanwhile
             if not _is_whole(path):
                 path.rename(path.with_name(f"{path.name}.damaged"))
-                cut_off.append(path)
-    return cut_off
+                damaged.append(path)
+    return damaged
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file begins and ends with Parquet's mark."""
+    """Whether a file begins and ends with the magic bytes of Parquet."""
     with path.open("rb") as file:
         begin = file.read(4)
         file.seek(max(4, path.stat().st_size - 4))
@@ -205,17 +213,17 @@ def _is_whole(path: Path) -> bool:
 
 
 def count_rows(path: str | Path) -> int:
-    """Number of rows of a Parquet file."""
+    """The number of rows of a Parquet file, from its metadata."""
     return int(pq.read_metadata(path).num_rows)
 
 
 def _check_values(table: pl.DataFrame, path: str | Path, table_schema: TableSchema) -> None:
     for name in table_schema.columns:
         if name not in table_schema.nullable and (count := table[name].null_count()):
-            raise PersonaError(f"{path}: column {name} has {count} empty values, and none is allowed")
+            raise PersonaError(f"{path}: column {name} has {count} null values, but may have none")
     duplicated = table.select(table_schema.key).is_duplicated()
     if duplicated.any():
         raise PersonaError(
-            f"{path}: the key {table_schema.key} is not unique: {duplicated.sum()} rows share one, "
+            f"{path}: the key {table_schema.key} must be unique, but {duplicated.sum()} rows share one; "
             f"the first is {table.select(table_schema.key).filter(duplicated).row(0)}"
         )

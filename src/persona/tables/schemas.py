@@ -7,13 +7,20 @@ from typing import Any
 
 import polars as pl
 
-# Rows, and those that the last user of a group has more.
+# Rows per row group. A group may be larger, because it ends where a user ends.
 ROW_GROUP_SIZE, ROW_GROUP_SIZE_OF_LONG_ROWS = 65_536, 4_096
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """What a Parquet file holds: columns in order, the key it is sorted by, columns that may be null."""
+    """The schema of a Parquet file.
+
+    Attributes:
+        columns: data types by name, in the order of the file.
+        key: the columns that identify a row and that the file is sorted by.
+        nullable: the columns that may be null.
+        row_group_size: rows per row group.
+    """
 
     columns: dict[str, Any]
     key: tuple[str, ...]
@@ -22,7 +29,7 @@ class TableSchema:
 
     @property
     def repetitive(self) -> list[str]:
-        """Columns whose values are worth a dictionary."""
+        """Text columns with few distinct values, which are written with a dictionary."""
         names = [name for name, dtype in self.columns.items() if dtype == pl.String]
         return [name for name in names if name not in ("prompt", "completion", "text", "raw")]
 
@@ -34,8 +41,8 @@ INTERACTIONS = TableSchema(
     {
         **_TARGET,
         "day": pl.Date,
-        # Days, conversations or whatever else tells earlier from later, numbered within the user: what lies in
-        # one session may not be told apart in time.
+        # The user's days, conversations or other units of time, numbered from 0. Rows of one session have no order
+        # in time.
         "session": pl.Int32,
         "position": pl.Int32,
         "rating": pl.Float32,
@@ -48,7 +55,7 @@ INTERACTIONS = TableSchema(
 )
 USERS = TableSchema({"user_id": pl.String, "profile": pl.List(FIELD)}, key=("user_id",))
 ITEMS = TableSchema({"item_id": pl.String, "title": pl.String, "genres": pl.List(pl.String)}, key=("item_id",))
-# How often an item has which title and genres.
+# `n`: how often an item has this title and these genres.
 TITLES = TableSchema({**ITEMS.columns, "n": pl.UInt32}, key=("item_id", "title", "genres"))
 REJECTS = TableSchema({"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}, key=("file", "row"))
 SPLIT = TableSchema({"user_id": pl.String, "split": pl.String}, key=("user_id",))
@@ -60,8 +67,8 @@ PROMPTS = TableSchema(
         "completion": pl.String,
         "rating": pl.Float32,
         "history_ids": pl.List(pl.Int64),
-        # Where the section of the history (of the context) starts in `prompt`, in characters, each of its entries,
-        # and what follows: what a tokenizer needs to drop whole entries.
+        # Offsets in `prompt`, in characters: the start of the section of the history (of the context), of each of its
+        # entries, and of the text after it. Tokenization needs them to drop whole entries.
         "history_offsets": pl.List(pl.Int32),
         "context_offsets": pl.List(pl.Int32),
         "n_context": pl.Int32,
@@ -88,14 +95,15 @@ TARGETS = TableSchema(
         "cohort": pl.String,
         "rating": pl.Float32,
         "text": pl.String,
-        # The text says how many stars it gives.
+        # Whether the text says how many stars it gives.
         "names_star": pl.Boolean,
         "n_history": pl.Int32,
         # Mean rating of the history.
         "history_mean": pl.Float64,
-        # Test targets of one block stand in for each other's users.
+        # The users of the targets in one block are each other's impostors.
         "block": pl.Int32,
-        # Another user's review of the film, with the same star if there is one; another review of the same user.
+        # `floor_text`: another user's review of the item, with the same star if there is one. `ceiling_text`: another
+        # review of the same user.
         "floor_text": pl.String,
         "ceiling_text": pl.String,
     },
@@ -108,13 +116,13 @@ SCORES = TableSchema(
         "cohort": pl.String,
         "n_characters": pl.Int32,
         "n_tokens": pl.Int32,
-        # In nats, summed over the completion: under the target's own prompt,
+        # Negative log-likelihoods in nats, summed over the completion: under the target's own prompt,
         "nll": pl.Float64,
-        # under the prompts of other users' targets, and under the prompt that tells nothing of a user.
+        # under the prompts of the impostors, and under the prompt without a user.
         "impostor_ids": pl.List(pl.Int64),
         "nll_impostors": pl.List(pl.Float64),
         "nll_empty": pl.Float64,
-        # Probabilities of 1 to 5, asked for before the text; what they leave of 1 leaked to other answers.
+        # Probabilities of 1 to 5 stars, asked for before the text; the rest to 1 went to other answers.
         "stars": pl.List(pl.Float64),
     },
     key=("user_id", "interaction_id"),
@@ -128,7 +136,7 @@ GENERATIONS = TableSchema(
 RATINGS = TableSchema(
     {**_TARGET, "method": pl.String, "rating": pl.Float64}, key=("user_id", "interaction_id", "method")
 )
-# How alike a review and each candidate's earlier reviews are, negated and named like likelihoods, to be ranked alike.
+# Negated similarities of a review and each candidate's earlier reviews, named like likelihoods to be ranked like them.
 AUTHORS = TableSchema(
     {
         "interaction_id": pl.Int64,

@@ -1,4 +1,4 @@
-"""Ranges of user ids, by which large tables are processed in parts."""
+"""Ranges of user ids, for processing large tables in parts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ID_DIGITS = 16
 
 
 def parse_bucket(name: str) -> tuple[int, int]:
-    """A part of the users by its name, `3-of-8`."""
+    """Parse the name of a bucket: `3-of-8` is the third of 8 equal parts of the users, (3, 8)."""
     k, m = name.split("-of-")
     return int(k), int(m)
 
 
 def read_buckets(paths: list[Path], table_schema: TableSchema) -> Iterator[pl.DataFrame]:
-    """The rows of all parts of the users in their order, some users after the other.
+    """Read the tables of all buckets in the order of the users, a range of users at a time.
 
     Args:
-        paths: a table a part, each named as its part, `3-of-8.parquet`.
+        paths: one table per bucket, named after it, `3-of-8.parquet`.
     """
     for path in sorted(paths, key=lambda path: parse_bucket(path.stem)):
         n = math.ceil(count_rows(path) / (4 * table_schema.row_group_size))
@@ -34,10 +34,10 @@ def read_buckets(paths: list[Path], table_schema: TableSchema) -> Iterator[pl.Da
 
 
 def user_ranges(n: int, within: tuple[int, int] = (1, 1)) -> list[tuple[str, str]]:
-    """Cut the ids of users into `n` ranges [low, high), in order; together they are the k-th of m equal parts of all.
+    """Cut a bucket of the users into `n` ranges of ids [low, high), in order.
 
     Args:
-        within: (k, m), by default the whole.
+        within: (k, m): the bucket, the k-th of m equal parts of all possible ids; by default all of them.
     """
     k, m = within
     space = 16**ID_DIGITS

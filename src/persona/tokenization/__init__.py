@@ -1,1 +1,1 @@
-"""Prompts -> token ids."""
+"""Turns prompts and completions into token ids that fit into the context of a model."""

@@ -1,4 +1,4 @@
-"""The tokenizer and the chat template around one exchange."""
+"""Loads a tokenizer and takes its chat template apart around one prompt and its completion."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
 from persona.errors import PersonaError
 
 _PROMPT, _COMPLETION = "\x02prompt\x03", "\x02completion\x03"
@@ -17,7 +15,13 @@ _PROMPT, _COMPLETION = "\x02prompt\x03", "\x02completion\x03"
 
 @dataclass(frozen=True)
 class ChatFrame:
-    """The chat template around one exchange: before the prompt, between, and the token that ends the turn."""
+    """The text of the chat template around one prompt and its completion.
+
+    Attributes:
+        before: the text before the prompt.
+        between: the text between the prompt and the completion.
+        end: the special token after the completion.
+    """
 
     before: str
     between: str
@@ -25,21 +29,26 @@ class ChatFrame:
 
 
 def load_tokenizer(path: str) -> Any:
-    """A fast Hugging Face tokenizer with a chat template, from a folder or a hub id.
+    """Load a fast Hugging Face tokenizer with a chat template.
+
+    Args:
+        path: a folder, or the id of a model on the hub.
 
     Raises:
-        PersonaError: there is none, or it does not have what is needed.
+        PersonaError: it cannot be loaded, is not a fast one, or has no chat template.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise PersonaError(f"{path}: no tokenizer could be loaded: {str(error).splitlines()[0]}") from error
+        raise PersonaError(
+            f"{path}: the tokenizer cannot be loaded; check the model's `path`: {str(error).splitlines()[0]}"
+        ) from error
     if not tokenizer.is_fast:
-        raise PersonaError(f"{path}: its tokenizer has no fast version (tokenizer.json)")
+        raise PersonaError(f"{path}: the tokenizer has no fast version; use a model with a tokenizer.json")
     if not tokenizer.chat_template:
-        raise PersonaError(f"{path}: its tokenizer has no chat template")
+        raise PersonaError(f"{path}: the tokenizer has no chat template; use a chat model")
     return tokenizer
 
 
@@ -50,43 +59,48 @@ def chat_frame(tokenizer: Any) -> ChatFrame:
         PersonaError: the template changes the texts, the turn does not end with one special token, or the
             template's markers are not tokens.
     """
+    from jinja2 import TemplateError
+
     user, assistant = {"role": "user", "content": _PROMPT}, {"role": "assistant", "content": _COMPLETION}
     try:
         opened = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
         closed = tokenizer.apply_chat_template([user, assistant], tokenize=False, add_generation_prompt=False)
     except TemplateError as error:
-        raise PersonaError(f"the tokenizer's chat template does not work: {error}") from error
+        raise PersonaError(f"the tokenizer's chat template cannot be rendered: {error}") from error
     if opened.count(_PROMPT) != 1 or closed.count(_COMPLETION) != 1:
-        raise PersonaError("the tokenizer's chat template does not keep the texts as they are")
+        raise PersonaError("the tokenizer's chat template changes the texts; use another model")
     before, between = opened.split(_PROMPT)
     after = closed.split(_COMPLETION)[1]
     end = next((token for token in tokenizer.all_special_tokens if after.startswith(token)), None)
     if end is None:
-        raise PersonaError(f"after the assistant's turn the chat template writes {after!r}, not a special token")
+        raise PersonaError(
+            f"the chat template must end the assistant's turn with a special token, but writes {after!r}"
+        )
     for marker in re.findall(r"<\|[^|<>]+\|>", before + between):
         if len(encode(tokenizer, [marker], special=True)[0]) != 1:
-            raise PersonaError(f"the chat template writes {marker}, which is not a token of this tokenizer")
+            raise PersonaError(f"the chat template writes {marker}, which this tokenizer does not have as a token")
     return ChatFrame(before, between, end)
 
 
 def encode(tokenizer: Any, texts: list[str], special: bool) -> list[list[int]]:
-    """Token ids of texts, without added ones.
+    """Tokenize texts to token ids, without adding tokens at their start or end.
 
     Args:
-        special: whether the names of special tokens in the text mean those tokens. For texts of users they
-            must not: a review that contains `<|im_end|>` does not end the turn.
+        special: whether the names of special tokens in a text stand for those tokens. This must be False for texts
+            of users: `<|im_end|>` in a review does not end the turn.
     """
-    return [encoding.ids for encoding in encodings(tokenizer, texts, special)]
+    return [encoding.ids for encoding in encode_batch(tokenizer, texts, special)]
 
 
-def encodings(tokenizer: Any, texts: list[str], special: bool) -> list[Any]:
-    backend = tokenizer.backend_tokenizer if special else _without_added_tokens(tokenizer)
+def encode_batch(tokenizer: Any, texts: list[str], special: bool) -> list[Any]:
+    """Tokenize texts as `encode` does, to `Encoding` objects of the library `tokenizers`."""
+    backend = tokenizer.backend_tokenizer if special else _drop_added_tokens(tokenizer)
     return list(backend.encode_batch_fast(texts, add_special_tokens=False))
 
 
 @lru_cache(maxsize=2)
-def _without_added_tokens(tokenizer: Any) -> Any:
-    """The same tokenizer for texts of users: it knows no `<|im_end|>`, `<think>` or other added token."""
+def _drop_added_tokens(tokenizer: Any) -> Any:
+    """Copy a tokenizer without its added tokens such as `<|im_end|>` and `<think>`, for texts of users."""
     from tokenizers import Tokenizer
 
     settings = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,4 +1,4 @@
-"""Prompts cut into pieces, so that each distinct piece is tokenized once."""
+"""Cuts prompts into pieces, so that each distinct piece is tokenized once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy.typing as npt
 import polars as pl
 
 Ints = npt.NDArray[Any]
-# Until the last letter or digit, unless a mark follows, which may become one character with it.
+# Matches up to the last letter or digit, unless a combining mark follows it.
 LAST_WORD = r"(?s)^(.*[\p{L}\p{N}])[^\p{L}\p{N}\p{M}][^\p{L}\p{N}]*$"
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Texts to tokenize, each once, and of which of them the prompts are made.
+    """The distinct texts to tokenize, and which of them each prompt consists of.
 
     Attributes:
-        rows: numbers of texts, a row a prompt: `head`, `heading`, `tail`, `completion`.
-        entries: numbers of the two texts of each history entry `[n, 2]`, one prompt after the other.
-        counts: history entries of each prompt.
+        texts: the distinct texts; the first is empty.
+        rows: per prompt the indices in `texts` of `head`, `heading`, `tail`, `completion`.
+        entries: indices of the two texts of each history entry, `[n_entries, 2]`, one prompt after the other.
+        counts: number of history entries per prompt, `[n_prompts]`.
     """
 
     texts: list[str]
@@ -32,35 +33,45 @@ class Pieces:
 
 
 class TokenPool:
-    """The token ids of many texts, and of what else is given, one after the other."""
+    """The token ids of many texts in one array."""
 
     def __init__(self, encodings: list[Any], more: list[list[int]]) -> None:
+        """Collect token ids.
+
+        Args:
+            encodings: the encoded texts.
+            more: further lists of token ids; they get the next indices.
+        """
         self.lengths = np.array([*map(len, encodings), *map(len, more)], dtype=np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
-        # One list at a time: all of them at once would keep the garbage collector busy.
+        # A generator, because all lists at once would keep the garbage collector busy.
         lists = chain((encoding.ids for encoding in encodings), more)
         self.ids = np.fromiter(chain.from_iterable(lists), dtype=np.int32, count=int(self.lengths.sum()))
 
     def gather(self, numbers: Ints) -> Ints:
-        """The ids of these texts, joined."""
+        """Join the token ids of the texts with these indices."""
         lengths = self.lengths[numbers]
         ends = np.cumsum(lengths)
-        # In 32 bits, which hold the tokens of a chunk, because this is most of the memory.
-        places = np.repeat((self.starts[numbers] - (ends - lengths)).astype(np.int32), lengths)
-        places += np.arange(places.size, dtype=np.int32)
-        return np.asarray(self.ids[places])
+        # 32 bits are enough for the tokens of a chunk, and this array takes most of the memory.
+        positions = np.repeat((self.starts[numbers] - (ends - lengths)).astype(np.int32), lengths)
+        positions += np.arange(positions.size, dtype=np.int32)
+        return np.asarray(self.ids[positions])
 
 
 def cut_into_pieces(prompts: pl.DataFrame) -> Pieces:
     """Cut the prompts at their history entries.
 
-    An entry is the same text in all prompts, but for its end, which is another after the last one. So an entry is two
-    pieces: until its last letter or digit, where pre-tokenizers of this family cut anyway, and the rest.
+    An entry has the same text in all prompts except for its end, which differs where it is the last one. So an entry
+    is cut into two pieces: up to its last letter or digit, where pre-tokenizers of this family split anyway, and the
+    rest.
+
+    Args:
+        prompts: with the columns of `schemas.PROMPTS`.
     """
     offsets, prompt = pl.col("history_offsets"), pl.col("prompt")
     start, last = offsets.list.first(), offsets.list.last()
     rows = prompts.select(
-        # Of a prompt without history all is head.
+        # A prompt without history is all head.
         head=prompt.str.slice(0, start),
         heading=prompt.str.slice(start, offsets.list.get(1, null_on_oob=True) - start).fill_null(""),
         tail=prompt.str.slice(last).fill_null(""),

@@ -1,4 +1,4 @@
-"""Samples as the model sees them, for people."""
+"""Shows samples as the model sees them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ PREVIEWED_SAMPLES = 6
 
 
 def preview(prompts: Path, tokens: Path, tokenizer: Any, n_samples: int) -> str:
-    """A few samples as the model sees them, and how long all of them are."""
+    """Show a few samples with their loss tokens marked, below statistics of the lengths of all samples.
+
+    Args:
+        prompts, tokens: files with the columns of `schemas.PROMPTS` and `schemas.TOKENS`.
+        n_samples: how many to show; half of them are those with the longest history.
+    """
     n = max(1, math.ceil(count_rows(tokens) / CHUNK))
-    facts = pl.concat([_facts(prompts, tokens, some) for some in user_ranges(n)]).sort("interaction_id")
-    # Half of them with the longest history, where a mistake would show, half as they come.
-    longest = facts.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
-    chosen = pl.concat([longest, facts.head(n_samples)]).unique("interaction_id", maintain_order=True).head(n_samples)
-    blocks = [_length_table(facts)]
+    lengths = pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort("interaction_id")
+    # A mistake is most likely to show in a long history.
+    longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
+    chosen = pl.concat([longest, lengths.head(n_samples)]).unique("interaction_id", maintain_order=True).head(n_samples)
+    blocks = [_length_table(lengths)]
     for target, user in chosen.select("interaction_id", "user_id").iter_rows():
         only = (user, f"{user}0")
         both = read_table(prompts, schemas.PROMPTS, users=only).join(
@@ -41,24 +46,24 @@ def preview(prompts: Path, tokens: Path, tokenizer: Any, n_samples: int) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _facts(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
-    """How long the samples of some users are."""
-    about = read_table(prompts, schemas.PROMPTS, ["user_id", "interaction_id", "history_ids", "n_context"], users)
-    about = about.with_columns(n_history=pl.col("history_ids").list.len()).drop("history_ids")
-    made = read_table(tokens, schemas.TOKENS, users=users)
+def _read_lengths(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
+    """Read how long the samples of a range of users are and how much of them was dropped."""
+    lengths = read_table(prompts, schemas.PROMPTS, ["user_id", "interaction_id", "history_ids", "n_context"], users)
+    lengths = lengths.with_columns(n_history=pl.col("history_ids").list.len()).drop("history_ids")
+    samples = read_table(tokens, schemas.TOKENS, users=users)
     length = pl.col("input_ids").list.len().cast(pl.Int64)
-    made = made.with_columns(length=length, loss=length - pl.col("prompt_length")).drop("input_ids")
-    return made.join(about, on=["user_id", "interaction_id"])
+    samples = samples.with_columns(length=length, loss=length - pl.col("prompt_length")).drop("input_ids")
+    return samples.join(lengths, on=["user_id", "interaction_id"])
 
 
-def _length_table(facts: pl.DataFrame) -> str:
-    length, dropped = facts["length"], facts["n_history_dropped"]
+def _length_table(lengths: pl.DataFrame) -> str:
+    length, dropped = lengths["length"], lengths["n_history_dropped"]
     quantiles = "  ".join(f"{q:.0%} {int(length.quantile(q, 'nearest') or 0)}" for q in (0, 0.25, 0.5, 0.75, 0.95, 1))
     return (
-        f"{facts.height:,} samples, {length.sum():,} tokens, {facts['loss'].sum():,} of them with loss\n"
-        f"tokens a sample: {quantiles}\n"
-        f"with history: {(facts['n_history'] > 0).sum():,}"
-        f"   with context: {(facts['n_context'] > 0).sum():,}"
+        f"{lengths.height:,} samples, {length.sum():,} tokens, {lengths['loss'].sum():,} of them with loss\n"
+        f"tokens per sample: {quantiles}\n"
+        f"with history: {(lengths['n_history'] > 0).sum():,}"
+        f"   with context: {(lengths['n_context'] > 0).sum():,}"
         f"   history trimmed: {(dropped > 0).sum():,} samples, {dropped.sum():,} entries"
-        f"   context trimmed: {(facts['n_context_dropped'] > 0).sum():,} samples"
+        f"   context trimmed: {(lengths['n_context_dropped'] > 0).sum():,} samples"
     )

@@ -1,9 +1,9 @@
-"""Prompt and completion -> token ids that fit, tokenized once.
+"""Tokenizes prompts and completions so that they fit into the context of a model.
 
-A prompt is tokenized in pieces: what stands before the history, each history entry, what stands after.
-Every distinct piece is tokenized once, however many targets it serves. The ids are those of the whole text
-because the pieces meet where the pre-tokenizers of this family split anyway: after line breaks, and after an
-entry's last letter or digit; `check_assembly` makes sure of it for the tokenizer at hand.
+A prompt is tokenized in pieces: the text before the history, each history entry, and the text after it. Each distinct
+piece is tokenized once, even if many targets share it. The result is the same as for the whole text, because the pieces
+end where the pre-tokenizers of this family split anyway: after line breaks, and after the last letter or digit of an
+entry. `check_assembly` verifies this for the tokenizer in use.
 """
 
 from __future__ import annotations
@@ -22,42 +22,47 @@ from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
 from persona.tables.user_ranges import user_ranges
-from persona.tokenization.chat import chat_frame, encode, encodings
+from persona.tokenization.chat import chat_frame, encode, encode_batch
 from persona.tokenization.pieces import Ints, TokenPool, cut_into_pieces
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.window import kept_entries
 
-CHECKED_SAMPLES = 64  # of a file, but at least some of each chunk
-CHECKED_OF_A_CHUNK = 8
-CHUNK = 16_384  # targets that are tokenized at once
+CHECKED_SAMPLES = 64  # per file,
+CHECKED_PER_CHUNK = 8  # and at least so many per chunk
+CHUNK = 16_384  # targets per chunk
 
 
 def tokenize_file(
     prompts: Path, tokenizer: Any, fit: FitSettings, bucket: tuple[int, int] = (1, 1)
 ) -> Iterator[pl.DataFrame]:
-    """`tokenize` for prompts of any number, some users at a time; each time some targets are checked.
+    """Tokenize a file of prompts of any size, a range of users at a time, and check some targets of each range.
 
     Args:
-        bucket: (k, m): the k-th of m parts of the users.
+        prompts: a file with the columns of `schemas.PROMPTS`.
+        bucket: (k, m): only the k-th of m parts of the users.
+        fit: as for `tokenize`.
+
+    Raises:
+        PersonaError: a target does not fit, or the tokenizer cannot be used in pieces.
     """
     n = max(1, math.ceil(count_rows(prompts) / CHUNK / bucket[1]))
-    for some in user_ranges(n, bucket):
-        table = read_table(prompts, schemas.PROMPTS, users=some)
+    for users in user_ranges(n, bucket):
+        table = read_table(prompts, schemas.PROMPTS, users=users)
         tokens = tokenize(table, tokenizer, fit)
-        check_assembly(table, tokens, tokenizer, max(CHECKED_OF_A_CHUNK, CHECKED_SAMPLES // n))
+        check_assembly(table, tokens, tokenizer, max(CHECKED_PER_CHUNK, CHECKED_SAMPLES // n))
         yield tokens
 
 
 def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.DataFrame:
-    """Tokenize every prompt with its completion; drop the oldest history entries of those that do not fit.
+    """Tokenize every prompt with its completion; where they do not fit, drop the oldest history entries.
 
-    Where all history is not enough, the oldest turns of the context are dropped as well.
+    Where they do not fit even without history, also drop the oldest turns of the context.
 
     Args:
         fit: how many tokens fit, and which history entries are kept; see `kept_entries`.
 
     Returns:
-        The columns of `schemas.TOKENS`. `input_ids` is prompt, completion and end token; the first
+        The columns of `schemas.TOKENS`. `input_ids` holds prompt, completion and end token; the first
         `prompt_length` of them are the prompt.
 
     Raises:
@@ -68,67 +73,71 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.Data
     while rest.height or not tables:
         tokens, too_long = _tokenize(rest, tokenizer, fit)
         tables.append(tokens)
-        rest = _without_oldest_turn(too_long, fit.max_length)
+        rest = _drop_oldest_turns(too_long, fit.max_length)
     return tables[0] if len(tables) == 1 else pl.concat(tables).sort("user_id", "interaction_id")
 
 
 def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The tokens of those that fit, with less history if need be, and the others, with their `n_tokens` without any."""
+    """Return the tokens of the prompts that fit, if need be with less history, and the prompts that do not fit.
+
+    The latter have `n_tokens`, their length without any history.
+    """
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
     pieces = cut_into_pieces(prompts)
-    pool = TokenPool(encodings(tokenizer, pieces.texts, special=False), [before, between, end])
+    pool = TokenPool(encode_batch(tokenizer, pieces.texts, special=False), [before, between, end])
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
     fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
     too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > fit.max_length))
     room = fit.max_length - fixed - lengths["heading"]
-    stays = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, fit)
-    kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[stays], minlength=prompts.height)
+    is_kept = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, fit)
+    kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[is_kept], minlength=prompts.height)
     n = len(pieces.texts)
-    # Without an entry there is no heading either; the text of number 0 is empty.
+    # Without entries there is no heading; text 0 is empty.
     sequences = pieces.rows.select(
         pl.concat_list(
             pl.lit(n, dtype=pl.Int64),
             "head",
             pl.when(pl.Series(kept > 0)).then("heading").otherwise(0),
-            _as_lists(pieces.entries[stays].ravel(), 2 * kept),
+            _as_lists(pieces.entries[is_kept].ravel(), 2 * kept),
             "tail",
             pl.lit(n + 1, dtype=pl.Int64),
             "completion",
             pl.lit(n + 2, dtype=pl.Int64),
         ).alias("pieces")
     )["pieces"]
-    numbers = sequences.explode().to_numpy()
+    indices = sequences.explode().to_numpy()
     row = np.repeat(np.arange(prompts.height), sequences.list.len().to_numpy())
-    n_tokens = np.bincount(row, weights=pool.lengths[numbers], minlength=prompts.height).astype(np.int64)
+    n_tokens = np.bincount(row, weights=pool.lengths[indices], minlength=prompts.height).astype(np.int64)
     tokens = prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
-        input_ids=_as_lists(pool.gather(numbers), n_tokens),
+        input_ids=_as_lists(pool.gather(indices), n_tokens),
         prompt_length=pl.Series(n_tokens - lengths["completion"] - len(end), dtype=pl.Int32),
         n_history_dropped=pl.Series(pieces.counts - kept, dtype=pl.Int32),
     )
     return (tokens.filter(pl.Series(fixed <= fit.max_length)) if too_long.height else tokens), too_long
 
 
-def _without_oldest_turn(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:
-    """Prompts whose context is shorter by its oldest turn; there are few of them.
+def _drop_oldest_turns(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:
+    """Drop the oldest turn of the context of each prompt. This loops over the prompts, because few need it.
 
     Raises:
-        PersonaError: one has no context.
+        PersonaError: a prompt has no context left.
     """
-    hopeless = prompts.filter(pl.col("context_offsets").list.len() == 0).sort("n_tokens", "interaction_id")
-    if hopeless.height:
-        target, n_tokens = hopeless.select("interaction_id", "n_tokens").row(-1)
+    without_context = prompts.filter(pl.col("context_offsets").list.len() == 0).sort("n_tokens", "interaction_id")
+    if without_context.height:
+        target, n_tokens = without_context.select("interaction_id", "n_tokens").row(-1)
         raise PersonaError(
-            f"{hopeless.height} targets do not fit max_length {max_length} even without history and context; the "
-            f"longest, interaction_id {target}, has {n_tokens} tokens: raise the model's max_length"
+            f"{without_context.height} targets do not fit max_length {max_length} even without history and context; "
+            f"the longest, interaction_id {target}, has {n_tokens} tokens: raise the model's max_length"
         )
     prompts = prompts.drop("n_tokens")
     return pl.DataFrame([_drop_turn(row) for row in prompts.iter_rows(named=True)], schema=prompts.schema)
 
 
 def _drop_turn(row: dict[str, Any]) -> dict[str, Any]:
+    """Drop the oldest turn of one prompt's context and move the offsets after it."""
     offsets = row["context_offsets"]
-    # With the last turn the section goes as well.
+    # With the last turn the whole section is dropped.
     start, end = (offsets[1], offsets[2]) if len(offsets) > 3 else (offsets[0], offsets[-1])
     removed = end - start
     rest = [*offsets[:2], *(offset - removed for offset in offsets[3:])] if len(offsets) > 3 else []
@@ -141,16 +150,20 @@ def _drop_turn(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_lists(values: npt.NDArray[Any], counts: Ints) -> pl.Series:
-    """A column of lists from their values one after the other and the length of each."""
+    """Make a column of lists from their concatenated values and their lengths."""
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))))
 
 
 def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, at_most: int = CHECKED_SAMPLES) -> None:
-    """Compare some targets, trimmed ones too, with the ids of their whole text, tokenized at once.
+    """Compare the tokens of some targets, also trimmed ones, with those of their whole text.
+
+    Args:
+        prompts, tokens: the input and output of `tokenize`.
+        at_most: about the number of targets to compare, spread evenly over all.
 
     Raises:
-        PersonaError: they differ, so this tokenizer cannot be used piece by piece.
+        PersonaError: they differ, so this tokenizer cannot be used in pieces.
     """
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
@@ -160,8 +173,8 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, 
         prompt, completion = encode(tokenizer, [_trimmed(row), row["completion"]], special=False)
         if before + prompt + between + completion + end != row["input_ids"]:
             raise PersonaError(
-                f"interaction_id {row['interaction_id']}: this tokenizer gives other tokens for the whole prompt than "
-                "for its pieces; use a prompt style whose history entries start on a line of their own"
+                f"interaction_id {row['interaction_id']}: the tokens of the whole prompt differ from those of "
+                "its pieces; use a prompt style whose history entries each start on a new line"
             )
 
 
@@ -169,7 +182,7 @@ def _trimmed(row: dict[str, Any]) -> str:
     """The prompt without its oldest turns and history entries, and without a section when none is left."""
     prompt: str = row["prompt"]
     parts = [(row["history_offsets"], row["n_history_dropped"]), (row["context_offsets"], row["n_context_dropped"])]
-    # From the end, so that the offsets before it stay right.
+    # Start from the end, so that earlier offsets stay valid.
     for offsets, n_dropped in sorted(parts, reverse=True):
         if n_dropped:
             start = offsets[0] if n_dropped == len(offsets) - 2 else offsets[1]

@@ -1,4 +1,4 @@
-"""Which history entries of a prompt are kept when not all of them fit."""
+"""Chooses the history entries of a prompt to keep when not all of them fit."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from persona.tokenization.settings import FitSettings
 
 
 def kept_entries(lengths: Ints, counts: Ints, room: Ints, fit: FitSettings) -> npt.NDArray[np.bool_]:
-    """Which of the history entries stay: of each prompt the last ones.
+    """Choose the history entries to keep: the last ones of each prompt.
 
-    `recent`: as many as there is room for. Then the oldest that stays is another for nearly every target of a user,
-    and so is every token after it. `anchored`: from the first of them that begins a block of the user's history, a
-    block being half of `max_length`. So the oldest that stays is the same for successive targets until one does not
-    fit. Where less than a third of the room would be used, as many as there is room for.
+    `recent` keeps as many entries as fit. Then the oldest kept entry differs for nearly every target of a user, and so
+    do all tokens after it. `anchored` divides the user's history into blocks of half of `max_length` and starts with
+    the first entry of a block. So successive targets start with the same entry, until they no longer fit. Where
+    `anchored` would use less than a third of the room, it keeps as many entries as fit.
 
-    Either depends on the prompt and, as far as both have to fit, on the length of what is to be written; never on
-    which targets are trained together.
+    The choice depends on the lengths of the prompt and the completion, never on which targets are trained together.
 
     Args:
-        lengths: tokens of each entry, one prompt after the other.
-        counts: entries of each prompt.
-        room: tokens that each prompt has for them.
+        lengths: tokens of each entry, `[n_entries]`, one prompt after the other.
+        counts: entries of each prompt, `[n_prompts]`.
+        room: tokens that each prompt has for its entries, `[n_prompts]`.
+        fit: the window, and the length that blocks depend on.
+
+    Returns:
+        Whether each entry is kept, `[n_entries]`.
     """
-    until = np.cumsum(lengths)
-    begins, ends = until - lengths, np.concatenate([[0], until])[np.cumsum(counts)]
+    cumulative = np.cumsum(lengths)
+    begins, ends = cumulative - lengths, np.concatenate([[0], cumulative])[np.cumsum(counts)]
     used = np.repeat(ends, counts) - begins
     fits = used <= np.repeat(room, counts)
     if fit.history_window == "recent":
@@ -36,7 +39,7 @@ def kept_entries(lengths: Ints, counts: Ints, room: Ints, fit: FitSettings) -> n
     is_first = np.arange(len(lengths)) == first[row]
     begins_block = is_first | (block != np.roll(block, 1))
     anchors = np.flatnonzero(fits & begins_block & (3 * used >= np.repeat(room, counts)))
-    # The first anchor of each prompt that has one, else beyond all entries.
+    # The first anchor of each prompt; beyond all entries where it has none.
     anchor = np.full(len(counts), len(lengths))
     np.minimum.at(anchor, row[anchors], anchors)
     has_anchor = (anchor < len(lengths))[row]

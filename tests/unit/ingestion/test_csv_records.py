@@ -1,4 +1,4 @@
-"""Whatever is in a raw file: rows come back equal or are set aside, and a broken file ends in a message.
+"""Damaged CSV files: each row is read as written or rejected, and a broken file ends in a message.
 
 The examples are the same every time; `pytest --hypothesis-profile=thorough` tries others, and more of them.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.errors import PersonaError
+from persona.ingestion import sources as raw_sources
 from persona.ingestion.dmsc_csv import FORM
 from persona.ingestion.ingest import Ingested
 from tests.ingesting import ingested
-from tests.unit.test_formats import CONVERSATIONS, LINES, entry, simple, twin, write_cornell
 
 FAKE = "7,A,电影A,2017-01-22,1,受害者,2016-01-02,5,假的,1"
+
 # What tears records apart, and what looks like one.
 PIECES = st.sampled_from(
     [*'",\n\r', '""', "\r\n", "\n\n", FAKE, f"\n{FAKE}\n", f'\n{FAKE}"\n', "好", "é", "😀", " ", "\0"]
 )
+
 TEXTS = st.one_of(
     st.lists(PIECES, max_size=8).map("".join),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
@@ -144,8 +145,8 @@ def test_a_flipped_byte_spoils_its_own_record_alone(data: st.DataObject) -> None
     """Or, if it opens a quote, those that lie in it; what comes of it is never more than one other row a flip."""
     original, rows = valid_file()
     damaged = bytearray(original)
-    for place in (flips := data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=3))):
-        damaged[place] = data.draw(st.integers(0, 255))
+    for offset in (flips := data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=3))):
+        damaged[offset] = data.draw(st.integers(0, 255))
     try:
         accepted = rows_of(read_bytes(bytes(damaged)))
     except PersonaError:
@@ -189,7 +190,7 @@ def test_swapped_columns_are_refused(order: list[int], with_header: bool) -> Non
 def test_another_encoding_is_a_message(encoding: str) -> None:
     original, _ = valid_file()
     text = original.decode("utf-8-sig")
-    with pytest.raises(PersonaError, match=r"not dmsc_csv|none of its|rows cannot be used"):
+    with pytest.raises(PersonaError, match=r"not dmsc_csv|none of its|rows were rejected"):
         read_bytes(text.encode(encoding, errors="replace"))
 
 
@@ -205,31 +206,36 @@ def test_a_megabyte_in_one_field_spoils_its_record_alone(field: int) -> None:
     assert tables.rejects.height == 1
 
 
-@given(st.data())
-def test_damaged_files_of_other_formats_end_in_rejects_or_a_message(data: st.DataObject) -> None:
-    twins = json.dumps([twin({"name": f"n{n}"}, [entry(f"t{n}"), entry("b", film="B")]) for n in range(4)]).encode()
-    lines = b"".join(json.dumps(simple(user=n, text=f"t{n}")).encode() + b"\n" for n in range(6))
-    data_format, original = data.draw(st.sampled_from([("twin_json", twins), ("jsonl", lines)]))
-    damaged = bytearray(original)
-    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
-        damaged[place] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(damaged)))
-    try:
-        read_bytes(bytes(damaged[:cut] if data.draw(st.booleans()) else damaged), data_format)
-    except PersonaError as error:
-        assert "\n" not in str(error)
+def line(user: bytes, comment: bytes, number: int = 0) -> bytes:
+    return b"%d,A,\xe7\x94\xb5\xe5\xbd\xb1,2017-01-22,1,%s,2016-01-02,5,%s,3\n" % (number, user, comment)
 
 
-@given(st.data())
-def test_a_damaged_corpus_ends_in_rejects_or_a_message(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        folder = write_cornell(Path(place) / "c", LINES, CONVERSATIONS)
-        file = folder / data.draw(st.sampled_from(sorted(path.name for path in folder.iterdir())))
-        damaged = bytearray(file.read_bytes())
-        for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
-            damaged[at] = data.draw(st.integers(0, 255))
-        file.write_bytes(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
-        try:
-            ingested(folder, "cornell")
-        except PersonaError as error:
-            assert "\n" not in str(error)
+@pytest.mark.parametrize(
+    ("damaged", "reason", "raw"),
+    [
+        (line(b"x", b'" open'), "a quote is not closed", '" open,3'),
+        (line(b"x", b" \xffbad"), "not UTF-8", " \\xffbad,3"),
+        (line(b"x", b" \xff,bad"), "not UTF-8", " \\xff,bad,3"),
+        (line(b"x", b" a,b"), "11 columns instead of 10", " a,b,3"),
+    ],
+)
+def test_a_damaged_record_does_not_take_others_with_it(tmp_path: Path, damaged: bytes, reason: str, raw: str) -> None:
+    header = ",".join(list(FORM.columns)).encode() + b"\n"
+    before = b"".join(line(b"b%d" % n, b' "quoted, twice"'.strip() if n % 2 else b" plain", n) for n in range(20))
+    after = b"".join(line(b"a%d" % n, b'"two\nlines ""x"""', n) for n in range(20))
+    (tmp_path / "DMSC.csv").write_bytes(b"\xef\xbb\xbf" + header + before + damaged + after)
+    tables = ingested(tmp_path / "DMSC.csv")
+    assert tables.interactions.height == 40
+    assert tables.rejects.select("row", "reason").rows() == [(21, reason)]
+    assert tables.rejects["raw"].item().endswith(raw)
+
+
+def test_records_across_blocks_and_crlf_are_counted_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw_sources.RawFile.read, "__defaults__", (100,))
+    header = ",".join(list(FORM.columns)).encode() + b"\r\n"
+    lines = [line(b"u%d" % n, b'"two\nlines, %s"' % (b"x" * (n * 7)), n) for n in range(50)]
+    lines[30] = line(b"", b" nobody", 30)
+    (tmp_path / "DMSC.csv").write_bytes(header + b"".join(x[:-1] + b"\r\n" for x in lines) + b"\r\n")
+    tables = ingested(tmp_path / "DMSC.csv")
+    assert tables.interactions.height == 49
+    assert tables.rejects.select("row", "reason").rows() == [(31, "no username")]

@@ -13,7 +13,7 @@ from persona.audit.checks import (
     audit_rendering,
     audit_sample,
     audit_splits,
-    judge,
+    check_findings,
     near_duplicates,
     stars_named,
 )
@@ -23,7 +23,7 @@ from persona.prompts import Parts, PromptSpec, Section, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PARTS = Parts(profile=True, history=True, context=False)
 SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None, "sample_seed": 42}
 
@@ -169,8 +169,8 @@ def test_named_stars_are_found(samples: dict[str, pl.DataFrame], tables: Ingeste
 def test_a_finding_over_its_allowance_names_its_rows() -> None:
     rows = [("star_named", 7, "a", "三星"), ("star_named", 8, "b", "四星")]
     findings = pl.DataFrame(rows, schema=FINDING, orient="row")
-    assert judge(findings, 20, {"star_named": 0.1}, "f.csv") == {"star_named": 2}
+    assert check_findings(findings, 20, {"star_named": 0.1}, "f.csv") == {"star_named": 2}
     with pytest.raises(PersonaError, match=r"star_named: 2 of 19 .* interaction 7 of user a \(三星\).*f\.csv"):
-        judge(findings, 19, {"star_named": 0.1}, "f.csv")
+        check_findings(findings, 19, {"star_named": 0.1}, "f.csv")
     with pytest.raises(PersonaError, match="history_not_earlier: 2 of 20"):
-        judge(findings.with_columns(check=pl.lit("history_not_earlier")), 20, {"star_named": 0.1}, "f.csv")
+        check_findings(findings.with_columns(check=pl.lit("history_not_earlier")), 20, {"star_named": 0.1}, "f.csv")

@@ -1,0 +1,115 @@
+"""Prompts tokenized in pieces have the tokens of their whole text, and the oldest entries are dropped first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import pytest
+
+import persona.tokenization.tokenize as tokenize_module
+from persona import prompts
+from persona.errors import PersonaError
+from persona.ingestion.ingest import Ingested
+from persona.prompts import Parts, PromptSpec, load_style, render_file
+from persona.tables import schemas
+from persona.tables.parquet import table_writer, write_table
+from persona.tokenization.settings import FitSettings
+from persona.tokenization.tokenize import check_assembly, tokenize, tokenize_file
+from tests.unit.rendering import STYLES, prompts_of
+
+STYLE = STYLES / "detailed.yaml"
+
+
+@pytest.mark.parametrize("style", ["simple", "detailed"])
+def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, tokenizer: Any, style: str) -> None:
+    prompts = prompts_of(tables, style, Parts(profile=True, history=True, context=True))
+    tokens = tokenize(prompts, tokenizer, FitSettings(max_length=100_000))
+    check_assembly(prompts, tokens, tokenizer)
+    row = prompts.join(tokens, on="interaction_id").sort(pl.col("history_ids").list.len()).row(-1, named=True)
+    messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False).removesuffix("\n")
+    assert tokenizer(whole, add_special_tokens=False)["input_ids"] == row["input_ids"]
+    assert tokenizer.decode(row["input_ids"][row["prompt_length"] :]) == row["completion"] + "<|im_end|>"
+
+
+@pytest.mark.parametrize("window", ["anchored", "recent"])
+def test_history_is_dropped_oldest_first_at_whole_entries(
+    tables: Ingested, tokenizer: Any, window: Literal["anchored", "recent"]
+) -> None:
+    prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))
+    tokens = tokenize(prompts, tokenizer, FitSettings(max_length=400, history_window=window))
+    check_assembly(prompts, tokens.filter(pl.col("n_history_dropped") > 0), tokenizer)
+    assert tokens["input_ids"].list.len().max() <= 400
+    row = prompts.join(tokens, on="interaction_id").sort("n_history_dropped").row(-1, named=True)
+    dropped, total = row["n_history_dropped"], len(row["history_ids"])
+    assert 0 < dropped < total
+    text = tokenizer.decode(row["input_ids"])
+    assert f"\n{dropped + 1}. [" in text and f"\n{dropped}. [" not in text and f"\n{total}. [" in text
+    assert row["completion"] in text
+
+
+def test_a_target_is_the_same_prompt_whatever_else_is_tokenized(long_histories: pl.DataFrame, tokenizer: Any) -> None:
+    whole = tokenize(long_histories, tokenizer, FitSettings(max_length=1000))
+    some = tokenize(long_histories.gather_every(7), tokenizer, FitSettings(max_length=1000))
+    assert some.equals(whole.join(some.select("interaction_id"), on="interaction_id", how="semi"))
+
+
+def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:
+    prompts = prompts_of(tables, "simple", Parts(profile=True, history=True, context=True))
+    with pytest.raises(PersonaError, match="do not fit max_length 20 even without history and context"):
+        tokenize(prompts, tokenizer, FitSettings(max_length=20))
+
+
+def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
+    tables: Ingested, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("interactions", "users", "items"):
+        table_schema = getattr(schemas, name.upper())
+        write_table(getattr(tables, name), tmp_path / f"{name}.parquet", table_schema)
+    write_table(tables.interactions, tmp_path / "sample.parquet", schemas.SAMPLES)
+    sample, reviews, users, items = (
+        tmp_path / f"{name}.parquet" for name in ("sample", "interactions", "users", "items")
+    )
+
+    def make(folder: Path, buckets: list[tuple[int, int]]) -> tuple[bytes, bytes]:
+        spec = PromptSpec(load_style(STYLE), Parts(profile=True, history=True, context=True), "任务", "影评：")
+        with table_writer(folder / "p", schemas.PROMPTS) as writer:
+            for bucket in buckets:
+                for table in render_file(sample, reviews, users, items, spec, bucket):
+                    writer.write(table)
+        with table_writer(folder / "t", schemas.TOKENS) as writer:
+            for bucket in buckets:
+                for table in tokenize_file(folder / "p", tokenizer, FitSettings(max_length=256), bucket):
+                    writer.write(table)
+        return (folder / "p").read_bytes(), (folder / "t").read_bytes()
+
+    whole = make(tmp_path, [(1, 1)])
+    monkeypatch.setattr(prompts, "CHUNK", 50)
+    monkeypatch.setattr(tokenize_module, "CHUNK", 30)
+    assert make(tmp_path, [(1, 1)]) == whole
+    assert make(tmp_path, [(k, 8) for k in range(1, 9)]) == whole
+
+
+def test_the_oldest_turns_are_dropped_where_history_is_not_enough(tables: Ingested, tokenizer: Any) -> None:
+    """Oldest first and whole ones, so that the last turns and the whole completion stay."""
+    turns = [{"speaker": "甲", "text": f"第{n}句" + "话" * 30} for n in range(10)]
+    some = tables.interactions.filter(pl.col("position") == 3).head(20).with_columns(context=pl.lit(turns))
+    others = tables.interactions.filter(~pl.col("interaction_id").is_in(some["interaction_id"].implode()))
+    interactions = pl.concat([some.cast(others.schema), others])  # type: ignore[arg-type]
+    spec = PromptSpec(load_style(STYLE), Parts(True, True, True), "任务", "影评：")
+    made = prompts.render(some, interactions, tables.users, tables.items, spec)
+    long = tokenize(made, tokenizer, FitSettings(max_length=10_000))
+    assert long["n_context_dropped"].sum() == 0
+    limit = 250
+    short = tokenize(made, tokenizer, FitSettings(max_length=limit))
+    check_assembly(made, short, tokenizer)
+    assert short["n_context_dropped"].min() > 0  # type: ignore[operator]
+    assert short["input_ids"].list.len().max() <= limit  # type: ignore[operator]
+    for row in made.join(short, on="interaction_id").iter_rows(named=True):
+        text = tokenizer.decode(row["input_ids"])
+        first = row["n_context_dropped"]
+        assert f"第{first}句" in text and f"第{first - 1}句" not in text and "第9句" in text
+        assert row["n_history_dropped"] == len(row["history_ids"]) > 0 and "[HISTORY]" not in text
+        assert row["completion"] in text
