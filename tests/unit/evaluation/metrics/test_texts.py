@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -79,3 +80,57 @@ def test_copied_characters_as_a_search_finds_them() -> None:
         for t in some
     ]
     assert found == expected
+
+
+def longest_common_subsequence(a: str, b: str) -> int:
+    """By dynamic programming, row by row."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        above = row
+        row = [0]
+        for j, y in enumerate(b):
+            row.append(above[j] + 1 if x == y else max(above[j + 1], row[j]))
+    return row[-1]
+
+
+def test_rouge_l_is_the_f1_of_an_independent_longest_common_subsequence() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        a, b = ("".join(rng.choice(list("好看的片 ，"), rng.integers(1, 30))) for _ in range(2))
+        x, y = "".join(a.split()), "".join(b.split())
+        if not x or not y:
+            assert texts.rouge_l(a, b) == 0.0
+            continue
+        length = longest_common_subsequence(x, y)
+        precision, recall = length / len(x), length / len(y)
+        expected = 2 * precision * recall / (precision + recall) if length else 0.0
+        assert texts.rouge_l(a, b) == pytest.approx(expected, abs=1e-15)
+
+
+def jensen_shannon(p: list[float], q: list[float]) -> float:
+    """(KL(p, m) + KL(q, m)) / 2 in bits, m = (p + q) / 2."""
+    divergence = 0.0
+    for a, b in zip(p, q, strict=True):
+        mean = (a + b) / 2
+        divergence += sum(x * math.log2(x / mean) for x in (a, b) if x) / 2
+    return divergence
+
+
+def test_style_distance_is_the_jensen_shannon_divergence_of_plain_python() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        both = [["".join(rng.choice(list("的了好看，。！😄"), rng.integers(1, 40)))] for _ in range(2)]
+        counts = [texts.style_counts(written) for written in both]
+        names = sorted(counts[0] | counts[1])
+        p, q = ([c[name] / c.total() for name in names] for c in counts)
+        assert texts.style_distance(*both) == pytest.approx(jensen_shannon(p, q), abs=1e-12)
+
+
+def test_the_style_distance_of_almost_equal_texts_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root of a divergence that rounding made negative would be NaN."""
+    monkeypatch.setattr(texts, "style_counts", lambda written: Counter(dict(zip("，。的好", written, strict=True))))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        counts = rng.integers(10**9, 10**10, 4)
+        distance = texts.style_distance(counts.tolist(), (counts + rng.integers(0, 3, 4)).tolist())
+        assert 0 <= distance < 1e-12

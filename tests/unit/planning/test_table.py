@@ -1,0 +1,54 @@
+"""The plan as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persona.planning.cost import Hardware
+from persona.planning.table import plan_table
+
+HARDWARE = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_gb_s=450, micro_step_overhead_s=0)
+
+
+def stage(**changed: Any) -> dict[str, Any]:
+    return {
+        "samples": 1234,
+        "tokens_per_epoch": 5_000_000,
+        "computed_tokens_per_epoch": 4_000_000,
+        "computed_tokens_per_epoch_by_user": 3_900_000,
+        "steps_per_epoch": 10,
+        "micro_steps_per_step": 1.5,
+        "seconds_per_step": 2.25,
+        "hours_per_epoch": 1.5,
+        "max_epochs": 3,
+        "gpu_hours_per_epoch": 12.0,
+        "memory_gib": {"total": 60.0},
+        "fits": True,
+        "advice": "",
+        "disk_gb": 370.0,
+        "prefix_sharing": "prefixes are shared",
+    } | changed
+
+
+def test_the_table_is_markdown_with_a_row_per_stage() -> None:
+    table = plan_table({"quick": stage(), "all_data": stage(samples=99)}, HARDWARE)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert rows[0][:3] == ["stage", "samples", "tokens/epoch"]
+    assert set("".join(rows[1])) == {"-"}
+    assert rows[2] == ["quick", "1,234", "5,000,000", "4,000,000", "10", "1.50", "2.25", "1:30:00",
+                       "4:30:00 (3 epochs)", "12:00:00", "60.0 of 79", "370.0"]  # fmt: skip
+    assert [row[0] for row in rows[2:]] == ["quick", "all_data"]
+    assert len({len(line) for line in table.splitlines() if line[:1] == "|"}) == 1
+
+
+def test_a_stage_that_does_not_fit_is_marked_with_advice() -> None:
+    plan = stage(memory_gib={"total": 90.0}, fits=False, advice="set gradient_checkpointing: true")
+    table = plan_table({"quick": plan}, HARDWARE)
+    assert "90.0 of 79 (!)" in table
+    assert "quick: does not fit, 90.0 of 79 GiB: set gradient_checkpointing: true" in table
+
+
+def test_ordering_by_user_is_mentioned_where_it_computes_much_less() -> None:
+    much = plan_table({"quick": stage(computed_tokens_per_epoch_by_user=1_000_000)}, HARDWARE)
+    assert "with batch_by: user 1,000,000 tokens computed" in much
+    assert "batch_by" not in plan_table({"quick": stage()}, HARDWARE)

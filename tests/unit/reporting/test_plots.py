@@ -1,0 +1,35 @@
+"""Every plot has its words, and drawing leaves matplotlib's settings alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import polars as pl
+
+from persona.reporting.evidence import Evidence
+from persona.reporting.plots import PLOTS, pictures
+from tests.conftest import ROOT
+
+
+def test_plots_are_drawn_in_both_languages_with_the_same_bytes_every_time(evidence: Evidence) -> None:
+    before = dict(matplotlib.rcParams)
+    drawn = pictures(evidence)
+    assert dict(matplotlib.rcParams) == before
+    assert [picture.name for picture in drawn] == [plot.name for plot in PLOTS if plot.name != "shapley"]
+    assert pictures(evidence) == drawn
+    for picture in drawn:
+        assert ET.fromstring(picture.english).tag.endswith("svg") and picture.english != picture.chinese
+        assert f'id="{picture.name}-' in picture.english
+
+
+def test_data_without_stars_has_no_plots_of_stars(evidence: Evidence) -> None:
+    no_stars = evidence.targets.with_columns(rating=pl.lit(None, pl.Float32))
+    names = {picture.name for picture in pictures(dataclasses.replace(evidence, targets=no_stars))}
+    assert "nll_by_stage" in names and not names & {"reliability", "error_by_star"}
+
+
+def test_snakemakes_report_has_a_caption_for_every_plot() -> None:
+    captions = (ROOT / "workflow" / "report" / "plot.rst").read_text(encoding="utf-8")
+    assert all(f'"{plot.name}":' in captions for plot in PLOTS)

@@ -1,0 +1,31 @@
+"""Stages side by side in tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from persona.reporting.evidence import Evidence
+from persona.reporting.stages import baseline_table, stage_table
+
+
+def test_a_row_per_stage_with_the_difference_from_the_first(evidence: Evidence) -> None:
+    quick, history = stage_table(evidence.stages).to_dicts()
+    assert quick["test_nll_less_first"] == 0.0
+    assert history["test_nll_less_first"] == pytest.approx(-0.2)
+    assert (quick["swap_gap"], history["swap_gap"]) == pytest.approx((0.0, 0.2))
+
+
+def test_columns_of_stars_are_left_out_without_stars(evidence: Evidence) -> None:
+    metrics = evidence.stages[0].metrics | {"stars": {"all": {}, "no_star_named": {}}}
+    stages = [dataclasses.replace(stage, metrics=metrics, untrained=metrics) for stage in evidence.stages]
+    assert {"rmse", "rmse_low", "leaked"} <= set(stage_table(evidence.stages).columns)
+    assert not {"rmse", "rmse_low", "rmse_high", "leaked"} & set(stage_table(stages).columns)
+    assert "rmse" not in baseline_table(stages, evidence.baselines | {"ratings": {}}).columns
+
+
+def test_stages_untrained_models_and_baselines_stand_in_one_table(evidence: Evidence) -> None:
+    methods = baseline_table(evidence.stages, evidence.baselines)
+    assert methods["method"].to_list() == ["quick", "history", "untrained tiny, history", "n-gram with user cache",
+                                           "TF-IDF author", "damped_bias", "commonest"]  # fmt: skip

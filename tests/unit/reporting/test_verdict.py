@@ -1,0 +1,41 @@
+"""The sentences of the verdict, case by case."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from persona.reporting.evidence import Evidence
+from persona.reporting.verdict import verdict
+
+
+def test_the_verdict_names_what_is_better_and_who_fails(evidence: Evidence) -> None:
+    personal, primary = verdict(evidence)
+    assert personal[0].startswith("None of the 2 stages can be said to write like a particular user")
+    assert primary[0].startswith("In the primary comparison history is better than quick (difference in swap gap: +0.2")
+    assert primary[1].startswith("主要对比中，history 优于 quick（换人似然差相差 +0.2")
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "expected"),
+    [
+        ("nll", -0.2, -0.1, "a is better than b"),
+        ("nll", 0.1, 0.2, "a is worse than b"),
+        ("swap_gap", -0.2, -0.1, "a is worse than b"),
+        ("swap_gap", -0.1, 0.1, "a is not distinguishable from b"),
+        ("swap_gap", None, None, "comparison of a with b could not be computed"),
+    ],
+)
+def test_a_smaller_nll_and_a_larger_swap_gap_are_better(
+    evidence: Evidence, metric: str, low: float | None, high: float | None, expected: str
+) -> None:
+    contrast: dict[str, Any] = {"stage": "a", "against": "b", "metric": metric, "value": 0.0, "low": low, "high": high}
+    assert expected in verdict(dataclasses.replace(evidence, contrasts=[contrast]))[1][0]
+
+
+def test_without_contrasts_the_best_stage_is_named(evidence: Evidence) -> None:
+    assert (
+        "The stage with the smallest test NLL is history" in verdict(dataclasses.replace(evidence, contrasts=[]))[1][0]
+    )
