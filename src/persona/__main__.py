@@ -13,6 +13,7 @@ from persona.operations.storage import delete, list_items, storage_table
 
 
 def main() -> None:
+    """Answer one command."""
     parser = argparse.ArgumentParser(prog="persona", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     status = commands.add_parser("status", help="show the state, step, loss and time left of each training")

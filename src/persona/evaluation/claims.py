@@ -35,6 +35,7 @@ class Claim:
 
     @property
     def allowed(self) -> bool:
+        """Whether every condition holds."""
         return all(c.holds is True for c in self.conditions)
 
 

@@ -49,8 +49,10 @@ def build_targets(
 
 
 def _blocks(test: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
-    """`interaction_id` and `block`: the targets of each item, sorted by star, length of history and day, and cut into
-    blocks of almost equal size.
+    """Sort the targets of each item by star, length of history and day, and cut them into blocks of almost equal size.
+
+    Returns:
+        `interaction_id` and `block`.
     """
     # One target per user and item; accounts that share a display name may have more.
     once = test.sort("interaction_id").unique(["item_id", "user_id"], keep="first", maintain_order=True)

@@ -1,4 +1,4 @@
-"""A synthetic `DMSC.csv` for the demo and the tests. **Nothing in it was written by a person.**
+"""A synthetic `DMSC.csv` for the demo and the tests; nothing in it was written by a person.
 
 The file has the format and the quirks of the Kaggle release and its published marginals: stars, reviews per user,
 likes, length of comments. The films are the 28 real ones, with estimated shares of the rows.

@@ -1,11 +1,11 @@
-"""User-grouped JSON: one object per user, or a list of such objects.
+r"""User-grouped JSON: one object per user, or a list of such objects.
 
     {"user_hash": ..., "user": {"profile": {...}}, "task": {"task_behavior_collections": [{"type": "movie_review",
     "data": [{"context": [{"source", "content"}], "continuation", "continuation_prefix": "Title: ", "timestamp"}]}]}}
 
 `user_hash` may be absent, in which case the profile identifies the user, and may occur in several objects. In a
 collection of reviews the prefix names the item. In any other collection, such as dialogue, the item is the film in the
-profile, or the name of the collection. The parser reads a single escaped surrogate (`\\ud83d` alone) as `?`.
+profile, or the name of the collection. The parser reads a single escaped surrogate (`\ud83d` alone) as `?`.
 """
 
 from __future__ import annotations

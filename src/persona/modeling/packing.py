@@ -35,6 +35,7 @@ class TokenTable:
 
     @classmethod
     def from_frame(cls, tokens: pl.DataFrame) -> TokenTable:
+        """From the columns of `schemas.TOKENS`."""
         lengths = tokens["input_ids"].list.len().to_numpy()
         return cls(
             ids=tokens["input_ids"].explode(empty_as_null=False).to_numpy(),
@@ -95,6 +96,7 @@ class Row:
     layout: Layout
 
     def to(self, device: torch.device) -> Row:
+        """The same row on a device."""
         tensors: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }

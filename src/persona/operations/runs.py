@@ -32,15 +32,18 @@ class Run:
 
     @property
     def version(self) -> int:
+        """The version of the recipe, from the name of the folder."""
         found = VERSION.fullmatch(self.path.name)
         return int(found[1]) if found else 0
 
     @property
     def set_aside(self) -> bool:
+        """Whether it is a training of earlier data or settings."""
         return "-" in self.path.name
 
     @property
     def finished(self) -> bool:
+        """Whether the training came to its end."""
         return (self.path / "finished.json").exists()
 
     @property

@@ -91,10 +91,12 @@ def picture(plot: Plot, evidence: Evidence) -> Picture | None:
 
 
 def english(en: str, zh: str) -> str:
+    """Choose the English words."""
     return en
 
 
 def chinese(en: str, zh: str) -> str:
+    """Choose the Chinese words."""
     return zh
 
 

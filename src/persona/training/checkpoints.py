@@ -48,6 +48,7 @@ class LoopState:
 
     @property
     def started(self) -> bool:
+        """Whether a step was made."""
         return self.global_step > 0
 
 
@@ -121,6 +122,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
+        """Whether the training came to its end."""
         return self._finished.exists()
 
     def load(self, engine: Any) -> LoopState:

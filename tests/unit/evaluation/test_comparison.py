@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from persona.evaluation.comparison import NLL, PARTS, Contrast, compare, difference, mean_of_seeds, shapley
+from persona.evaluation.comparison import NLL, PARTS, compare, difference, mean_of_seeds, shapley
+from persona.evaluation.settings import Contrast
 
 
 def scores(shift: float, gap: float = 1.0, n: int = 60) -> pl.DataFrame:
@@ -37,7 +38,8 @@ def test_a_difference_is_paired_by_target() -> None:
 def test_the_primary_contrast_is_not_adjusted_and_what_cannot_be_computed_does_not_count() -> None:
     tables = {"a": scores(0.0), "b": scores(-5.0), "empty": scores(0.0).with_columns(nll_impostors=None)}
     tables["empty"] = tables["empty"].with_columns(pl.col("nll_impostors").cast(pl.List(pl.Float64)))
-    contrasts = [Contrast("b", "a", NLL), Contrast("b", "a", NLL), Contrast("empty", "a", "swap_gap")]
+    same = Contrast(stage="b", against="a", metric="nll")
+    contrasts = [same, same, Contrast(stage="empty", against="a", metric="swap_gap")]
     first, second, third = compare(tables, contrasts)
     assert first["primary"] and first["p_adjusted"] is None
     assert second["p_adjusted"] == pytest.approx(second["p"])  # the only comparison besides the primary one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from persona.planning.cost import Hardware
+from persona.planning.settings import Hardware
 from persona.planning.table import plan_table
 
 HARDWARE = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_gb_s=450, micro_step_overhead_s=0)

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from persona.evaluation.claims import claim
-from persona.evaluation.comparison import Contrast, compare
+from persona.evaluation.comparison import compare
 from persona.evaluation.metrics.summary import baseline_metrics, stage_metrics
+from persona.evaluation.settings import Contrast
 from persona.reporting.evidence import Evidence
 from persona.reporting.stages import Stage
 from persona.tables import schemas
@@ -98,6 +99,8 @@ def evidence(targets: pl.DataFrame) -> Evidence:
     written = written.unique("interaction_id", keep="first", maintain_order=True)
     ids = targets["interaction_id"].to_list()
     baselines = baseline_metrics(authors, authors, guesses, written, targets, ids, CANDIDATES)
-    contrasts = compare({stage.name: stage.scores for stage in stages}, [Contrast("history", "quick", "swap_gap")])
+    contrasts = compare(
+        {stage.name: stage.scores for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
+    )
     ingested = {"rows": 42, "kept": 40, "rejected": 2, "reasons": {"no date": 2}, "users": 40, "items": 10}
     return Evidence(stages, baselines, targets, authors, guesses, contrasts, CANDIDATES, None, ingested)

@@ -34,6 +34,7 @@ class RatingData:
 
     @classmethod
     def build(cls, interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> RatingData:
+        """Select the ratings from the tables of the workflow."""
         rated = interactions.drop_nulls("rating").with_columns(pl.col("rating").cast(pl.Float64))
         train = rated.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
         sessions = interactions.select("interaction_id", "session")
