@@ -16,7 +16,7 @@ from persona.errors import PersonaError, run_command
         (ValueError("two\n lines"), "error: ValueError: two lines"),
         (
             OSError(errno.ENOSPC, "no space left"),
-            "error: no room left on the disk ([Errno 28] no space left); make room",
+            "error: no room left on the disk ([Errno 28] no space left); free some space",
         ),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), "error: torch is not installed; training and"),
         (ModuleNotFoundError("No module named 'nose'", name="nose"), "error: ModuleNotFoundError: No module named"),
