@@ -48,12 +48,15 @@ def write_json(value: object, path: str | Path) -> None:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 in hexadecimal: of a file, or of the names and bytes of all files of a folder but hidden ones."""
+    """SHA-256 in hexadecimal: of a file, or of the names and bytes of all files of a folder but hidden ones and those in hidden folders."""
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-            digest.update(f"{file.relative_to(path)}\0{file_digest(file)}\n".encode())
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            name = file.relative_to(path)
+            # A download leaves a hidden folder with dates, which would make the same model another one.
+            if not any(part.startswith(".") for part in name.parts):
+                digest.update(f"{name}\0{file_digest(file)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

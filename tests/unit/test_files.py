@@ -48,6 +48,8 @@ def test_the_digest_of_a_folder_depends_on_names_and_bytes_but_not_on_hidden_fil
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "sub" / "a").write_bytes(b"abc")
     (tmp_path / "two" / ".hidden").write_bytes(b"x")
+    (tmp_path / "two" / ".cache").mkdir()
+    (tmp_path / "two" / ".cache" / "a.metadata").write_bytes(b"x")
     digest = file_digest(tmp_path / "one")
     assert file_digest(tmp_path / "two") == digest
     (tmp_path / "two" / "sub" / "a").rename(tmp_path / "two" / "sub" / "b")

@@ -35,7 +35,7 @@ class Dataset(Options):
     path: Text
     """The raw file, or the folder (or zip archive) with its files."""
     max_reject_share: Share = 0.1
-    """Share of rows that may be set aside; more stop the run."""
+    """Share of rows that may be rejected; more stop the run."""
     task: Text = "预测用户对电影的评分"
     """Text of the `[TASK]` section of the prompt."""
     cue: Text = "预测用户的影评："
