@@ -103,7 +103,7 @@ def test_a_table_that_is_cut_off_is_made_again(finished: Path, tmp_path: Path, s
     tokens = RESULTS / "tokens" / "test" / "profile_and_context" / "tiny_qwen3_moe.parquet"
     for name in (RESULTS / "interactions.parquet", tokens):
         os.truncate(tmp_path / name, 2000)
-    run = snakemake(tmp_path, small_config, str(tokens))
+    run = snakemake(tmp_path, small_config, str(RESULTS / "interactions.parquet"), str(tokens))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "interactions.parquet is cut off; it was renamed to interactions.parquet.damaged" in run.stderr
     for file in (finished / RESULTS).rglob("*.parquet"):
