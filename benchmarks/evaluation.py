@@ -38,7 +38,7 @@ def main() -> None:
         "rows": args.rows,
         "training_texts": args.training_texts,
         "bootstrap_users_s": seconds(lambda: estimate(features, users)),
-        "bootstrap_users_and_films_s": seconds(lambda: estimate(features, users, items=films)),
+        "bootstrap_users_and_items_s": seconds(lambda: estimate(features, users, items=films)),
         "bootstrap_loop_s": 100 * seconds(lambda: loop(features, users, RESAMPLES // 100)),
         "copied_characters_s": seconds(lambda: Corpus(texts).longest(written)),
         "near_duplicates_s": seconds(lambda: duplicates(texts, written)),

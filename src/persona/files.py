@@ -48,7 +48,10 @@ def write_json(value: object, path: str | Path) -> None:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 in hexadecimal: of a file, or of the names and bytes of all files of a folder but hidden ones and those in hidden folders."""
+    """SHA-256 in hexadecimal: of a file, or of the names and bytes of a folder's files.
+
+    Hidden files and folders do not count.
+    """
     path = Path(path)
     if path.is_dir():
         digest = hashlib.sha256()
