@@ -168,6 +168,8 @@ class Contrast(Model):
 class Evaluation(Model):
     candidates: Annotated[int, Field(ge=2, le=100)] = 10
     seed: Seed = 42
+    # All models of the configuration in one job, for models that are evaluated faster than processes start.
+    together: bool = False
     contrasts: list[Contrast] = []
 
 

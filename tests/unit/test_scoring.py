@@ -16,9 +16,10 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from persona.errors import PersonaError
-from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
+from persona.evaluation.generation import generate_reviews
 from persona.evaluation.scoring.cohort import STARS, CohortFiles, ask_for_stars, score_cohort
 from persona.evaluation.scoring.pairs import Pairs
+from persona.evaluation.settings import GenerationSettings, choose_targets
 from persona.evaluation.targets import build_targets
 from persona.ingestion.ingest import Ingested
 from persona.modeling.loading import load_model

@@ -19,7 +19,7 @@ def recipes_to_run(*rules):
         if "recipe" in job.wildcards.keys():
             names.add(job.wildcards.recipe.partition(SEED_MARK)[0])
         else:
-            largest = largest_recipe(job.wildcards)
+            largest = recipe_of(job.wildcards)
             names |= {name for name, r in CONFIG.recipes.items() if r == largest}
     return {name: CONFIG.recipes[name] for name in sorted(names)}
 
@@ -34,7 +34,9 @@ def missing_hardware():
                 f"recipes.{name} asks for nodes: {recipe.nodes}, and this run has this machine alone; "
                 "use --workflow-profile slurm, or set nodes: 1"
             )
-    recipes = recipes_to_run("train", "evaluate", "evaluate_untrained")
+    recipes = recipes_to_run(
+        "train", "evaluate", "evaluate_untrained", "evaluate_together"
+    )
     if not any(recipe.gpus for recipe in recipes.values()):
         return None
     import torch

@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import torch.distributed as dist
 
-from persona.evaluation.generation import GenerationSettings, choose_targets, generate_reviews
+from persona.evaluation.generation import generate_reviews
 from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
+from persona.evaluation.settings import GenerationSettings, choose_targets
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
-from persona.modeling.processes import end_with_the_launcher, start_processes
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tokenization.chat import load_tokenizer
@@ -25,15 +25,18 @@ def evaluate(
     cues: tuple[str, str | None],
     settings: GenerationSettings,
 ) -> tuple[pl.DataFrame, pl.DataFrame] | None:
-    """Score all cohorts and write reviews for some targets of `test`. Every process of torchrun calls it.
+    """Score all cohorts and write reviews for some targets of `test`. Every process of the group calls it.
 
     Every process holds the whole model and does its share of the texts.
+
+    Args:
+        targets: `schemas.TARGETS`.
+        max_tokens: of a packed row.
+        cues: see `score_cohort`.
 
     Returns:
         The tables `schemas.SCORES` and `schemas.GENERATIONS`, on rank 0 alone.
     """
-    end_with_the_launcher()
-    start_processes()
     device = default_device()
     model = load_model(model_path, default_dtype(device), device).eval()
     tokenizer = load_tokenizer(model_path)
@@ -43,9 +46,7 @@ def evaluate(
     scores = pl.concat(
         [score_cohort(loss, tokenizer, name, files, targets, max_tokens, cues) for name, files in cohorts.items()]
     )
-    rank = dist.get_rank()
-    dist.destroy_process_group()
-    return (scores, generated) if rank == 0 else None
+    return (scores, generated) if dist.get_rank() == 0 else None
 
 
 def _generations(

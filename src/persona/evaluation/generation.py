@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,32 +11,13 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from persona.evaluation.settings import GREEDY, SAMPLE, GenerationSettings
 from persona.progress import progress_bar
 from persona.seeded_hash import hash64_series, mix64, uniform
 from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
 
 BATCH = 32
-GREEDY, SAMPLE = "greedy", "sample"
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """For how many targets, how many sampled reviews each besides the greedy one, and how they are drawn."""
-
-    n_targets: int
-    n_samples: int
-    max_new_tokens: int
-    temperature: float
-    seed: int
-
-
-def choose_targets(tokens: pl.DataFrame, n_targets: int, seed: int) -> pl.DataFrame:
-    """The targets of smallest priority: the same ones for every model."""
-    # Another hash than the one that sampled the targets, which favours those of users with many.
-    keys = hash64_series("generation " + tokens["interaction_id"].cast(pl.String))
-    priority = mix64(keys, seed)
-    return tokens.with_columns(priority=pl.Series(priority)).sort("priority").head(n_targets).drop("priority")
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
