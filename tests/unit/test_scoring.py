@@ -16,11 +16,11 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from persona.errors import PersonaError
-from persona.evaluation.generation import choose_targets, generate_reviews
+from persona.evaluation.generation import generate_reviews
 from persona.evaluation.scoring.cohort import STARS, CohortFiles, ask_for_stars, score_cohort
 from persona.evaluation.scoring.pairs import Pairs
 from persona.evaluation.settings import GenerationSettings
-from persona.evaluation.targets import build_targets
+from persona.evaluation.targets import build_targets, choose_targets
 from persona.ingestion.ingest import Ingested
 from persona.modeling.loading import load_model
 from persona.modeling.loss import CompletionLoss

@@ -19,7 +19,7 @@ def recipes_to_run(*rules):
         if "recipe" in job.wildcards.keys():
             names.add(job.wildcards.recipe.partition(SEED_MARK)[0])
         else:
-            largest = largest_recipe(job.wildcards)
+            largest = recipe_of(job.wildcards)
             names |= {name for name, r in CONFIG.recipes.items() if r == largest}
     return {name: CONFIG.recipes[name] for name in sorted(names)}
 
@@ -34,7 +34,9 @@ def missing_hardware():
                 f"recipes.{name} asks for nodes: {recipe.nodes}, but this run has one machine; "
                 "use --workflow-profile slurm, or set nodes: 1"
             )
-    recipes = recipes_to_run("train", "evaluate", "evaluate_untrained")
+    recipes = recipes_to_run(
+        "train", "evaluate", "evaluate_untrained", "evaluate_together"
+    )
     if not any(recipe.gpus for recipe in recipes.values()):
         return None
     import torch
@@ -59,7 +61,11 @@ def missing_packages():
     """Which package the jobs need and this environment lacks, or None. A conda environment has them all."""
     from importlib.util import find_spec
 
-    if workflow.touch or not workflow.local_exec or workflow.deployment_settings.deployment_method:
+    if (
+        workflow.touch
+        or not workflow.local_exec
+        or workflow.deployment_settings.deployment_method
+    ):
         return None
     rules = {"make_tiny_model", "plan", "train", "evaluate", "evaluate_untrained"}
     needed = sorted(rules & {job.rule.name for job in workflow.dag.needrun_jobs()})

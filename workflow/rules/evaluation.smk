@@ -65,11 +65,7 @@ rule evaluate:
         manifest=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
         targets=f"{RESULTS}/targets.parquet",
         audits=f"{RESULTS}/audit/test/{{ablation}}.json",
-        val=recipe_tokens("val"),
-        test=recipe_tokens("test"),
-        empty=lambda wildcards: empty_tokens(
-            wildcards.ablation, recipe_of(wildcards).model
-        ),
+        tokens=lambda wildcards: tokens_to_evaluate([evaluation_of(**dict(wildcards))]),
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
         generations=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/generations.parquet",
@@ -87,21 +83,17 @@ rule evaluate:
         gpu=lambda wildcards: recipe_of(wildcards).gpus,
         tasks_per_gpu=0,
     params:
-        model=lambda wildcards, input: input.model,
+        evaluations=evaluations_of,
         processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
         gpus=lambda wildcards: recipe_of(wildcards).gpus,
-        max_tokens=lambda wildcards: recipe_of(wildcards).max_tokens_per_gpu,
         cues=as_json([DATASET.cue, DATASET.rating_cue]),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
-        "OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore"
-        ' torchrun --standalone --nproc-per-node {params.processes} "$SCRIPTS/evaluate.py"'
-        " --model {params.model:q} --gpus {params.gpus} --targets {input.targets:q}"
-        " --val-tokens {input.val:q} --test-tokens {input.test:q} --empty-tokens {input.empty:q}"
-        " --max-tokens {params.max_tokens} --cues {params.cues:q} --generation {params.generation:q}"
-        " --scores {output.scores:q} --generations {output.generations:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        'bash "$SCRIPTS/launch.sh" 1 {params.processes} "$SCRIPTS/evaluate.py" --gpus {params.gpus}'
+        " --evaluations {params.evaluations:q} --targets {input.targets:q} --cues {params.cues:q}"
+        " --generation {params.generation:q}"
+        ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
 use rule evaluate as evaluate_untrained with:
@@ -109,9 +101,7 @@ use rule evaluate as evaluate_untrained with:
         model=lambda wildcards: model_input(wildcards.model),
         targets=f"{RESULTS}/targets.parquet",
         audits=f"{RESULTS}/audit/test/{{ablation}}.json",
-        val=f"{RESULTS}/tokens/val/{{ablation}}/{{model}}.parquet",
-        test=f"{RESULTS}/tokens/test/{{ablation}}/{{model}}.parquet",
-        empty=lambda wildcards: empty_tokens(wildcards.ablation, wildcards.model),
+        tokens=lambda wildcards: tokens_to_evaluate([evaluation_of(**dict(wildcards))]),
     output:
         scores=f"{RESULTS}/untrained/{{ablation}}/{{model}}/scores.parquet",
         generations=f"{RESULTS}/untrained/{{ablation}}/{{model}}/generations.parquet",
@@ -119,21 +109,47 @@ use rule evaluate as evaluate_untrained with:
         f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
-    threads: lambda wildcards: largest_recipe(wildcards).processes_per_node
-    resources:
-        mem_mb=lambda wildcards: host_memory(largest_recipe(wildcards)),
-        runtime=lambda wildcards, attempt: attempt * 12 * 60,
-        nodes=1,
-        gpu=lambda wildcards: largest_recipe(wildcards).gpus,
-        tasks_per_gpu=0,
-    params:
-        model=lambda wildcards: model_path(wildcards.model),
-        processes=lambda wildcards: largest_recipe(wildcards).processes_per_node,
-        gpus=lambda wildcards: largest_recipe(wildcards).gpus,
-        max_tokens=lambda wildcards: largest_recipe(wildcards).max_tokens_per_gpu,
-        cues=as_json([DATASET.cue, DATASET.rating_cue]),
-        generation=as_json(CONFIG.generation.model_dump()),
-        code=digest("evaluate"),
+
+
+if CONFIG.evaluation.together:
+
+    ruleorder: evaluate_together > evaluate > evaluate_untrained
+
+    # All models one after the other in the same processes: to start them takes longer than to evaluate a tiny model.
+    use rule evaluate as evaluate_together with:
+        input:
+            models=ancient(
+                [
+                    run_path("models", stage, run, "model")
+                    for stage in CONFIG.stages.values()
+                    for run in runs_of(stage)
+                ]
+            ),
+            manifests=[
+                run_path("models", stage, run, "manifest.json")
+                for stage in CONFIG.stages.values()
+                for run in runs_of(stage)
+            ],
+            untrained=[
+                model_input(CONFIG.recipes[stage.recipe].model)
+                for stage in CONFIG.stages.values()
+            ],
+            targets=f"{RESULTS}/targets.parquet",
+            audits=[
+                f"{RESULTS}/audit/test/{stage.ablation}.json"
+                for stage in CONFIG.stages.values()
+            ],
+            tokens=tokens_to_evaluate(all_evaluations()),
+        output:
+            [
+                evaluation[table]
+                for evaluation in all_evaluations()
+                for table in ["scores", "generations"]
+            ],
+        log:
+            f"{RESULTS}/logs/evaluate_together.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/evaluate_together.tsv"
 
 
 rule measure:

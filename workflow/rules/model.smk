@@ -107,4 +107,4 @@ rule train:
         " --gpus {params.gpus} --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
         " --schedule {params.schedule:q} --export {params.export:q} --factors {params.factors:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

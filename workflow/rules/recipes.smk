@@ -1,11 +1,25 @@
 """Arguments and resources of a training, from its recipe."""
 
 
-def recipe_of(wildcards):
+def recipe_named(run):
     """A recipe of the configuration; `full_seed43` is `full` with another seed."""
-    name, _, seed = wildcards.recipe.partition(SEED_MARK)
+    name, _, seed = run.partition(SEED_MARK)
     recipe = CONFIG.recipes[name]
     return recipe.model_copy(update={"seed": int(seed)}) if seed else recipe
+
+
+def largest_recipe(model=None):
+    """The recipe of most processes among those of a model, or among those of all stages."""
+    recipes = [r for r in CONFIG.recipes.values() if r.model == model]
+    used = [CONFIG.recipes[stage.recipe] for stage in CONFIG.stages.values()]
+    return max(recipes or used, key=lambda recipe: recipe.processes_per_node)
+
+
+def recipe_of(wildcards):
+    """The recipe of a job; where it evaluates untrained models or several models, the largest of theirs."""
+    if "recipe" in wildcards.keys():
+        return recipe_named(wildcards.recipe)
+    return largest_recipe(wildcards.get("model"))
 
 
 def recipe_tokens(sample=None):

@@ -39,10 +39,47 @@ def scores_to_measure(wildcards):
     return [f"{folder}/{run}/scores.parquet" for run in runs]
 
 
-def largest_recipe(wildcards):
-    """The untrained model is scored with as many processes as any training of it."""
-    recipes = [r for r in CONFIG.recipes.values() if r.model == wildcards.model]
-    return max(recipes, key=lambda recipe: recipe.processes_per_node)
+def evaluation_of(ablation, model=None, sample=None, recipe=None):
+    """What `evaluate.py` is told of a training, or of a model before any training."""
+    settings = recipe_named(recipe) if recipe else largest_recipe(model)
+    run = f"{sample}/{ablation}/{recipe}"
+    name = f"evaluation/{run}" if recipe else f"untrained/{ablation}/{model}"
+    tokens = f"{RESULTS}/tokens/{{}}/{ablation}/{settings.model}.parquet"
+    return {
+        "name": name,
+        "model": f"{RESULTS}/models/{run}/model" if recipe else model_path(model),
+        "val_tokens": tokens.format("val"),
+        "test_tokens": tokens.format("test"),
+        "empty_tokens": empty_tokens(ablation, settings.model),
+        "max_tokens": settings.max_tokens_per_gpu,
+        "scores": f"{RESULTS}/{name}/scores.parquet",
+        "generations": f"{RESULTS}/{name}/generations.parquet",
+    }
+
+
+def all_evaluations():
+    """Those of the trainings of all stages and of the models that they start from."""
+    found = []
+    for stage in CONFIG.stages.values():
+        model = CONFIG.recipes[stage.recipe].model
+        found.append(evaluation_of(stage.ablation, model))
+        found += [
+            evaluation_of(stage.ablation, sample=stage.sample, recipe=run)
+            for run in runs_of(stage)
+        ]
+    return list({each["name"]: each for each in found}.values())
+
+
+def evaluations_of(wildcards):
+    """The evaluations of a job, in JSON: one, or all where it has no wildcards."""
+    factors = dict(wildcards)
+    return as_json([evaluation_of(**factors)] if factors else all_evaluations())
+
+
+def tokens_to_evaluate(evaluations):
+    return [
+        e[f"{name}_tokens"] for e in evaluations for name in ["val", "test", "empty"]
+    ]
 
 
 def report_stages():

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# Train in so many processes on each of so many nodes: launch.sh NODES PROCESSES SCRIPT ARGUMENTS...
+# Run a script in so many processes on each of so many nodes: launch.sh NODES PROCESSES SCRIPT ARGUMENTS...
 # One node is this machine. Several are those of the Slurm job that this runs in, and share its file system.
+# Progress goes to descriptor 3 if the caller has opened it. torchrun does not hand descriptors on, so the processes
+# open the file that PROGRESS names.
 # In a Slurm job the processes are told to stop (SIGTERM) before the job's time is up, and have time to save.
 set -euo pipefail
 nodes=$1 processes=$2
 shift 2
-export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
+# LOCAL_SIZE: on the CPU DeepSpeed would start `numactl` in every step to find it.
+export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore LOCAL_SIZE="$processes"
+if [[ -t 3 ]]; then
+    PROGRESS=$(readlink /proc/$$/fd/3)
+    export PROGRESS
+elif [[ -e /proc/$$/fd/3 ]]; then
+    # Through a pipe: a file that is opened a second time would be written from its beginning. Ctrl-C does not end it.
+    exec 4> >(trap '' INT TERM; exec cat >&3)
+    export PROGRESS=/proc/$$/fd/4
+fi
 
 # The state of a training that is told to stop must be written before its processes are killed.
 torchrun=(torchrun --shutdown-timeout 600 --nproc-per-node "$processes")

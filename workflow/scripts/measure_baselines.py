@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from persona.errors import run_command
-from persona.evaluation.generation import choose_targets
 from persona.evaluation.metrics.summary import baseline_metrics
+from persona.evaluation.targets import choose_targets
 from persona.files import write_json
 from persona.tables import schemas
 from persona.tables.parquet import read_table

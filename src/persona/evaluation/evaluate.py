@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 import torch.distributed as dist
 
-from persona.evaluation.generation import choose_targets, generate_reviews
+from persona.evaluation.generation import generate_reviews
 from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
 from persona.evaluation.settings import GenerationSettings
+from persona.evaluation.targets import choose_targets
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.processes import process_group
@@ -30,6 +31,11 @@ def evaluate(
 
     Every rank of the process group calls it, holds the whole model and does its share of the texts; without a process
     group this process does all of them.
+
+    Args:
+        targets: `schemas.TARGETS`.
+        max_tokens: of a packed row.
+        cues: see `score_cohort`.
 
     Returns:
         The tables `schemas.SCORES` and `schemas.GENERATIONS`, on rank 0 alone.

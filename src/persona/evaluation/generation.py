@@ -11,22 +11,13 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from persona.evaluation.settings import GenerationSettings
+from persona.evaluation.settings import GREEDY, SAMPLE, GenerationSettings
 from persona.progress import progress_bar
 from persona.seeded_hash import hash64_series, mix64, uniform
 from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
 
 BATCH = 32
-GREEDY, SAMPLE = "greedy", "sample"
-
-
-def choose_targets(tokens: pl.DataFrame, n_targets: int, seed: int) -> pl.DataFrame:
-    """The targets of smallest priority: the same ones for every model."""
-    # Another hash than the one that sampled the targets, which favours those of users with many.
-    keys = hash64_series("generation " + tokens["interaction_id"].cast(pl.String))
-    priority = mix64(keys, seed)
-    return tokens.with_columns(priority=pl.Series(priority)).sort("priority").head(n_targets).drop("priority")
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -41,6 +32,7 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
         self.numbers, self.temperature, self.prompt_width = torch.from_numpy(numbers), temperature, prompt_width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `[rows, vocabulary]` with all but the drawn token of each row at minus infinity."""
         drawn = self.numbers[:, input_ids.shape[1] - self.prompt_width].to(scores.device)
         cumulative = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(-1)
         # Scaled, because the last one is 1 only up to rounding.

@@ -6,6 +6,8 @@ from typing import Literal
 
 from persona.settings import Count, Name, Positive, Seed, Settings
 
+GREEDY, SAMPLE = "greedy", "sample"  # how a text is written
+
 
 class GenerationSettings(Settings):
     """The texts that a model writes."""

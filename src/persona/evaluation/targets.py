@@ -12,7 +12,7 @@ import polars as pl
 
 from persona.audit.star_names import NAMES_STAR
 from persona.history import earlier_reviews
-from persona.seeded_hash import hash64_series, id_priority
+from persona.seeded_hash import hash64_series, id_priority, mix64
 
 
 def build_targets(
@@ -127,3 +127,15 @@ def _priority(table: pl.DataFrame, purpose: str, seed: int) -> pl.Series:
     """A pseudo-random number per row that depends only on the interaction, the purpose and the seed."""
     purpose_seed = seed + int(hash64_series(pl.Series([purpose]))[0] % 2**20)
     return id_priority(table["interaction_id"], purpose_seed)
+
+
+def choose_targets(targets: pl.DataFrame, n_targets: int, seed: int) -> pl.DataFrame:
+    """Choose the targets for which texts are written: those of smallest priority, the same for every model.
+
+    Args:
+        targets: with `interaction_id`, and any other columns.
+    """
+    # Another hash than that of sampling, which prefers targets of users with many.
+    keys = hash64_series("generation " + targets["interaction_id"].cast(pl.String))
+    priority = mix64(keys, seed)
+    return targets.with_columns(priority=pl.Series(priority)).sort("priority").head(n_targets).drop("priority")

@@ -30,7 +30,8 @@ class TrainingLog:
         self._json = (folder / JSON_LOG).open("a", encoding="utf-8")
         self._text = (folder / TEXT_LOG).open("a", encoding="utf-8")
         self._total = total_steps
-        self._bar = progress_bar(total_steps, steps_done, "training", "step")
+        name = "/".join(factors[key] for key in ("sample", "ablation", "recipe") if key in factors)
+        self._bar = progress_bar(total_steps, steps_done, f"training {name}".strip(), "step")
         self._recent: deque[float] = deque(maxlen=50)
         self._wandb = _start_wandb(folder, factors, run)
 
@@ -50,9 +51,8 @@ class TrainingLog:
             f"{record['samples'] / record['seconds']:,.1f} samples/s "
             f"{record['seconds']:.2f} s/step {record['micro_steps']} micro-steps, all steps in {clock(remaining)}"
         )
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{record['loss']:.3f}", epoch=record["epoch"])
-            self._bar.update()
+        self._bar.set_postfix(loss=f"{record['loss']:.3f}", epoch=record["epoch"])
+        self._bar.update()
 
     def validation(self, record: Record) -> None:
         """Log a pass over the validation targets."""
@@ -62,8 +62,7 @@ class TrainingLog:
 
     def close(self) -> None:
         """Close the files, the progress bar and the W&B run."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
         if self._wandb is not None:
             self._wandb.finish()
         self._json.close()

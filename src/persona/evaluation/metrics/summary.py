@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from persona.evaluation.comparison import mean_of_seeds
-from persona.evaluation.generation import GREEDY, SAMPLE
 from persona.evaluation.metrics import authors, stars, texts
 from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate, estimate_columns
+from persona.evaluation.settings import GREEDY, SAMPLE
 
 Metrics = dict[str, Any]
 
