@@ -39,7 +39,7 @@ demo: install  ## train and compare the four stages on synthetic data
 	touch $@
 
 # Groups of tests start in the order of tests/conftest.py, longest first.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: install .venv/transformers4  ## all tests but the slow ones
 	$(PYTEST) -m "not slow and not long"

@@ -68,23 +68,34 @@ def renew_golden(request: pytest.FixtureRequest) -> bool:
 
 
 # Groups of tests that take longest, longest first.
-LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity", "test_faults"]
+LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity"]
+USE_FINISHED = ["test_workflow", "test_faults", "test_reruns"]
+SHARE_NOTHING = ["test_demos", "test_benchmarks", "test_scripts"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a group run on one worker, which makes the folders that they share once; long groups start first."""
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    order = {group: n for n, group in enumerate(LONG_GROUPS)}
-    items.sort(key=lambda item: order.get(groups[item], len(order)))
-
-
-def _group(item: pytest.Item) -> str:
-    """Tests on the Slurm cluster, tests that use `finished`, each slow test by itself, or the tests of a file."""
-    if item.path.parent.name == "slurm":
+def group(nodeid: str) -> str:
+    """Tests that run on one worker, since they share folders that take long to make."""
+    file = Path(nodeid.split("::")[0])
+    if file.parent.name == "slurm":
         return "slurm"
-    if "finished" in getattr(item, "fixturenames", ()):
-        return "finished"
-    return item.name if item.get_closest_marker("slow") else item.path.stem
+    if file.stem in SHARE_NOTHING:
+        return nodeid
+    return "finished" if file.stem in USE_FINISHED else file.stem
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long groups start first, so that both workers end at about the same time."""
+    order = {name: n for n, name in enumerate(LONG_GROUPS)}
+    items.sort(key=lambda item: order.get(group(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute groups. xdist's own `loadgroup` sets `_nodeid` of a test, which pytest 9.2 does not read."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class GroupScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return GroupScheduling(config, log)

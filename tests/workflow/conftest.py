@@ -66,6 +66,21 @@ def snakemake(folder: Path, config: dict[str, Any], *arguments: str) -> subproce
     )
 
 
+def on_a_small_disk(place: Path, size: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script whose folder `place` is a file system of `size`; what it is to leave it must copy out."""
+    place.mkdir(parents=True, exist_ok=True)
+    mounted = f'mount -t tmpfs -o size={size} tmpfs "{place}"\n{script}'
+    return subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "bash", "-c", mounted],
+        cwd=place.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
 Terminal = Callable[[list[str], Path], psutil.Popen]
 
 

@@ -16,9 +16,8 @@ import psutil
 import pytest
 
 from persona.training.logs import read_log
-from tests.workflow.conftest import Terminal, command, environment, snakemake
-from tests.workflow.training import TRAIN, deepspeed_file, run, schedule, train
-from tests.workflow.training import command as train_command
+from tests.workflow.conftest import Terminal, command, on_a_small_disk, snakemake
+from tests.workflow.training import run
 
 RESULTS = Path("results") / "dmsc"
 Losses = list[tuple[int, float | None, float | None]]
@@ -43,21 +42,6 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def on_a_small_disk(place: Path, size: str, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script whose folder `place` is a file system of `size`; what it is to leave it must copy out."""
-    place.mkdir(parents=True, exist_ok=True)
-    mounted = f'mount -t tmpfs -o size={size} tmpfs "{place}"\n{script}'
-    return subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "bash", "-c", mounted],
-        cwd=place.parent,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 def test_a_disk_that_is_full_within_a_table(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:
     tokens = RESULTS / "tokens" / "two_per_user" / "profile_and_history" / "tiny_qwen3_moe.parquet"
     snake = " ".join(command(tmp_path, small_config, "--cores", "2", str(tokens)))
@@ -72,30 +56,6 @@ def test_a_disk_that_is_full_within_a_table(finished: Path, tmp_path: Path, smal
     assert len(made) > 7
     for file in made:
         assert (tmp_path / "kept" / file).read_bytes() == (finished / "results" / file).read_bytes(), file
-
-
-def test_a_disk_that_is_full_within_a_checkpoint(folder: Path, tmp_path: Path) -> None:
-    """Something else takes the room after it was looked at: the newest whole checkpoint stays, and the rest comes."""
-    for name in ("base", "tokens.parquet"):
-        (tmp_path / name).symlink_to(folder / name)
-    plan = schedule(800, checkpoint_every_steps=1)
-    file = deepspeed_file(tmp_path, 3)
-    whole = train(train_command(tmp_path, "whole", 1, plan, file))
-    starts = train_command(tmp_path, "cut", 1, plan, file)
-    filling = [word.replace(str(TRAIN), str(Path(__file__).with_name("train_as_the_disk_fills.py"))) for word in starts]
-    first, second = (" ".join(map(repr, words)) for words in (filling, starts))
-    done = on_a_small_disk(
-        tmp_path / "cut",
-        "100m",
-        f"{first}; echo first $?; cat cut/run/latest.json; rm cut/filled; {second}; echo second $?; "
-        "cp cut/log.jsonl kept.jsonl",
-    )
-    assert "first 1" in done.stdout and "second 0" in done.stdout, done.stdout + done.stderr
-    assert '"tag": "step_1"' in done.stdout
-    assert "the disk or the quota became full; make room and start again" in done.stderr
-    steps = [[record["loss"] for record in records if record["type"] == "step"]
-             for records in (whole, read_log(tmp_path / "kept.jsonl"))]  # fmt: skip
-    assert len(steps[0]) == 3 and steps[0] == steps[1]
 
 
 def test_a_table_that_is_cut_off_is_made_again(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ import pytest
 from persona.errors import PersonaError
 from persona.training.checkpoints import require_room
 from persona.training.logs import read_log
-from tests.workflow.training import command, deepspeed_file, run, schedule, train
+from tests.workflow.conftest import on_a_small_disk
+from tests.workflow.training import TRAIN, command, deepspeed_file, run, schedule, train
 
 PLAN = schedule(800, max_epochs=8, checkpoint_every_steps=1, early_stopping_patience=8)
 
@@ -213,3 +214,27 @@ def test_a_full_disk_is_told_before_the_save(tmp_path: Path) -> None:
     require_room(tmp_path, 1)
     with pytest.raises(PersonaError, match=r"a checkpoint needs 1,000\.0 TB and .* GB are free; make room"):
         require_room(tmp_path, 10**15)
+
+
+def test_a_disk_that_is_full_within_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """Something else takes the room after it was looked at: the newest whole checkpoint stays, and the rest comes."""
+    for name in ("base", "tokens.parquet"):
+        (tmp_path / name).symlink_to(folder / name)
+    plan = schedule(800, checkpoint_every_steps=1)
+    file = deepspeed_file(tmp_path, 3)
+    whole = train(command(tmp_path, "whole", 1, plan, file))
+    starts = command(tmp_path, "cut", 1, plan, file)
+    filling = [word.replace(str(TRAIN), str(Path(__file__).with_name("train_as_the_disk_fills.py"))) for word in starts]
+    first, second = (" ".join(map(repr, words)) for words in (filling, starts))
+    done = on_a_small_disk(
+        tmp_path / "cut",
+        "100m",
+        f"{first}; echo first $?; cat cut/run/latest.json; rm cut/filled; {second}; echo second $?; "
+        "cp cut/log.jsonl kept.jsonl",
+    )
+    assert "first 1" in done.stdout and "second 0" in done.stdout, done.stdout + done.stderr
+    assert '"tag": "step_1"' in done.stdout
+    assert "the disk or the quota became full; make room and start again" in done.stderr
+    steps = [[record["loss"] for record in records if record["type"] == "step"]
+             for records in (whole, read_log(tmp_path / "kept.jsonl"))]  # fmt: skip
+    assert len(steps[0]) == 3 and steps[0] == steps[1]
