@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help install install-locked lock demo test test-fast test-slow test-long slurm test-slurm status clean-checkpoints lint schema
+.PHONY: help install install-locked lock demo report-picture test test-fast test-slow test-long slurm test-slurm status clean-checkpoints lint schema
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,9 +29,17 @@ lock:  ## renew requirements.lock after a change of pyproject.toml; needs the ne
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 demo: install  ## train and compare the four stages on synthetic data
-	$(ACTIVE) snakemake --cores all plan train_all report
+	$(ACTIVE) snakemake plan train_all report --cores all --quiet host reason rules
+	@printf 'report: results/dmsc/report/index.html\n\n'
 	@cat results/dmsc/logs/report.log
-	@echo "report: results/dmsc/report/index.html"
+
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+
+report-picture:  ## docs/report.png, from the report of the demo that was run last
+	@test -f results/dmsc/report/index.html || { echo "error: there is no report yet; run make demo first"; exit 1; }
+	@test -n "$(CHROMIUM)" || { echo "error: no Chromium found; install it (Debian: apt-get install chromium fonts-noto-cjk)"; exit 1; }
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1600 \
+		--screenshot=docs/report.png results/dmsc/report/index.html
 
 # The exported model must be read by transformers 4 as well; a test loads it with this copy.
 .venv/transformers4: .venv/installed

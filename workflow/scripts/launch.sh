@@ -7,8 +7,10 @@
 set -euo pipefail
 nodes=$1 processes=$2
 shift 2
-# LOCAL_SIZE: on the CPU DeepSpeed would start `numactl` in every step to find it.
-export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore LOCAL_SIZE="$processes"
+# Snakemake sets the number of MKL's threads to that of the job, and torch takes the larger of the two numbers: every
+# process would start a thread for each of the others. LOCAL_SIZE: on the CPU DeepSpeed would start `numactl` in every
+# step to find it.
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONWARNINGS=ignore LOCAL_SIZE="$processes"
 if [[ -t 3 ]]; then
     PROGRESS=$(readlink /proc/$$/fd/3)
     export PROGRESS
