@@ -55,6 +55,8 @@ def small_config() -> dict[str, Any]:
     # Of so few users a third of the rows have a quirk.
     config["datasets"]["dmsc"]["max_reject_share"] = 0.5
     config["recipes"]["tiny"]["max_epochs"] = 1
+    # Each stage by itself, as where models are large; a new stage evaluates itself alone.
+    config["evaluation"]["together"] = False
     return config
 
 

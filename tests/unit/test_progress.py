@@ -1,7 +1,8 @@
-"""A progress bar is written to the terminal of the parent process, or nowhere."""
+"""Progress reaches a terminal as a bar, and anything else as lines from time to time."""
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -10,17 +11,18 @@ import termios
 from contextlib import suppress
 from pathlib import Path
 
-# Its parent has the terminal; its own output is not one.
+import pytest
+
+from persona.progress import ProgressLines
+
+# The terminal is named by PROGRESS; the command's own output is not one.
 BAR = """
 from persona.progress import progress_bar
 bar = progress_bar(10, 3, "training", "step")
-if bar is None:
-    print("none")
-else:
-    bar.update(2)
-    bar.close()
+bar.set_postfix(loss="1.5")
+bar.update(2)
+bar.close()
 """
-PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
 
 
 def read_all(terminal: int) -> str:
@@ -32,32 +34,40 @@ def read_all(terminal: int) -> str:
     return written.decode()
 
 
-def test_the_bar_is_on_the_terminal_of_the_parent(tmp_path: Path) -> None:
+def run_with_progress(file: str) -> str:
+    """Run `BAR` with its progress going to a file; its own output."""
+    environment = os.environ | {"PROGRESS": file}
+    command = [sys.executable, "-c", BAR]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    return finished.stdout + finished.stderr
+
+
+def test_a_terminal_gets_a_bar() -> None:
     terminal, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 80))
-    with (tmp_path / "log").open("w") as log:
-        subprocess.run(
-            ["setsid", "--ctty", "--wait", sys.executable, "-c", PARENT, BAR],
-            stdin=child,
-            stdout=log,
-            stderr=log,
-            check=True,
-            timeout=60,
-        )
+    assert run_with_progress(os.ttyname(child)) == ""
     os.close(child)
-    assert (tmp_path / "log").read_text() == ""
     shown = read_all(terminal)
-    assert "training" in shown and "3/10" in shown and "5/10" in shown
+    assert "training" in shown and "3/10" in shown and "5/10" in shown and "loss=1.5" in shown
 
 
-def test_without_a_terminal_there_is_no_bar() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-c", PARENT, BAR],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        check=True,
-        timeout=60,
-    )
-    assert finished.stdout == "none\n"
+def test_short_work_prints_nothing_elsewhere(tmp_path: Path) -> None:
+    assert run_with_progress(str(tmp_path / "file")) == ""
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_lines_tell_what_is_done_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("persona.progress.time.monotonic", lambda: now)
+    file = io.StringIO()
+    lines = ProgressLines(10, 2, "training", "step", file)
+    for _ in range(8):
+        now += 4
+        lines.set_postfix(loss="1.5")
+        lines.update()
+    lines.close()
+    # Every 5 seconds at most; 8 steps in all, of which 6 are left after 8 seconds.
+    first, *_, last = file.getvalue().splitlines()
+    assert first == "training: step 4/10, loss 1.5, 0:00:24 left"
+    assert last == "training: step 10/10, loss 1.5, took 0:00:32"
+    assert len(file.getvalue().splitlines()) == 4

@@ -88,21 +88,41 @@ def test_transformers_4_reads_the_trained_model_and_computes_the_same(finished: 
     assert found["ids"] == AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
 
 
-def test_one_process_scores_and_writes_as_two_do(finished: Path, tmp_path: Path) -> None:
+def test_all_models_in_one_job_give_the_same_bytes_as_each_in_its_own(
+    finished: Path, tmp_path: Path, small_config: dict[str, Any]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    evaluation = {**small_config["evaluation"], "together": True}
+    run = snakemake(
+        tmp_path, small_config | {"evaluation": evaluation}, "evaluate_all", "--forcerun", "evaluate_together"
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "evaluate_together" in run.stdout + run.stderr
+    files = [*finished.rglob("scores.parquet"), *finished.rglob("generations.parquet")]
+    assert len(files) >= 8
+    for file in files:
+        assert (tmp_path / file.relative_to(finished)).read_bytes() == file.read_bytes(), file
+
+
+def test_one_process_scores_and_writes_as_two_do(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:
     results = finished / "results/dmsc"
     tokens = results / "tokens/{}/{}/tiny_qwen3_moe.parquet"
+    evaluation = {
+        "name": "one process",
+        "model": str(results / "models/two_per_user/profile_and_history/tiny/model"),
+        "val_tokens": str(tokens).format("val", "profile_and_history"),
+        "test_tokens": str(tokens).format("test", "profile_and_history"),
+        "empty_tokens": str(tokens).format("test", "without_user_detailed"),
+        "max_tokens": 700,
+        "scores": str(tmp_path / "scores.parquet"),
+        "generations": str(tmp_path / "generations.parquet"),
+    }
     options = {
-        "model": results / "models/two_per_user/profile_and_history/tiny/model",
+        "evaluations": json.dumps([evaluation]),
         "gpus": 0,
         "targets": results / "targets.parquet",
-        "val-tokens": str(tokens).format("val", "profile_and_history"),
-        "test-tokens": str(tokens).format("test", "profile_and_history"),
-        "empty-tokens": str(tokens).format("test", "without_user_detailed"),
-        "max-tokens": 700,
         "cues": '["预测用户的影评：", "预测用户的评分："]',
-        "generation": '{"n_targets": 200, "n_samples": 1, "max_new_tokens": 128, "temperature": 1.0, "seed": 42}',
-        "scores": tmp_path / "scores.parquet",
-        "generations": tmp_path / "generations.parquet",
+        "generation": json.dumps(small_config["generation"]),
     }
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     run = subprocess.run(
