@@ -67,10 +67,19 @@ def missing_packages():
         or workflow.deployment_settings.deployment_method
     ):
         return None
-    rules = {"make_tiny_model", "plan", "train", "evaluate", "evaluate_untrained"}
+    rules = {
+        "make_tiny_model",
+        "plan",
+        "train",
+        "evaluate",
+        "evaluate_untrained",
+        "evaluate_together",
+    }
     needed = sorted(rules & {job.rule.name for job in workflow.dag.needrun_jobs()})
     if needed and find_spec("torch") is None:
-        return f"torch is not installed, and the rule {needed[0]} needs it: pip install '.[train]'"
+        return (
+            f"torch is not installed, and {needed[0]} needs it; pip install '.[train]'"
+        )
     return None
 
 
