@@ -18,6 +18,6 @@ COPY config config
 COPY profiles profiles
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["snakemake", "--snakefile", "/opt/persona/Snakefile"]
 CMD ["--help"]
