@@ -205,7 +205,7 @@ def padded_nll(loss: Any, table: TokenTable, batch: np.ndarray, device: torch.de
         mask[n, : row.input_ids.shape[1]] = 1
     hidden = loss.model.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)[0]
     chosen = torch.cat([hidden[n, row.positions.to(device)] for n, row in enumerate(rows)])
-    nll: torch.Tensor = loss.model.lm_head(chosen, torch.cat([row.labels for row in rows]).to(device))
+    nll: torch.Tensor = loss.head_nll(chosen, torch.cat([row.labels for row in rows]).to(device))
     return nll
 
 

@@ -45,10 +45,14 @@ class CompletionLoss(nn.Module):
             attention_mask=row.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool) if tree is not None else None,
             tree=tree,
         )
+        return self.head_nll(output.last_hidden_state[0, row.positions], row.labels)
+
+    def head_nll(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood `[N]` of labels `[N]` under hidden states `[N, width]`."""
         head = self.model.lm_head
         # The weight is read within the call: before it ZeRO-3 has not gathered it.
-        with _replaced_forward(head, lambda hidden, labels: chunked_nll(head.weight, hidden, labels)):
-            nll: torch.Tensor = head(output.last_hidden_state[0, row.positions], row.labels)
+        with _replaced_forward(head, lambda states, targets: chunked_nll(head.weight, states, targets)):
+            nll: torch.Tensor = head(hidden, labels)
         return nll
 
     def _with_tree(self, row: Row) -> tuple[Row, Layout | BlockMask | None]:
