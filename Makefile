@@ -47,10 +47,12 @@ report-picture:  ## docs/report.png, from the report of the demo that was run la
 	touch $@
 
 # Groups of tests start in the order of tests/conftest.py, longest first.
+MARKS ?= not slow and not long
+PATHS ?= tests/unit tests/workflow
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: install .venv/transformers4  ## all tests but the slow ones
-	$(PYTEST) -m "not slow and not long"
+	$(PYTEST) -m "$(MARKS)" $(PATHS)
 
 test-fast: install  ## unit tests that start no processes, for while you write
 	$(PYTEST) -m "not slow and not long" -k "not another_process" tests/unit
