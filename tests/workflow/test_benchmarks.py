@@ -21,7 +21,8 @@ SLOW = pytest.mark.slow
         ("evaluation", "--rows 300 --training-texts 500"),
         pytest.param("data_pipeline", "--users 20000 --long-users 10 --loop-samples 50", marks=SLOW),
         pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
-        pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=SLOW),
+        # Minutes also at the smallest size that it takes.
+        pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=pytest.mark.long),
     ],
     ids=["evaluation", "data_pipeline", "training", "prefix_sharing"],
 )
