@@ -72,7 +72,7 @@ def renew_golden(request: pytest.FixtureRequest) -> bool:
 # Groups of tests that take longest, longest first.
 LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity"]
 USE_FINISHED = ["test_workflow", "test_faults", "test_reruns"]
-SHARE_NOTHING = ["test_demos", "test_benchmarks", "test_scripts"]
+SHARE_NOTHING = ["test_demos", "test_benchmarks"]
 
 
 def group(nodeid: str) -> str:

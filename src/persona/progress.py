@@ -15,17 +15,20 @@ from persona.units import clock
 PAUSE = 5.0  # seconds between two lines, at least
 
 
-def progress_bar(total: int, done: int, description: str, unit: str) -> Any:
-    """Show how far the work is: a bar on a terminal, `ProgressLines` elsewhere.
+def progress_bar(total: int, done: int, description: str, unit: str, is_shown: bool = True) -> Any:
+    """Show how far the work is: a bar on a terminal, `ProgressLines` elsewhere, nothing where `is_shown` is false.
 
-    Both have `update`, `set_postfix` and `close`. They write to the file that the environment variable `PROGRESS` names
+    All have `update`, `set_postfix` and `close`. They write to the file that the environment variable `PROGRESS` names
     (see `launch.sh`), else to stderr.
 
     Args:
         total, done: the number of all units and of those that are done.
         description: the text before the bar.
         unit: the name of a unit, such as `step`.
+        is_shown: of several processes one shows the progress.
     """
+    if not is_shown:
+        return tqdm(disable=True)
     file = _progress_file()
     if file.isatty():
         return tqdm(total=total, initial=done, desc=description, unit=unit, file=file, dynamic_ncols=True)

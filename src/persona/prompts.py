@@ -27,6 +27,8 @@ from persona.tables.user_ranges import user_ranges
 
 Part = Literal["always", "profile", "history", "context"]
 
+# What an ablation switches on and off.
+PARTS = ("profile", "history", "context")
 PLACEHOLDERS: dict[str, frozenset[str]] = {
     "always": frozenset({"user_id", "task", "title", "genres", "cue"}),
     "profile": frozenset({"field", "value"}),
@@ -113,7 +115,7 @@ def load_style(path: Path) -> list[Section]:
         raise PersonaError(f"{path}: {{cue}} and {{genres}}, which may be unknown, must be fragments of their own")
     if any("{user_id}" in fragment for fragment in sections[-1].entry):
         raise PersonaError(f"{path}: the last section must not hold {{user_id}}: the evaluation leaves the user out")
-    for part in ("profile", "history", "context"):
+    for part in PARTS:
         if sum(section.part == part for section in sections) > 1:
             raise PersonaError(f"{path}: there is more than one {part} section")
     return sections

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from persona.progress import ProgressLines
+from persona.progress import ProgressLines, progress_bar
 
 # The terminal is named by PROGRESS; the command's own output is not one.
 BAR = """
@@ -71,3 +71,11 @@ def test_lines_tell_what_is_done_and_the_time_left(monkeypatch: pytest.MonkeyPat
     assert first == "training: step 4/10, loss 1.5, 0:00:24 left"
     assert last == "training: step 10/10, loss 1.5, took 0:00:32"
     assert len(file.getvalue().splitlines()) == 4
+
+
+def test_of_several_processes_only_one_shows_it(capfd: pytest.CaptureFixture[str]) -> None:
+    bar = progress_bar(10, 0, "training", "step", is_shown=False)
+    bar.set_postfix(loss="1.5")
+    bar.update(10)
+    bar.close()
+    assert capfd.readouterr() == ("", "")

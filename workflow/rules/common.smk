@@ -14,6 +14,7 @@ from persona.ingestion.formats import FORMATS
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import raw_files
 from persona.modeling.settings import TinyModel
+from persona.prompts import PARTS
 from persona.tokenization.settings import FitSettings
 
 # Relative, so that a moved folder reruns nothing.
@@ -94,8 +95,7 @@ def ablation_of(name):
 
 
 def parts_of_ablation(ablation):
-    parts = ("profile", "history", "context")
-    return {part: getattr(ablation, f"use_{part}") for part in parts}
+    return {part: getattr(ablation, f"use_{part}") for part in PARTS}
 
 
 def prompt_of(wildcards):

@@ -62,20 +62,17 @@ def main() -> None:
 def evaluate_all(args: Any) -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings.model_validate(args.generation)
-    bar = progress_bar(len(args.evaluations), 0, "evaluating", "model") if dist.get_rank() == 0 else None
+    bar = progress_bar(len(args.evaluations), 0, "evaluating", "model", is_shown=dist.get_rank() == 0)
     for evaluation in args.evaluations:
-        if bar is not None:
-            bar.set_postfix(model=evaluation.name)
+        bar.set_postfix(model=evaluation.name)
         tables = evaluate(
             evaluation.model, evaluation.cohorts, targets, evaluation.max_tokens, tuple(args.cues), settings
         )
         if tables is not None:
             write_table(tables[0], evaluation.scores, schemas.SCORES)
             write_table(tables[1], evaluation.generations, schemas.GENERATIONS)
-        if bar is not None:
-            bar.update()
-    if bar is not None:
-        bar.close()
+        bar.update()
+    bar.close()
 
 
 if __name__ == "__main__":

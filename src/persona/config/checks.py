@@ -12,12 +12,11 @@ from pydantic import ValidationError
 from persona.config.models import Ablation, Config, LanguageModel, Recipe
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
-from persona.prompts import load_style
+from persona.prompts import PARTS, load_style
 
 WITHOUT_USER = "without_user_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
 RESERVED_SAMPLES = {"val", "test", "untrained"}
-PARTS = ("profile", "history", "context")
 
 
 def load_config(data: Mapping[str, Any], root: Path) -> Config:

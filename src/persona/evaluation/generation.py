@@ -57,7 +57,7 @@ def generate_reviews(model: Any, tokenizer: Any, tokens: pl.DataFrame, settings:
     work.sort(key=lambda task: (len(prompts[task[0]]), task))
     batches = [work[start : start + BATCH] for start in range(0, len(work), BATCH)][rank::world]
     end = int(tokenizer.convert_tokens_to_ids(chat_frame(tokenizer).end))
-    bar = progress_bar(len(batches), 0, "writing reviews", "batch") if rank == 0 else None
+    bar = progress_bar(len(batches), 0, "writing reviews", "batch", is_shown=rank == 0)
     rows: list[tuple[int, str, int, str, str]] = []
     for batch in batches:
         written = _write(model, [prompts[task[0]] for task in batch], _numbers(batch, settings), end, settings)
@@ -65,10 +65,8 @@ def generate_reviews(model: Any, tokenizer: Any, tokens: pl.DataFrame, settings:
             ended = end in ids
             text = tokenizer.decode(ids[: ids.index(end)] if ended else ids, skip_special_tokens=True)
             rows.append((*task, text, "end" if ended else "length"))
-        if bar is not None:
-            bar.update()
-    if bar is not None:
-        bar.close()
+        bar.update()
+    bar.close()
     gathered: list[Any] = [None] * world
     dist.all_gather_object(gathered, rows)
     names = ["interaction_id", "method", "draw", "text", "stop_reason"]

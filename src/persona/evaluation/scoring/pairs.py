@@ -65,15 +65,13 @@ def score_pairs(model: CompletionLoss, pairs: Pairs, max_tokens: int, what: str)
     rank, world = dist.get_rank(), dist.get_world_size()
     mine = pairs.order.cut(max_tokens, world)[rank::world]
     scored = torch.zeros(len(pairs.pairs), dtype=torch.float64, device=model.model.device)
-    bar = progress_bar(sum(stop - start for start, stop in mine), 0, what, "text") if rank == 0 else None
+    bar = progress_bar(sum(stop - start for start, stop in mine), 0, what, "text", is_shown=rank == 0)
     with torch.inference_mode():
         for start, stop in mine:
             row = pairs.row(start, stop).to(model.model.device)
             scored.index_add_(0, start + row.samples, model(row).double())
-            if bar is not None:
-                bar.update(stop - start)
-    if bar is not None:
-        bar.close()
+            bar.update(stop - start)
+    bar.close()
     # Every pair is scored by one process and 0 in all others.
     dist.all_reduce(scored)
     return np.asarray(scored.cpu())[pairs.answers]
