@@ -49,7 +49,8 @@ report-picture:  ## docs/report.png, from the report of the demo that was run la
 # Groups of tests start in the order of tests/conftest.py, longest first.
 MARKS ?= not slow and not long
 PATHS ?= tests/unit tests/workflow
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: install .venv/transformers4  ## all tests but the slow ones
 	$(PYTEST) -m "$(MARKS)" $(PATHS)

@@ -19,7 +19,7 @@ SLOW = pytest.mark.slow
     ("name", "arguments"),
     [
         ("evaluation", "--rows 300 --training-texts 500"),
-        pytest.param("data_pipeline", "--users 20000 --long-users 10 --loop-samples 50", marks=SLOW),
+        pytest.param("data_pipeline", "--users 6000 --long-users 4 --loop-samples 20", marks=SLOW),
         pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
         # Minutes also at the smallest size that it takes.
         pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=pytest.mark.long),

@@ -47,7 +47,7 @@ def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["cohorts"] = {"max_users": 60, "max_samples_per_user": 1}
     config["generation"] = {"n_targets": 8, "max_new_tokens": 16}
     config["stages"] = {name: config["stages"][name] for name in ("profile", "quick")}
-    config["evaluation"]["contrasts"] = [{"stage": "quick", "against": "profile"}]
+    config["evaluation"] |= {"contrasts": [{"stage": "quick", "against": "profile"}], "together": True}
     folder = tmp_path_factory.mktemp("dialogue")
     run = snakemake(folder, config, "report")
     assert run.returncode == 0, run.stdout + run.stderr
