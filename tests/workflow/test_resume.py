@@ -211,9 +211,9 @@ def test_told_to_stop_it_saves_and_goes_on(folder: Path, whole: list[dict[str, A
 
 
 def test_a_full_disk_is_told_before_the_save(tmp_path: Path) -> None:
-    require_room(tmp_path, 1)
+    require_room(tmp_path, 1, "a checkpoint")
     with pytest.raises(PersonaError, match=r"a checkpoint needs 1,000\.0 TB and .* GB are free; make room"):
-        require_room(tmp_path, 10**15)
+        require_room(tmp_path, 10**15, "a checkpoint")
 
 
 def test_a_disk_that_is_full_within_a_checkpoint(folder: Path, tmp_path: Path) -> None:

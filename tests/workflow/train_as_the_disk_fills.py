@@ -6,7 +6,6 @@ import os
 import runpy
 import shutil
 from pathlib import Path
-from typing import Any
 
 from persona.training.checkpoints import RunFolder
 
@@ -17,9 +16,9 @@ look = RunFolder.check_room
 looked = 0
 
 
-def look_and_fill(self: RunFolder, engine: Any) -> None:
+def look_and_fill(self: RunFolder, needed: int, what: str) -> None:
     global looked
-    look(self, engine)
+    look(self, needed, what)
     looked += 1
     if looked == 2:
         with (self.path.parent / "filled").open("wb") as file:

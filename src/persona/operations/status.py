@@ -51,7 +51,7 @@ def progress(run: Run) -> Progress:
     last: dict[str, Any] = steps[-1] if steps else {}
     latest = run.path / "latest.json"
     saved = json.loads(latest.read_text(encoding="utf-8"))["state"] if latest.exists() else {}
-    validated = saved.get("best_epoch", -1) > 0
+    best = _best_validation(run.path / JSON_LOG)
     return Progress(
         run=run,
         state=_state(run),
@@ -59,11 +59,22 @@ def progress(run: Run) -> Progress:
         step=last.get("step", 0),
         total_steps=last.get("total_steps"),
         loss=last.get("loss"),
-        best_val_loss=saved["best_val_loss"] if validated else None,
-        best_epoch=saved["best_epoch"] if validated else None,
+        best_val_loss=best["val_loss"] if best else None,
+        best_epoch=best["epoch"] if best else None,
         seconds_per_step=statistics.median(r["seconds"] for r in steps[-RECENT_STEPS:]) if steps else None,
         saved_step=saved.get("global_step", 0),
     )
+
+
+def _best_validation(log: Path) -> dict[str, Any] | None:
+    """The record of the best validation so far."""
+    best = None
+    if log.exists():
+        with log.open(encoding="utf-8") as file:
+            for line in file:
+                if '"is_best": true' in line and line.endswith("\n"):
+                    best = json.loads(line)
+    return best
 
 
 def _last_records(log: Path) -> list[dict[str, Any]]:

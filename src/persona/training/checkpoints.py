@@ -1,11 +1,11 @@
-"""Training state on disk: what a killed training resumes from, and the best model so far.
+"""Training state on disk: what a killed training resumes from, and the best model.
 
 A run folder holds
 
     fingerprint.json   everything that determines the result; a training with another fingerprint is refused
     latest.json        tag of the newest complete checkpoint, and the state of the loop
-    checkpoints/       DeepSpeed checkpoints; only the newest is kept
-    best_epoch_N/      the best model so far, an ordinary Hugging Face folder
+    checkpoints/       DeepSpeed checkpoints, each with the best weights so far; only the newest is kept
+    best_epoch_N/      the best model, an ordinary Hugging Face folder; written when the training is over
     finished.json      written last
     lock               held by the process that trains in this folder
 """
@@ -28,6 +28,8 @@ from torch import nn
 
 from persona.errors import NO_ROOM, PersonaError
 from persona.files import sync_folder, write_json
+from persona.training.saving import BestWeights, CheckpointWriter, fits_in_host_memory
+from persona.training.stopping import any_rank
 from persona.units import human_size
 
 FULL = 1 << 20  # bytes
@@ -40,11 +42,20 @@ class LoopState:
     epoch: int = 0
     step_in_epoch: int = 0
     global_step: int = 0
+    validated_step: int = 0  # the step that the last validation was after
     best_val_loss: float = float("inf")
     best_epoch: int = -1
-    bad_epochs: int = 0
-    seconds: float = 0.0
+    best_step: int = -1
+    bad_validations: int = 0
+    seconds: float = 0.0  # of steps
+    validation_seconds: float = 0.0
+    saving_seconds: float = 0.0  # that the training waited for checkpoints
     tokens: int = 0
+
+    @property
+    def done(self) -> dict[str, int]:
+        """For each type of log record the step of the last one of this training so far."""
+        return {"step": self.global_step, "val": self.validated_step}
 
     @property
     def started(self) -> bool:
@@ -60,6 +71,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._latest = path / "latest.json"
         self._finished = path / "finished.json"
+        self._being_written: dict[str, Any] | None = None  # the next content of `latest.json`
         self._lock: IO[str] | None = None
 
     def best(self, epoch: int) -> Path:
@@ -125,47 +137,72 @@ class RunFolder:
         """Whether the training came to its end."""
         return self._finished.exists()
 
-    def load(self, engine: Any) -> LoopState:
-        """Load the newest complete checkpoint into the engine, if there is one."""
+    def load(self, engine: Any, best: BestWeights) -> LoopState:
+        """Load the newest complete checkpoint into the engine and `best`, if there is one."""
         if not self._latest.exists():
             return LoopState()
         latest = json.loads(self._latest.read_text(encoding="utf-8"))
+        if "validated_step" not in latest["state"]:
+            raise PersonaError(
+                f"{self.path}: an earlier version of this program saved this training; finish it with that version, or "
+                "delete the folder to start from the beginning"
+            )
+        checkpoint = self.checkpoints / latest["tag"]
         path, _ = engine.load_checkpoint(
             str(self.checkpoints), tag=latest["tag"], load_module_strict=not _has_frozen_weights(engine)
         )
         if path is None:
-            raise PersonaError(
-                f"{self.checkpoints / latest['tag']}: cannot be loaded; delete {self.path} to start from the beginning"
-            )
+            raise PersonaError(f"{checkpoint}: cannot be loaded; delete {self.path} to start from the beginning")
+        best.load(checkpoint)
         return LoopState(**latest["state"])
 
-    def save(self, engine: Any, state: LoopState) -> None:
-        """Save a checkpoint; `latest.json` names it only when it is complete on all ranks."""
+    def save(
+        self, engine: Any, writer: CheckpointWriter, best: BestWeights, state: LoopState, behind: bool = False
+    ) -> None:
+        """Begin a checkpoint, after the one before is complete; `conclude` ends it.
+
+        Args:
+            behind: whether it may be written while the training goes on. It is if all hosts have the memory for it.
+        """
+        self.conclude(writer)
         tag = f"step_{state.global_step}"
-        self.check_room(engine)
+        share = checkpoint_bytes(engine.module) // dist.get_world_size() + best.n_bytes
+        [no_memory] = any_rank([not fits_in_host_memory(share)], engine.device)
+        writer.behind = behind and not no_memory
+        self.check_room(checkpoint_bytes(engine.module) + dist.get_world_size() * best.n_bytes, "a checkpoint")
         with full_disk_explained(self.path):
             # Frozen weights are in the base model.
             engine.save_checkpoint(
                 str(self.checkpoints), tag=tag, save_latest=False, exclude_frozen_parameters=_has_frozen_weights(engine)
             )
+            best.save(writer, self.checkpoints / tag)
+        self._being_written = {"tag": tag, "state": asdict(state)}
+
+    def conclude(self, writer: CheckpointWriter) -> None:
+        """Wait until the checkpoint that was begun is written by all ranks; then `latest.json` names it."""
+        if self._being_written is None:
+            return
+        with full_disk_explained(self.path):
+            writer.wait()
         dist.barrier()
         if dist.get_rank() == 0:
+            tag = self._being_written["tag"]
             sync_folder(self.checkpoints / tag)
-            write_json({"tag": tag, "state": asdict(state)}, self._latest)
-            kept = {self.checkpoints / tag, self.best(state.best_epoch)}
-            for old in [*self.checkpoints.glob("step_*"), *self.path.glob("best_epoch_*")]:
-                if old not in kept:
+            write_json(self._being_written, self._latest)
+            for old in self.checkpoints.glob("step_*"):
+                if old.name != tag:
                     shutil.rmtree(old)
+        self._being_written = None
         dist.barrier()
 
-    def check_room(self, engine: Any) -> None:
-        """Check, before anything is written, that the disk has room for a checkpoint or an export.
+    def check_room(self, needed: int, what: str) -> None:
+        """Check, before anything is written, that the disk has room for so many bytes.
 
         Raises:
             PersonaError: it has not.
         """
         if dist.get_rank() == 0:
-            require_room(self.path, checkpoint_bytes(engine.module))
+            require_room(self.path, needed, what)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Record that the training is finished."""
@@ -182,17 +219,16 @@ class RunFolder:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes of a checkpoint of all ranks: trained weights, their float32 copies and Adam's two moments."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return sum(getattr(p, "ds_numel", p.numel()) * (p.element_size() + 12) for p in trained)
+    """Bytes of DeepSpeed's files of all ranks: the float32 copy of each trained weight and Adam's two moments."""
+    return 12 * sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
 
 
-def require_room(folder: Path, needed: int) -> None:
+def require_room(folder: Path, needed: int, what: str) -> None:
     """Raise PersonaError if fewer than `needed` bytes are free where `folder` is."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise PersonaError(
-            f"{folder}: a checkpoint needs {human_size(needed)} and {human_size(free)} are free; "
+            f"{folder}: {what} needs {human_size(needed)} and {human_size(free)} are free; "
             "make room and start again: the last checkpoint is complete"
         )
 

@@ -36,12 +36,10 @@ def build_engine(
         PersonaError: the model cannot be loaded, has no modules for the adapters, or draws dropout that samples with
             shared prefixes would share.
     """
-    import deepspeed
-    from transformers import get_scheduler
     from transformers.integrations import HfDeepSpeedConfig
 
     dtype = default_dtype(default_device())
-    config = _deepspeed_config(deepspeed_file, settings, dtype)
+    config = deepspeed_config(deepspeed_file, settings, dtype)
     check_weights(model_path)
     # Must exist while the model loads, or the weights are not partitioned.
     partitioning = HfDeepSpeedConfig(config)
@@ -53,9 +51,25 @@ def build_engine(
         _add_adapters(model, settings.lora)
     if prefix_sharing:
         _refuse_dropout(model)
+    return engine_around(model, config, settings, epoch_steps, max_epochs)
+
+
+def engine_around(model: Any, config: dict[str, Any], settings: Optimization, epoch_steps: int, max_epochs: int) -> Any:
+    """The engine that trains a loaded model, with its loss, optimizer and learning-rate schedule.
+
+    Args:
+        config: of DeepSpeed, see `deepspeed_config`.
+    """
+    import deepspeed
+    from transformers import get_scheduler
+
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss = CompletionLoss(model)
+    if config["zero_optimization"]["stage"] == 3 and settings.lora is None:
+        # Gather a layer at once: hooks around each of its modules take more of the host's time. Not where some weights
+        # of a layer are frozen: DeepSpeed 0.19.8 then lets go of a layer before its backward pass is over.
+        deepspeed.utils.set_z3_leaf_modules(loss, list(model._no_split_modules))
     optimizer = torch.optim.AdamW(
         _decay_groups(loss, settings.weight_decay),
         lr=settings.learning_rate,
@@ -122,7 +136,7 @@ def _add_adapters(model: Any, lora: Lora) -> None:
         raise PersonaError(f"lora.target_modules: {str(error).splitlines()[0]}") from error
 
 
-def _deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) -> dict[str, Any]:
+def deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) -> dict[str, Any]:
     """The user's file with the settings of the recipe. The loop counts micro-steps, not DeepSpeed."""
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return config | {

@@ -3,30 +3,110 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 
 from persona.files import sync_folder, write_json
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.tokenization.chat import load_tokenizer
 
 _PREFIX = "model."  # CompletionLoss holds the model under this name
+SHARD_BYTES = 5_000_000_000  # in the precision of the training
+_LAYER = re.compile(r"(.*?\.\d+\.).*")  # of `model.layers.3.mlp.gate.weight` the part with the number
 
 
 def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
-    """Gather the weights of all ranks and write them with config and tokenizer. All ranks must call it."""
-    if engine.zero_optimization_stage() == 3:
-        gathered = engine._zero3_consolidated_16bit_state_dict()
+    """Write the weights with config and tokenizer. All ranks must call it.
+
+    They are gathered and written one shard at a time, so rank 0 holds a few shards in host memory, not the model.
+    """
+    named = [(name.removeprefix(_PREFIX), p) for name, p in engine.module.named_parameters()]
+    if any(not p.requires_grad for _, p in named):
+        # Of a training of adapters these alone are written, and they are small.
+        shards = [[(name, p) for name, p in named if p.requires_grad]]
     else:
-        gathered = engine.module.state_dict()
-    if dist.get_rank() == 0:
-        weights: dict[str, torch.Tensor] = {name.removeprefix(_PREFIX): value for name, value in gathered.items()}
-        _write(engine.module.model, tokenizer, folder, state_dict=weights)
+        shards = _shards(named)
+    buffers = dict(engine.module.model.named_buffers())
+    persistent = {name: buffers[name] for name in engine.module.model.state_dict() if name in buffers}
+    with _complete_folder(folder) if dist.get_rank() == 0 else nullcontext(folder) as temporary:
+        for n, shard in enumerate(shards):
+            weights = _gathered(shard) | (persistent if n == 0 else {})
+            if dist.get_rank() == 0:
+                engine.module.model.save_pretrained(_part(temporary, n), state_dict=weights)
+            del weights
+        if dist.get_rank() == 0:
+            _join(temporary, len(shards))
+            tokenizer.save_pretrained(temporary)
+            _make_readable_by_older_programs(temporary)
     dist.barrier()
+
+
+def export_bytes(model: Any) -> int:
+    """Bytes of the exported weights."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in trained)
+
+
+def _shards(named: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
+    """The parameters in groups of at most `SHARD_BYTES`. Those of one layer stay together, to be converted together."""
+    shards: list[list[tuple[str, Any]]] = [[]]
+    room = SHARD_BYTES
+    for _, group in groupby(named, key=lambda each: _LAYER.sub(r"\1", each[0])):
+        layer = list(group)
+        size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p in layer)
+        if size > room and shards[-1]:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1] += layer
+        room -= size
+    return shards
+
+
+def _gathered(named: list[tuple[str, Any]]) -> dict[str, torch.Tensor]:
+    """Whole weights in host memory on rank 0; nothing on other ranks, which take part in the gathering."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    weights = {}
+    for name, parameter in named:
+        with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if dist.get_rank() == 0:
+                weights[name] = parameter.detach().to("cpu", copy=True)
+    return weights
+
+
+def _part(folder: Path, n: int) -> Path:
+    return folder / f"part_{n}"
+
+
+def _join(folder: Path, n_parts: int) -> None:
+    """Make one model of models that hold parts of the weights."""
+    index: dict[str, str] = {}
+    for n in range(n_parts):
+        part = _part(folder, n)
+        for file in list(part.iterdir()):
+            if n_parts > 1 and file.suffix == ".safetensors":
+                name = f"{file.stem}-{n + 1:05}-of-{n_parts:05}.safetensors"
+                with safe_open(file, framework="pt") as weights:
+                    index |= dict.fromkeys(weights.keys(), name)
+                file.rename(folder / name)
+            else:
+                file.replace(folder / file.name)
+        part.rmdir()
+    if n_parts > 1:
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        write_json(
+            {"metadata": {"total_size": size}, "weight_map": dict(sorted(index.items()))},
+            folder / "model.safetensors.index.json",
+        )
 
 
 def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
@@ -35,17 +115,20 @@ def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
 
     model = load_model(base_model, default_dtype(default_device()), torch.device("cpu"))
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    _write(merged, load_tokenizer(str(adapter)), folder)
+    with _complete_folder(folder) as temporary:
+        merged.save_pretrained(temporary)
+        load_tokenizer(str(adapter)).save_pretrained(temporary)
+        _make_readable_by_older_programs(temporary)
 
 
-def _write(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
-    """Write a model and its tokenizer; the folder appears only when it is complete."""
+@contextmanager
+def _complete_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes its name when it is complete and on the disk."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     for path in (temporary, folder):
         shutil.rmtree(path, ignore_errors=True)
-    model.save_pretrained(temporary, **options)
-    tokenizer.save_pretrained(temporary)
-    _make_readable_by_older_programs(temporary)
+    temporary.mkdir(parents=True)
+    yield temporary
     sync_folder(temporary)
     temporary.rename(folder)
 

@@ -23,15 +23,16 @@ class TrainingLog:
     """Writes the logs of one training into its run folder. Only rank 0 has one."""
 
     def __init__(
-        self, folder: Path, total_steps: int, steps_done: int, epochs_done: int, factors: Mapping[str, str], run: str
+        self, folder: Path, total_steps: int, done: Mapping[str, int], factors: Mapping[str, str], run: str
     ) -> None:
+        """`done`: for each type of record the step of the last one that the training does not do again."""
         (folder / TEXT_LOG).parent.mkdir(parents=True, exist_ok=True)
-        _drop_records_after(folder / JSON_LOG, steps_done, epochs_done)
+        _drop_records_after(folder / JSON_LOG, done)
         self._json = (folder / JSON_LOG).open("a", encoding="utf-8")
         self._text = (folder / TEXT_LOG).open("a", encoding="utf-8")
         self._total = total_steps
         name = "/".join(factors[key] for key in ("sample", "ablation", "recipe") if key in factors)
-        self._bar = progress_bar(total_steps, steps_done, f"training {name}".strip(), "step")
+        self._bar = progress_bar(total_steps, done["step"], f"training {name}".strip(), "step")
         self._recent: deque[float] = deque(maxlen=50)
         self._wandb = _start_wandb(folder, factors, run)
 
@@ -81,18 +82,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _drop_records_after(path: Path, step: int, epoch: int) -> None:
-    """Delete the records that a killed training wrote after its last checkpoint; those steps are run again."""
+def _drop_records_after(path: Path, done: Mapping[str, int]) -> None:
+    """Delete the records that a killed training wrote after its last checkpoint; that work is done again."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    write_text("".join(line for line in lines if line.endswith("\n") and _is_done(line, step, epoch)), path)
-
-
-def _is_done(line: str, step: int, epoch: int) -> bool:
-    """Whether a record is of a step up to `step`, or of a validation up to `epoch`."""
-    record = json.loads(line)
-    return bool(record["epoch"] <= epoch if record["type"] == "val" else record["step"] <= step)
+    complete = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+    write_text("".join(line for line, record in complete if record["step"] <= done[record["type"]]), path)
 
 
 def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:

@@ -19,11 +19,11 @@ import torch.distributed as dist
 
 from persona.errors import PersonaError
 from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
-from persona.training.checkpoints import LoopState, RunFolder, full_disk_explained
-from persona.training.export import export_model
+from persona.training.checkpoints import LoopState, RunFolder
 from persona.training.logs import TrainingLog
+from persona.training.saving import BestWeights, CheckpointWriter, SaveTimer
 from persona.training.settings import Schedule
-from persona.training.stopping import StopRequest
+from persona.training.stopping import StopRequest, any_rank
 
 
 @dataclass
@@ -31,62 +31,92 @@ class Training:
     """One training: its engine, its data and its run folder."""
 
     engine: Any
-    tokenizer: Any
     train: TokenTable
     val: TokenTable
     schedule: Schedule
     folder: RunFolder
+    writer: CheckpointWriter
+    best: BestWeights
     log: TrainingLog | None
     stop: StopRequest
 
+    def __post_init__(self) -> None:
+        self._timer = SaveTimer(self.schedule.checkpoint_minutes, self.schedule.checkpoint_share)
+
     def run(self, state: LoopState) -> LoopState:
-        """Train from `state` to the end.
+        """Train from `state` to the end. The best weights are in `best` then; a checkpoint may still be written.
 
         Raises:
             PersonaError: a signal stopped it, after a checkpoint was saved; or the loss is not finite, another process
                 ended, memory or disk is full.
         """
         self.stop.listen()
-        while not self._is_finished(state):
-            self._run_epoch(state)
+        while True:
+            steps = step_targets(self.train.users, self.schedule, state.epoch)
+            while state.step_in_epoch < len(steps):
+                if self._validation_is_due(state, len(steps)):
+                    self._validate(state)
+                if self._is_finished(state):
+                    return state
+                self._step_and_log(steps[state.step_in_epoch], state)
+                self._save_or_stop(state)
+            # A training that was stopped after the last step of an epoch begins here.
             self._validate(state)
             state.epoch += 1
             state.step_in_epoch = 0
-            self.folder.save(self.engine, state)
-        return state
 
     def _is_finished(self, state: LoopState) -> bool:
-        """After `max_epochs`, or after `early_stopping_patience` epochs without a better validation loss."""
+        """After `max_epochs`, or after `early_stopping_patience` validations without a better loss."""
         schedule = self.schedule
-        return state.epoch >= schedule.max_epochs or state.bad_epochs >= schedule.early_stopping_patience
+        return state.epoch >= schedule.max_epochs or state.bad_validations >= schedule.early_stopping_patience
 
-    def _stop_early(self, state: LoopState) -> None:
-        signal = f" ({self.stop.name})" if self.stop.name else ""
-        message = f"told to stop{signal}: saved after step {state.global_step}; start again to go on"
+    def _validation_is_due(self, state: LoopState, n_steps: int) -> bool:
+        """Whether a validation within an epoch comes before the next step."""
+        every = self.schedule.validate_every_steps
+        within = every is not None and 0 < state.step_in_epoch < n_steps and state.step_in_epoch % every == 0
+        return within and state.validated_step < state.global_step
+
+    def _step_and_log(self, targets: np.ndarray, state: LoopState) -> None:
+        started = time.perf_counter()
+        with explain_errors(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
+            record = self._step(targets, state.global_step)
+        state.step_in_epoch += 1
+        state.global_step += 1
+        state.tokens += record["tokens"]
+        record["seconds"] = time.perf_counter() - started
+        state.seconds += record["seconds"]
+        if self.log is not None:
+            self.log.step({"epoch": state.epoch + 1, "step": state.global_step, **record})
+
+    def _save_or_stop(self, state: LoopState) -> None:
+        """Save if it is time to, or stop after a save if any rank was told to."""
+        every = self.schedule.checkpoint_every_steps
+        due = bool(every and state.global_step % every == 0) or (dist.get_rank() == 0 and self._timer.is_due)
+        with explain_errors(f"after step {state.global_step}", self.schedule.max_tokens_per_gpu):
+            stop, due, writing, failed = any_rank(
+                [bool(self.stop.name), due, self.writer.is_writing, self.writer.failed], self.engine.device
+            )
+        if failed and not self.writer.failed:
+            raise PersonaError("another process could not write its part of a checkpoint; its error is in the log")
+        started = time.perf_counter()
+        if failed or not writing:
+            self.folder.conclude(self.writer)
+        if stop or due:
+            self.folder.save(self.engine, self.writer, self.best, state, behind=not stop)
+            held_up = time.perf_counter() - started
+            state.saving_seconds += held_up
+            self._timer.saved(held_up)
+            self._say(f"checkpoint after step {state.global_step}, waited {held_up:.1f} s for it")
+        if stop:
+            self.folder.conclude(self.writer)
+            signal = f" ({self.stop.name})" if self.stop.name else ""
+            message = f"told to stop{signal}: saved after step {state.global_step}; start again to go on"
+            self._say(message)
+            raise PersonaError(message)
+
+    def _say(self, message: str) -> None:
         if self.log is not None:
             self.log.message(message)
-        raise PersonaError(message)
-
-    def _run_epoch(self, state: LoopState) -> None:
-        steps = step_targets(self.train.users, self.schedule, state.epoch)
-        for targets in steps[state.step_in_epoch :]:
-            started = time.perf_counter()
-            with explain_errors(f"step {state.global_step + 1}", self.schedule.max_tokens_per_gpu):
-                record = self._step(targets, state.global_step)
-                stop = self.stop.any_rank_requested(self.engine.device)
-            state.step_in_epoch += 1
-            state.global_step += 1
-            state.tokens += record["tokens"]
-            record["seconds"] = time.perf_counter() - started
-            state.seconds += record["seconds"]
-            if self.log is not None:
-                self.log.step({"epoch": state.epoch + 1, "step": state.global_step, **record})
-            every = self.schedule.checkpoint_every_steps
-            due = every and state.global_step % every == 0 and state.step_in_epoch < len(steps)
-            if stop or due:
-                self.folder.save(self.engine, state)
-            if stop:
-                self._stop_early(state)
 
     def _step(self, targets: np.ndarray, step: int) -> dict[str, Any]:
         """One optimizer step on exactly these targets; the record for the log."""
@@ -117,22 +147,32 @@ class Training:
         return plan_rows(table, targets, dist.get_world_size(), schedule.max_tokens_per_gpu, schedule.prefix_sharing)
 
     def _validate(self, state: LoopState) -> None:
-        """Compute the validation loss; export the model if it is the best so far."""
-        with explain_errors(f"validation after epoch {state.epoch + 1}", self.schedule.max_tokens_per_gpu):
+        """Compute the validation loss; keep the weights if they are the best so far."""
+        started = time.perf_counter()
+        with explain_errors(f"validation after step {state.global_step}", self.schedule.max_tokens_per_gpu):
             val_loss = mean_nll(self.engine, self.val, self._rows(self.val, np.arange(len(self.val))))
         if not math.isfinite(val_loss):
             raise PersonaError(f"the validation loss is {val_loss}; stopped before a save: lower the learning_rate")
         is_best = val_loss < state.best_val_loss - self.schedule.early_stopping_threshold
         if is_best:
-            state.best_val_loss, state.best_epoch, state.bad_epochs = val_loss, state.epoch + 1, 0
-            self.folder.check_room(self.engine)
-            with full_disk_explained(self.folder.path):
-                export_model(self.engine, self.tokenizer, self.folder.best(state.best_epoch))
+            state.best_val_loss, state.best_epoch, state.best_step = val_loss, state.epoch + 1, state.global_step
+            state.bad_validations = 0
+            self.best.keep(self.engine.module)
         else:
-            state.bad_epochs += 1
+            state.bad_validations += 1
+        state.validated_step = state.global_step
+        seconds = time.perf_counter() - started
+        state.validation_seconds += seconds
         if self.log is not None:
-            record = {"epoch": state.epoch + 1, "step": state.global_step, "val_loss": val_loss, "is_best": is_best}
-            self.log.validation(record)
+            self.log.validation(
+                {
+                    "epoch": state.epoch + 1,
+                    "step": state.global_step,
+                    "val_loss": val_loss,
+                    "is_best": is_best,
+                    "seconds": seconds,
+                }
+            )
 
 
 def accumulate(engine: Any, table: TokenTable, targets: np.ndarray, planned: list[list[RowPlan]]) -> float:

@@ -56,12 +56,20 @@ class ScheduleSettings(Settings):
     reschedules trainings, but finished models are reused."""
     max_epochs: Count = 50
     """The training ends after so many epochs at the latest."""
+    validate_every_steps: Count | None = None
+    """Compute the validation loss every so many steps of an epoch, besides its end; `null` for its end alone."""
     early_stopping_patience: Count = 3
-    """The training ends after so many epochs without a better validation loss."""
+    """The training ends after so many validations without a better loss."""
     early_stopping_threshold: NotNegative = 0.0
     """A validation loss is better if it is lower by more than this, in nats per token."""
+    checkpoint_minutes: NotNegative = 30.0
+    """Minutes from one checkpoint to the next: the most work that a crash may cost. A training that ends sooner writes
+    none. Told to stop, a training is always saved."""
+    checkpoint_share: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """Share of the time that the training may wait for checkpoints, measured as it goes. Where they take longer, they
+    come later than `checkpoint_minutes` says."""
     checkpoint_every_steps: Count | None = None
-    """Save a checkpoint every so many steps, besides the one after each epoch; `null` for none."""
+    """Save a checkpoint every so many steps as well, whatever it takes; `null` for none."""
     seed: Seed = 42
     """Seed of the order of samples and of dropout."""
 
@@ -87,4 +95,11 @@ class ExportSettings(Settings):
 
 
 # These change how a training runs; its result changes by rounding alone.
-EXECUTION_ONLY = {"checkpoint_every_steps", "max_tokens_per_gpu", "gradient_checkpointing", "prefix_sharing"}
+EXECUTION_ONLY = {
+    "checkpoint_every_steps",
+    "checkpoint_minutes",
+    "checkpoint_share",
+    "max_tokens_per_gpu",
+    "gradient_checkpointing",
+    "prefix_sharing",
+}

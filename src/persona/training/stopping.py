@@ -28,8 +28,9 @@ class StopRequest:
     def _record(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
 
-    def any_rank_requested(self, device: torch.device) -> bool:
-        """Whether any rank was told to stop. All ranks must call this, and all get the same answer."""
-        requested = torch.tensor(int(bool(self.name)), device=device)
-        dist.all_reduce(requested, dist.ReduceOp.MAX)
-        return bool(requested)
+
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is set on any rank. All ranks must call this together, and all get the same answers."""
+    answers = torch.tensor(list(flags), dtype=torch.int32, device=device)
+    dist.all_reduce(answers, dist.ReduceOp.MAX)
+    return [bool(answer) for answer in answers.tolist()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,11 +18,12 @@ from persona.files import atomic_path, file_digest, write_json
 from persona.modeling.packing import TokenTable
 from persona.modeling.processes import process_group
 from persona.tokenization.chat import load_tokenizer
-from persona.training.checkpoints import LoopState, RunFolder, digest, link_tree
+from persona.training.checkpoints import LoopState, RunFolder, digest, full_disk_explained, link_tree
 from persona.training.engine import build_engine, sharing_explained
-from persona.training.export import merge_adapter
+from persona.training.export import export_bytes, export_model, merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Training
+from persona.training.saving import BestWeights, CheckpointWriter
 from persona.training.settings import EXECUTION_ONLY, ExportSettings, Optimization, Schedule
 from persona.training.stopping import StopRequest
 
@@ -70,7 +72,8 @@ def train(
         dist.barrier()
         if not folder.finished:
             stop = stop or StopRequest(signals=())
-            _train(files, optimization, schedule, folder, factors, digest(fingerprint), stop)
+            run = digest(fingerprint)
+            _train(files, optimization, schedule, folder, factors, run, stop, export.keep_training_state)
         if dist.get_rank() == 0:
             write_outputs(files, folder, fingerprint, export)
         dist.barrier()
@@ -84,23 +87,38 @@ def _train(
     factors: dict[str, str],
     run: str,
     stop: StopRequest,
+    keep_training_state: bool,
 ) -> None:
+    started = time.perf_counter()
     tables = [TokenTable.read(path) for path in (files.train_tokens, files.val_tokens)]
     epoch_steps = schedule.steps_per_epoch(len(tables[0]))
     engine = build_engine(
         files.base_model, files.deepspeed, optimization, epoch_steps, schedule.max_epochs, schedule.prefix_sharing
     )
-    state = folder.load(engine)
+    writer, best = CheckpointWriter(engine), BestWeights()
+    state = folder.load(engine, best)
+    loading_seconds = time.perf_counter() - started
     log = None
     if dist.get_rank() == 0:
-        log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.global_step, state.epoch, factors, run)
+        log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.done, factors, run)
         log.message(_summary(tables[0], tables[1], schedule, state, optimization))
-    training = Training(engine, load_tokenizer(files.base_model), tables[0], tables[1], schedule, folder, log, stop)
+    training = Training(engine, tables[0], tables[1], schedule, folder, writer, best, log, stop)
     state = training.run(state)
+    folder.conclude(writer)
+    if keep_training_state:
+        folder.save(engine, writer, best, state)
+        folder.conclude(writer)
+    started = time.perf_counter()
+    folder.check_room(export_bytes(engine.module), "the trained model")
+    best.restore(engine.module)
+    with full_disk_explained(folder.path):
+        export_model(engine, load_tokenizer(files.base_model), folder.best(state.best_epoch))
     if log is not None:
         log.message(f"finished after {state.epoch} epochs, best epoch {state.best_epoch}")
         log.close()
-        folder.finish({**asdict(state), "train_samples": len(tables[0]), "val_samples": len(tables[1])})
+        seconds = {"loading_seconds": loading_seconds, "export_seconds": time.perf_counter() - started}
+        samples = {"train_samples": len(tables[0]), "val_samples": len(tables[1])}
+        folder.finish({**asdict(state), **seconds, **samples})
     dist.barrier()
 
 

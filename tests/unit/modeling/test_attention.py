@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from persona.modeling.attention import attend_by_prefix, block_mask, bucketed, flex_attention_works
+from persona.modeling.attention import attend_by_prefix, block_mask, bucketed
 from persona.modeling.packing import pack_row
 from persona.modeling.prefix_tree import Layout
 from tests.unit.modeling.samples import RAGGED, shared_rows
@@ -67,22 +67,6 @@ def test_what_attention_keeps_for_the_backward_pass_goes_with_the_tokens_of_the_
         out, _ = attend_by_prefix(None, query, key, value, None, layout, scaling=0.25)
     assert out.requires_grad
     assert sum(kept.values()) == query.nbytes + key.nbytes + value.nbytes
-
-
-@pytest.mark.skipif(not flex_attention_works(torch.device("cuda")), reason="no GPU with Triton")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_flex_attention_on_a_gpu_gives_the_gradients_of_attention_run_by_run(dtype: torch.dtype) -> None:
-    layout, device = long_row(), torch.device("cuda")
-    n_tokens, length = sum(layout.runs), bucketed(sum(layout.runs))
-    states = [each.detach().to(device, dtype).requires_grad_() for each in states_of(layout, n_tokens)]
-    q, k, v = (functional.pad(each, (0, 0, 0, length - n_tokens)) for each in states)
-    flex, _ = attend_by_prefix(None, q, k, v, None, block_mask(layout, length, device), scaling=0.25)
-    q, k, v = states
-    runs, _ = attend_by_prefix(None, q, k, v, None, layout, scaling=0.25)
-    tolerance = 1e-3 if dtype == torch.float32 else 5e-2
-    found, expected = (torch.autograd.grad(out[:, :n_tokens].float().square().sum(), states) for out in (flex, runs))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 def test_lengths_of_flex_attention_are_few() -> None:

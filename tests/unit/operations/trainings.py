@@ -17,7 +17,7 @@ def train_a_little(results: Path, version: str = "v1", steps: int = 30, finished
     """The folder of a training of 100 steps after some of them, with a checkpoint of 1,000 bytes and a model of 500."""
     run = results / "dmsc" / "runs" / FACTORS / version
     run.mkdir(parents=True)
-    log = TrainingLog(run, 100, 0, 0, {}, "run")
+    log = TrainingLog(run, 100, {"step": 0, "val": 0}, {}, "run")
     for step in range(1, steps + 1):
         log.step({"epoch": 1 + step // 20, "step": step, "loss": 3.0 - step / 100, "lr": 1e-5, "grad_norm": 1.0,
                   "samples": 8, "tokens": 800, "loss_tokens": 80, "micro_steps": 1, "seconds": 20.0})  # fmt: skip

@@ -19,8 +19,8 @@ def validation(number: int, epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "step": number, "val_loss": 1.5, "is_best": True}
 
 
-def log(folder: Path, steps_done: int = 0, epochs_done: int = 0) -> TrainingLog:
-    return TrainingLog(folder, 4, steps_done, epochs_done, {"recipe": "tiny"}, "run")
+def log(folder: Path, step: int = 0, val: int = 0) -> TrainingLog:
+    return TrainingLog(folder, 4, {"step": step, "val": val}, {"recipe": "tiny"}, "run")
 
 
 @pytest.fixture(autouse=True)
@@ -52,5 +52,5 @@ def test_records_after_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
     killed.close()
     with (tmp_path / JSON_LOG).open("a") as file:
         file.write('{"type": "step", "ep')  # killed while it wrote
-    log(tmp_path, steps_done=2, epochs_done=0).close()
+    log(tmp_path, step=2).close()
     assert [(record["type"], record["step"]) for record in read_log(tmp_path / JSON_LOG)] == [("step", 1), ("step", 2)]

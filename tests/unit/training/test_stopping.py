@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from persona.modeling.processes import process_group
-from persona.training.stopping import SIGNALS, StopRequest
+from persona.training.stopping import SIGNALS, StopRequest, any_rank
 
 CPU = torch.device("cpu")
 
@@ -28,9 +28,9 @@ def test_a_signal_is_recorded_instead_of_ending_the_process(number: signal.Signa
     stop = StopRequest()
     stop.listen()
     with process_group(deepspeed=False):
-        assert not stop.any_rank_requested(CPU)
+        assert any_rank([bool(stop.name), True], CPU) == [False, True]
         os.kill(os.getpid(), number)
-        assert stop.any_rank_requested(CPU)
+        assert any_rank([bool(stop.name), False], CPU) == [True, False]
     assert stop.name == number.name
 
 

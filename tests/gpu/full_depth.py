@@ -1,0 +1,96 @@
+"""One of eight processes of the 30B's training, at full depth on one GPU: memory and seconds without the traffic.
+
+    python -m tests.gpu.full_depth ROW_TOKENS
+
+prints one JSON object. In a process of its own, because the memory of other checks would be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.integrations import HfDeepSpeedConfig
+
+from persona.modeling.attention import BY_PREFIX
+from persona.modeling.packing import RowPlan
+from persona.planning.cost import Launch, Work, flops, memory, model_size
+from persona.training.engine import deepspeed_config, engine_around
+from persona.training.loop import accumulate
+from persona.training.settings import Optimization
+from tests.gpu.real_model import random_samples, real_config
+from tests.loopback import one_of
+
+ROOT = Path(__file__).parents[2]
+DEEPSPEED = ROOT / "config" / "deepspeed" / "zero3.json"
+PROCESSES = 8
+GIB = 2**30
+
+
+def main(row_tokens: int, n_layers: int) -> dict[str, Any]:
+    """Four optimizer steps of one row each."""
+    settings = Optimization(gradient_checkpointing=True)
+    figures: dict[str, Any] = {"row_tokens": row_tokens, "layers": n_layers}
+    with one_of(PROCESSES) as collectives, tempfile.TemporaryDirectory() as folder:
+        real_config(n_layers).save_pretrained(folder)
+        config = deepspeed_config(DEEPSPEED, settings, torch.bfloat16)
+        started = time.perf_counter()
+        partitioning = HfDeepSpeedConfig(config)
+        model = AutoModelForCausalLM.from_config(
+            real_config(n_layers), dtype=torch.bfloat16, attn_implementation=BY_PREFIX
+        )
+        del partitioning
+        # The parts are whatever was in memory; with numbers that are not finite all tokens would choose one expert.
+        for parameter in model.parameters():
+            parameter.ds_tensor.normal_(0.0, 0.02)
+        engine = engine_around(model, config, settings, epoch_steps=4, max_epochs=1)
+        torch.cuda.synchronize()
+        figures["build_s"] = round(time.perf_counter() - started, 1)
+        table = random_samples(row_tokens // 256, 192, 64)
+        targets = np.arange(len(table))
+        row = RowPlan(targets.tolist(), [0] * len(table))
+        seconds: list[float] = []
+        for _ in range(4):
+            collectives.reset()
+            started = time.perf_counter()
+            loss = accumulate(engine, table, targets, [[row]] * PROCESSES)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            engine.step()
+            torch.cuda.synchronize()
+            figures["optimizer_s"] = round(time.perf_counter() - started, 3)
+        # The first optimizer step makes Adam's moments.
+        figures["static_gib"] = round(torch.cuda.memory_allocated() / GIB, 1)
+        size = model_size(folder, None)
+        launch = Launch.from_deepspeed(DEEPSPEED, PROCESSES, 2)
+        planned = memory(size, launch, row_tokens, recompute=True)
+        work = Work(table.computed_lengths, np.zeros(len(table), dtype=np.int64), int(table.completion_lengths.sum()))
+        tflops = flops(size, work, True) / 1e12
+        figures |= {
+            "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 1),
+            "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 1),
+            "planned_gib": round(planned.total, 1),
+            "planned_static_gib": round(planned.weights + planned.gradients + planned.optimizer, 1),
+            "micro_step_s": [round(s, 3) for s in seconds],
+            "tflop_per_micro_step": round(tflops, 1),
+            "tflops_reached": round(tflops / min(seconds), 1),
+            "gathers": collectives.calls.get("gather", 0),
+            "gathered_gb": round(collectives.bytes.get("gather", 0) / 1e9, 1),
+            "reduced_gb": round(collectives.bytes.get("reduce", 0) / 1e9, 1),
+            "loss": loss,
+        }
+    return figures
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 48)))

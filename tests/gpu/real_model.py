@@ -1,0 +1,55 @@
+"""The architecture of Qwen3-30B-A3B at full width, with random weights and as many layers as a check needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from persona.modeling.packing import TokenTable
+from persona.modeling.tiny import train_tokenizer
+
+VOCABULARY = 151_936
+H100_TFLOPS = 989.0  # NVIDIA's data sheet: dense bfloat16 of the H100 SXM; the H200 has the same
+
+
+def real_config(n_layers: int, vocabulary: int = VOCABULARY) -> Any:
+    """The published configuration of Qwen3-30B-A3B-Instruct-2507 with fewer layers."""
+    return Qwen3MoeConfig(
+        vocab_size=vocabulary,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=n_layers,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        head_dim=128,
+        num_experts=128,
+        num_experts_per_tok=8,
+        moe_intermediate_size=768,
+        norm_topk_prob=True,
+        max_position_embeddings=262_144,
+        tie_word_embeddings=False,
+    )
+
+
+def write_real_model(folder: Path, n_layers: int, vocabulary: int = VOCABULARY) -> None:
+    """Write random weights of the configuration, and a tokenizer that decodes some of its tokens."""
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = Qwen3MoeForCausalLM._from_config(real_config(n_layers, vocabulary), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    train_tokenizer(["a film to see again, and once more"] * 20, 300).save_pretrained(folder)
+
+
+def random_samples(n_samples: int, prompt: int, completion: int, vocabulary: int = VOCABULARY) -> TokenTable:
+    """Samples of random tokens, which share nothing."""
+    length = prompt + completion
+    return TokenTable(
+        ids=np.random.default_rng(0).integers(0, vocabulary, n_samples * length).astype(np.int32),
+        starts=np.arange(n_samples + 1, dtype=np.int64) * length,
+        prompt_lengths=np.full(n_samples, prompt, dtype=np.int32),
+        users=np.arange(n_samples),
+    )
