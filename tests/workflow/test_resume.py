@@ -48,13 +48,15 @@ def inside_an_export(run_folder: Path) -> bool:
     return any(run_folder.glob(".best_epoch_*.tmp"))
 
 
-def between_export_and_save(run_folder: Path) -> bool:
-    latest = run_folder / "latest.json"
-    best = json.loads(latest.read_text())["state"]["best_epoch"] if latest.exists() else -1
-    return any(int(path.name[11:]) > best for path in run_folder.glob("best_epoch_*"))
+def after_an_unsaved_validation(run_folder: Path) -> bool:
+    """A better validation was logged, and no checkpoint holds its weights yet."""
+    log = run_folder / "train_log.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    best = [json.loads(line)["step"] for line in lines if '"is_best": true' in line]
+    return bool(best) and best[-1] > max(pointer(run_folder), 1)
 
 
-def before_the_export(run_folder: Path) -> bool:
+def before_the_outputs(run_folder: Path) -> bool:
     return (run_folder / "finished.json").exists()
 
 
@@ -74,14 +76,13 @@ KILLS: list[tuple[str, Moment]] = [
     ("torchrun", in_training),
     ("rank 1", inside_a_save),
     ("torchrun", inside_a_save),
+    ("torchrun", after_an_unsaved_validation),
     ("rank 0", inside_an_export),
-    ("torchrun", between_export_and_save),
-    ("rank 0", before_the_export),
+    ("rank 0", before_the_outputs),
 ]
 
 
-# Before a save is whole, and before the save that belongs to an export.
-SOME_KILLS = [KILLS[3], KILLS[6]]
+SOME_KILLS = [KILLS[3], KILLS[6]]  # while the thread writes a checkpoint, and in the export
 N_RANDOM_KILLS = 20
 
 
@@ -206,6 +207,8 @@ def test_told_to_stop_it_saves_and_goes_on(folder: Path, whole: list[dict[str, A
     done = read_log(log)[-1]["step"]
     assert f"error: told to stop (SIGTERM): saved after step {done}; start again to go on" in errors
     assert json.loads((folder / "told" / "run" / "latest.json").read_text())["state"]["global_step"] == done
+    text = (folder / "told" / "run" / "training_logs" / "detailed_training_log.txt").read_text()
+    assert text.count("checkpoint after step") == 1, "saved before it was due, or twice"
     resumed = train(told)
     assert [r.get("loss", r.get("val_loss")) for r in resumed] == [r.get("loss", r.get("val_loss")) for r in whole]
 
