@@ -85,11 +85,33 @@ def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
         25e9, rel=0.02
     )
     work = flops(size, Work(lengths, nothing, 64 * 35), recompute=True)
-    compute, traffic = step_seconds(size, launch, H100, work, micro_steps=1)
-    assert compute == pytest.approx(0.26, abs=0.01)
+    step = step_seconds(size, launch, H100, work, micro_steps=1)
+    assert step.compute == pytest.approx(0.26, abs=0.01)
     # Weights twice and gradients once, 7 of 8 parts of each.
-    assert traffic == pytest.approx(3 * 61.06e9 * 7 / 8 / 450e9, rel=1e-3)
-    assert step_seconds(size, launch, H100, work, micro_steps=8)[1] == pytest.approx(8 * traffic)
+    assert step.traffic == step.total == pytest.approx(3 * 61.06e9 * 7 / 8 / 450e9, rel=1e-3)
+    assert step_seconds(size, launch, H100, work, micro_steps=8).traffic == pytest.approx(8 * step.traffic)
+
+
+def test_the_host_bounds_a_step_of_few_tokens(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    hardware = H100.model_copy(update={"host_s_per_micro_step": 0.8})
+    step = step_seconds(size, launch, hardware, 1e12, micro_steps=3)
+    assert step.bound_by == "host" and step.total == pytest.approx(2.4)
+
+
+def test_gathered_experts_stay_where_activations_are_not_recomputed(size: ModelSize) -> None:
+    """1.1 GiB for each of the 48 layers, besides what is gathered anyway."""
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    kept = memory(size, launch, 1024, recompute=False).gathered - memory(size, launch, 1024, recompute=True).gathered
+    assert kept == pytest.approx(48 * 128 * 3 * 2048 * 768 * 2 / GIB, rel=0.02)
+    whole = replace(launch, zero_stage=2)
+    assert memory(size, whole, 1024, recompute=False).gathered == memory(size, whole, 1024, recompute=True).gathered
+
+
+def test_adapters_of_all_experts_are_many(qwen3_30b: Path) -> None:
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = Lora(r=64, alpha=128, dropout=0.0, target_modules=names)
+    assert model_size(str(qwen3_30b), lora).trained_parameters / 1e9 == pytest.approx(3.98, abs=0.01)
 
 
 def test_work_that_is_shared_is_counted_once(size: ModelSize) -> None:

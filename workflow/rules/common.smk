@@ -117,9 +117,11 @@ def style_path(wildcards):
 
 
 def model_path(name):
-    """The folder of a tiny model, or the configured folder or hub id."""
+    """The folder of a tiny model, or the configured folder, or the hub id with its revision."""
     model = CONFIG.models[name]
-    return f"{RESULTS}/base_models/{name}" if model.tiny else model.path
+    if model.tiny:
+        return f"{RESULTS}/base_models/{name}"
+    return f"{model.path}@{model.revision}" if model.revision else model.path
 
 
 def model_input(name):

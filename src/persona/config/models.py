@@ -108,6 +108,8 @@ class LanguageModel(FitSettings):
 
     path: str | None = None
     """A local folder or a hub id."""
+    revision: Text | None = None
+    """Of a hub id: the commit, tag or branch to load; `null` for the newest."""
     tiny: Tiny | None = None
     """A model that the workflow makes, for trying things out."""
 

@@ -9,6 +9,7 @@ to itself.
 from __future__ import annotations
 
 import math
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from persona.modeling.prefix_tree import Layout
+from persona.modeling.prefix_tree import Layout, lay_out
 
 BY_PREFIX = "by_prefix"
 QUERIES = 128  # queries of a run that are computed at once
@@ -150,11 +151,25 @@ def bucketed(n_tokens: int) -> int:
     return math.ceil(n_tokens / step) * step
 
 
-def flex_attention_works(device: torch.device) -> bool:
-    """Whether FlexAttention has a backward pass on a device: it has on a GPU that Triton supports."""
-    from torch.utils._triton import has_triton
+@lru_cache
+def flex_attention_works(device: torch.device, head_width: int) -> bool:
+    """Whether FlexAttention computes gradients on a device: on a GPU that Triton supports, with a C compiler.
 
-    return device.type == "cuda" and has_triton()
+    Tried once on a few tokens. Where it fails, attention goes run by run, which gives the same and takes longer.
+    """
+    if device.type != "cuda":
+        return False
+    shape, dtype = (1, 1, 128, head_width), torch.bfloat16
+    query, key, value = (torch.zeros(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
+    layout, _ = lay_out([96, 64], [0, 32])
+    try:
+        output, _ = attend_by_prefix(None, query, key, value, None, block_mask(layout, 128, device), scaling=1.0)
+        torch.autograd.grad(output.sum(), (query, key, value))
+    except Exception as error:  # whatever the compiler says
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"FlexAttention does not work here, so attention goes run by run, slower: {reason}", file=sys.stderr)
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from persona.base_model import source
 from persona.errors import PersonaError
 from persona.modeling.attention import BY_PREFIX
 
@@ -62,17 +64,41 @@ def check_weights(path: str) -> None:
             path, BY_PREFIX, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError) as error:
-        raise PersonaError(f"{path}: no model could be loaded: {str(error).splitlines()[0]}") from error
+        raise _not_loaded(path, error) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(name if isinstance(name, str) else name[0] for name in info[kind])
         if names:
             raise PersonaError(f"{path}: {len(names)} weights are {kind.split('_')[0]}, the first is {names[0]}")
 
 
+def load_config(path: str) -> Any:
+    """The configuration of a model, without weights.
+
+    Raises:
+        PersonaError: there is none.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(**source(path))
+    except (OSError, ValueError) as error:
+        raise _not_loaded(path, error) from error
+
+
+def hub_commit(path: str) -> str:
+    """The id of a model on the hub with the commit of its files, which change where no revision is given."""
+    return f"{path.partition('@')[0]}@{load_config(path)._commit_hash}"
+
+
+def _not_loaded(path: str, error: Exception) -> PersonaError:
+    advice = "" if Path(path).is_dir() else "; without a network, download it and set the model's `path` to its folder"
+    return PersonaError(f"{path}: no model could be loaded{advice}: {str(error).splitlines()[0]}")
+
+
 def _from_pretrained(path: str, attention: str, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, **options)
+    loaded = AutoModelForCausalLM.from_pretrained(**source(path), attn_implementation=attention, **options)
     if attention == BY_PREFIX:
         _require_full_attention(path, (loaded[0] if isinstance(loaded, tuple) else loaded).config)
     return loaded

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -44,6 +45,7 @@ class CompletionLoss(nn.Module):
             # needs no mask; transformers does not build one when it is given one of four dimensions.
             attention_mask=row.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool) if tree is not None else None,
             tree=tree,
+            **(flash_arguments(row) if self.model.config._attn_implementation == "flash_attention_2" else {}),
         )
         return self.head_nll(output.last_hidden_state[0, row.positions], row.labels)
 
@@ -62,10 +64,27 @@ class CompletionLoss(nn.Module):
             if row.layout.branches:
                 raise ValueError(f"samples of a row that share tokens need the attention {BY_PREFIX!r}")
             return row, None
-        if not row.layout.branches or not flex_attention_works(device):
+        if not row.layout.branches or not flex_attention_works(device, _head_width(self.model.config)):
             return row, row.layout
         row = row.padded(bucketed(row.input_ids.shape[1]))
         return row, block_mask(row.layout, row.input_ids.shape[1], device)
+
+
+def flash_arguments(row: Row) -> dict[str, Any]:
+    """Where the samples of a row begin, for FlashAttention, which would ask the GPU for it in every layer."""
+    starts = np.concatenate([[0], np.cumsum(row.layout.runs)])
+    starts_on_device = torch.from_numpy(starts.astype(np.int32)).to(row.input_ids.device)
+    longest = max(row.layout.runs)
+    return {
+        "cu_seq_lens_q": starts_on_device,
+        "cu_seq_lens_k": starts_on_device,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Counts (parameters, tokens, steps, bytes of weights and optimizer) are exact. Micro-steps and computed tokens are
 counted on the first steps of an epoch. Seconds and the memory of activations are estimates: a roofline model with an
-assumed utilisation, by the formulas in the docstrings. No estimate was compared with a GPU.
+assumed utilisation, by the formulas in the docstrings. docs/performance.md compares them with a GPU.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from persona.modeling.loading import load_config
 from persona.modeling.loss import CHUNK
 from persona.modeling.packing import RowPlan, TokenTable, plan_rows
 from persona.planning.settings import Hardware, PlannedStage
+from persona.training.adapters import add_adapters
 from persona.training.engine import sharing_explained
 from persona.training.loop import step_targets
 from persona.training.settings import Lora, Schedule
@@ -33,6 +35,7 @@ class ModelSize:
     active_parameters: int  # used per token: the chosen share of the experts, without embeddings
     head_parameters: int
     trained_parameters: int
+    expert_parameters: int
     layers: int
     hidden_size: int
     attention_width: int
@@ -66,31 +69,34 @@ class Launch:
 
 
 def model_size(path: str, lora: Lora | None) -> ModelSize:
-    """Count a model's parameters from its config alone."""
-    import torch
-    from torch import nn
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """Count a model's parameters, and those of its adapters, from its config alone.
 
-    config = AutoConfig.from_pretrained(path)
+    Raises:
+        PersonaError: there is no such model, or see `add_adapters`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     share = getattr(config, "num_experts_per_tok", 1) / (getattr(config, "num_experts", None) or 1)
     named = list(model.named_parameters())
     head = model.lm_head.weight.numel()
-    adapters = sum(
-        lora.r * (module.in_features + module.out_features)
-        for name, module in model.named_modules()
-        if lora and isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in lora.target_modules
-    )
     total = sum(p.numel() for _, p in named)
     # Embeddings are looked up, not multiplied. The head is counted separately.
     body = [(name, p) for name, p in named if "embed_tokens" not in name and "lm_head" not in name]
+    experts = sum(p.numel() for name, p in body if ".experts." in name)
     width = getattr(config, "moe_intermediate_size", None)
+    if lora is not None:
+        with torch.device("meta"):
+            add_adapters(model, lora, seed=0)
     return ModelSize(
         parameters=total,
         active_parameters=round(sum(p.numel() * (share if ".experts." in name else 1) for name, p in body)),
         head_parameters=head,
-        trained_parameters=adapters if lora else total,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        expert_parameters=experts,
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         attention_width=config.num_attention_heads * config.head_dim,
@@ -122,13 +128,15 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
     Weights and gradients take `bytes_per_weight` each. The optimizer takes 12 bytes per trained parameter (float32 copy
     and two moments). ZeRO divides them among the processes as its stage says (Rajbhandari et al. 2020,
     arXiv:1910.02054). Activations of a layer take about 16 hidden + 4 attention + 5 expert widths per token. If they
-    are recomputed, each layer keeps its input alone, and one layer is held in full.
+    are recomputed, each layer keeps its input alone, and one layer is held in full. If not, the backward pass of the
+    experts' grouped product keeps their weights, so those that ZeRO-3 has gathered stay until then.
     """
     ranks, element = launch.processes, launch.bytes_per_weight
     shared = {stage: 1 if launch.zero_stage < stage else ranks for stage in (1, 2, 3)}
     layer = max_tokens * element * (16 * size.hidden_size + 4 * size.attention_width + 5 * size.expert_width)
     kept = max_tokens * element * size.hidden_size * size.layers
-    gathered = min(size.parameters, launch.max_live_parameters) * element if launch.zero_stage == 3 else 0
+    live = min(size.parameters, launch.max_live_parameters + (0 if recompute else size.expert_parameters))
+    gathered = live * element if launch.zero_stage == 3 else 0
     bucket = min(size.trained_parameters, launch.bucket_parameters) * element
     on_device = 0 if launch.offload_optimizer else 12
     return Memory(
@@ -182,10 +190,10 @@ class Epoch:
     micro_steps: float  # per step
 
     @classmethod
-    def of(cls, table: TokenTable, schedule: Schedule, processes: int) -> Epoch:
-        """Plan the first `COUNTED_STEPS` steps."""
+    def of(cls, table: TokenTable, schedule: Schedule, processes: int, count: int = COUNTED_STEPS) -> Epoch:
+        """Plan the first `count` steps."""
         steps = step_targets(table.users, schedule, epoch=0)
-        counted = steps[:COUNTED_STEPS]
+        counted = steps[:count]
         work, micro_steps = rows_of(table, counted, schedule, processes)
         return cls(len(steps), len(counted), work, micro_steps / len(counted))
 
@@ -210,10 +218,29 @@ def flops(size: ModelSize, work: Work, recompute: bool) -> float:
     return passes * (body + attention) + 4 * 2.0 * size.head_parameters * work.completion_tokens
 
 
+@dataclass(frozen=True)
+class StepSeconds:
+    """Seconds of an optimizer step by what they are spent on. These overlap, so a step takes the longest."""
+
+    compute: float
+    traffic: float
+    host: float
+
+    @property
+    def total(self) -> float:
+        """The longest."""
+        return max(self.compute, self.traffic, self.host)
+
+    @property
+    def bound_by(self) -> str:
+        """What takes longest."""
+        return max(vars(self), key=lambda name: float(vars(self)[name]))
+
+
 def step_seconds(
     size: ModelSize, launch: Launch, hardware: Hardware, flops_a_step: float, micro_steps: float
-) -> tuple[float, float]:
-    """Seconds of computing and of communication per optimizer step. They overlap, so a step takes the longer one.
+) -> StepSeconds:
+    """Seconds per optimizer step.
 
     A ring moves (ranks - 1) / ranks of what it gathers or reduces. In every micro-step ZeRO-3 gathers the weights in
     the forward and in the backward pass and reduces the gradients. Lower stages reduce gradients in every micro-step
@@ -221,10 +248,11 @@ def step_seconds(
     """
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += micro_steps * hardware.micro_step_overhead_s
+    host = micro_steps * hardware.host_s_per_micro_step
     weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
     moved = micro_steps * (2 * weights + gradients) if launch.zero_stage == 3 else micro_steps * gradients + gradients
     share = (launch.processes - 1) / launch.processes
-    return compute, moved * share / (hardware.interconnect_gb_s * 1e9)
+    return StepSeconds(compute, moved * share / (hardware.interconnect_gb_s * 1e9), host)
 
 
 def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
@@ -235,11 +263,9 @@ def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
     launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight)
     recompute = stage.optimization.gradient_checkpointing
     epoch = Epoch.of(table, schedule, processes)
-    compute, traffic = step_seconds(
-        size, launch, hardware, flops(size, epoch.work, recompute) / epoch.counted, epoch.micro_steps
-    )
+    step = step_seconds(size, launch, hardware, flops(size, epoch.work, recompute) / epoch.counted, epoch.micro_steps)
     val_seconds = validation_seconds(val, schedule, size, launch, hardware)
-    epoch_hours = (max(compute, traffic) * epoch.steps + val_seconds) / 3600
+    epoch_hours = (step.total * epoch.steps + val_seconds) / 3600
     needed = memory(size, launch, schedule.max_tokens_per_gpu, recompute)
     return {
         "samples": len(table),
@@ -250,15 +276,20 @@ def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
         "loss_tokens_per_epoch": int(table.completion_lengths.sum()),
         "steps_per_epoch": epoch.steps,
         "micro_steps_per_step": epoch.micro_steps,
+        "max_tokens_per_gpu": schedule.max_tokens_per_gpu,
         "parameters": size.parameters,
         "active_parameters": size.active_parameters + size.head_parameters,
         "trained_parameters": size.trained_parameters,
         "memory_gib": {**needed.__dict__, "total": needed.total, "available": hardware.memory_gib},
         "fits": needed.total <= hardware.memory_gib,
         "advice": nearest_that_fits(size, launch, hardware, schedule, recompute, int(table.lengths.max())),
-        "compute_seconds_per_step": compute,
-        "traffic_seconds_per_step": traffic,
-        "seconds_per_step": max(compute, traffic),
+        "compute_seconds_per_step": step.compute,
+        "traffic_seconds_per_step": step.traffic,
+        "host_seconds_per_step": step.host,
+        "seconds_per_step": step.total,
+        "bound_by": step.bound_by,
+        "tokens_per_micro_step": epoch.work.tokens / epoch.counted / epoch.micro_steps / processes,
+        "larger_steps": larger_steps(table, schedule, size, launch, hardware, recompute),
         "hours_per_epoch": epoch_hours,
         "max_epochs": schedule.max_epochs,
         "gpu_hours_per_epoch": epoch_hours * processes,
@@ -271,7 +302,22 @@ def validation_seconds(
 ) -> float:
     """Seconds of one validation: the forward pass alone, and one gathering of the weights."""
     work, rows = rows_of(val, [np.arange(len(val))], schedule, launch.processes)
-    return max(step_seconds(size, launch, hardware, flops(size, work, False) / 3, rows))
+    return step_seconds(size, launch, hardware, flops(size, work, False) / 3, rows).total
+
+
+def larger_steps(
+    table: TokenTable, schedule: Schedule, size: ModelSize, launch: Launch, hardware: Hardware, recompute: bool
+) -> dict[int, float]:
+    """Hours of an epoch's steps with 2, 4 and 8 times as many samples in a step, where the epoch has as many."""
+    hours = {}
+    for factor in (2, 4, 8):
+        samples = factor * schedule.samples_per_step
+        if samples <= len(table):
+            epoch = Epoch.of(table, schedule.model_copy(update={"samples_per_step": samples}), launch.processes, 50)
+            work = flops(size, epoch.work, recompute) / epoch.counted
+            step = step_seconds(size, launch, hardware, work, epoch.micro_steps)
+            hours[samples] = step.total * epoch.steps / 3600
+    return hours
 
 
 def computed_tokens_by_user(epoch: Epoch, table: TokenTable, schedule: Schedule, processes: int) -> int:
@@ -282,10 +328,10 @@ def computed_tokens_by_user(epoch: Epoch, table: TokenTable, schedule: Schedule,
 
 
 def disk_bytes(size: ModelSize, launch: Launch) -> int:
-    """Bytes of checkpoints and exports. Old ones are deleted once the new ones are complete, so each is there twice."""
-    checkpoint = size.trained_parameters * (12 + launch.bytes_per_weight)
-    export = size.trained_parameters * launch.bytes_per_weight
-    return 2 * (checkpoint + export)
+    """Bytes of two checkpoints and the exported model. An old checkpoint is deleted once the new one is complete."""
+    weights = size.trained_parameters * launch.bytes_per_weight
+    checkpoint = size.trained_parameters * 12 + weights  # DeepSpeed's files, and the best weights
+    return 2 * checkpoint + weights
 
 
 def nearest_that_fits(

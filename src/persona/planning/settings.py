@@ -11,18 +11,21 @@ from persona.training.settings import Optimization, Schedule
 
 
 class Hardware(Settings):
-    """One GPU, or the share of one CPU process. Defaults: an H100's data sheet and a guess of its utilisation."""
+    """One GPU, or the share of one CPU process. Defaults: an H100's data sheet and the utilisation measured on one."""
 
     memory_gib: Positive = 79.0
     """Memory of the device in GiB."""
     peak_tflops: Positive = 989.0
     """Peak arithmetic throughput in TFLOP/s."""
-    utilisation: Annotated[float, Field(gt=0, le=1)] = 0.2
+    utilisation: Annotated[float, Field(gt=0, le=1)] = 0.13
     """Share of the peak that the training reaches."""
     interconnect_gb_s: Positive = 450.0
     """Bandwidth between the devices in GB/s."""
     micro_step_overhead_s: NotNegative = 0.0
     """Seconds that each micro-step takes besides computing."""
+    host_s_per_micro_step: NotNegative = 0.0
+    """Seconds that the host needs to start the work of a micro-step on a GPU. It does so while the GPU computes, so
+    small micro-steps take as long as this."""
 
 
 class PlannedStage(Settings):

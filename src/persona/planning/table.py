@@ -9,6 +9,8 @@ from tabulate import tabulate
 
 from persona.planning.settings import Hardware
 
+BOUNDS = {"compute": "computing", "traffic": "the traffic between GPUs", "host": "the host, which starts the work"}
+
 
 def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
     """The plan as Markdown that is also readable on a terminal.
@@ -43,7 +45,7 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
         for name, plan in stages.items()
         if not plan["fits"]
     ]
-    return "\n".join([table, "", *_sharing(stages), *warnings, _assumptions(hardware)]) + "\n"
+    return "\n".join([table, "", *_sharing(stages), *_fill(stages), *warnings, _assumptions(hardware)]) + "\n"
 
 
 def _sharing(stages: dict[str, dict[str, Any]]) -> list[str]:
@@ -56,12 +58,26 @@ def _sharing(stages: dict[str, dict[str, Any]]) -> list[str]:
     return notes
 
 
+def _fill(stages: dict[str, dict[str, Any]]) -> list[str]:
+    """How full rows are, what a step is bound by, and what larger steps would cost."""
+    notes = []
+    for name, plan in stages.items():
+        larger = ", ".join(f"{_hours(hours)} with {n} samples per step" for n, hours in plan["larger_steps"].items())
+        tokens, room = plan["tokens_per_micro_step"], plan["max_tokens_per_gpu"]
+        notes.append(
+            f"{name}: {tokens:,.0f} of {room:,} tokens in a row; a step is bound by {BOUNDS[plan['bound_by']]}"
+            + (f"; steps of an epoch: {larger}" if larger else "")
+        )
+    return notes
+
+
 def _assumptions(hardware: Hardware) -> str:
     return (
         "Counted: samples, tokens, computed tokens, steps, micro-steps. Assumed, not measured: "
         f"{hardware.peak_tflops:g} TFLOP/s per process at {hardware.utilisation:.0%} utilisation, "
         f"{hardware.interconnect_gb_s:g} GB/s between processes, {hardware.micro_step_overhead_s:g} s overhead per "
-        "micro-step, computation and communication overlapping. Early stopping may end a training before `at most`."
+        f"micro-step, {hardware.host_s_per_micro_step:g} s of the host per micro-step; computation, communication and "
+        "host overlap. Early stopping may end a training before `at most`."
     )
 
 

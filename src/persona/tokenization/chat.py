@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from persona.base_model import source
 from persona.errors import PersonaError
 
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -34,13 +35,13 @@ def load_tokenizer(path: str) -> Any:
     """Load a fast Hugging Face tokenizer with a chat template.
 
     Args:
-        path: a folder, or the id of a model on the hub.
+        path: see `persona.base_model`.
 
     Raises:
         PersonaError: it cannot be loaded, is not a fast one, or has no chat template.
     """
     try:
-        tokenizer = _tokenizer_class(path).from_pretrained(path)
+        tokenizer = _tokenizer_class(path).from_pretrained(**source(path))
     except (OSError, ValueError) as error:
         raise PersonaError(
             f"{path}: the tokenizer cannot be loaded; check the model's `path`: {str(error).splitlines()[0]}"

@@ -19,6 +19,7 @@ from persona.modeling.loading import (
     packed_attention,
 )
 from persona.modeling.loss import CompletionLoss
+from persona.training.adapters import add_adapters
 from persona.training.settings import Lora, Optimization
 
 
@@ -29,8 +30,12 @@ def build_engine(
     epoch_steps: int,
     max_epochs: int,
     prefix_sharing: bool,
+    seed: int = 0,
 ) -> Any:
     """Load the model, partitioned as the DeepSpeed file says, with its optimizer and learning-rate schedule.
+
+    Args:
+        seed: of the adapters.
 
     Raises:
         PersonaError: the model cannot be loaded, has no modules for the adapters, or draws dropout that samples with
@@ -48,7 +53,7 @@ def build_engine(
     )
     del partitioning
     if settings.lora is not None:
-        _add_adapters(model, settings.lora)
+        add_adapters(model, settings.lora, seed)
     if prefix_sharing:
         _refuse_dropout(model)
     return engine_around(model, config, settings, epoch_steps, max_epochs)
@@ -111,29 +116,6 @@ def _refuse_dropout(model: Any) -> None:
                 f"{name} has dropout {probability:g}: samples that share tokens would share what is dropped; set "
                 "prefix_sharing: false in the recipe, or train without dropout"
             )
-
-
-def _add_adapters(model: Any, lora: Lora) -> None:
-    """Freeze the weights and add adapters to the modules that `lora` names.
-
-    Raises:
-        PersonaError: the model has no such modules.
-    """
-    from peft import LoraConfig
-
-    try:
-        model.add_adapter(
-            LoraConfig(
-                r=lora.r,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
-                task_type="CAUSAL_LM",
-                base_model_name_or_path=model.config._name_or_path,
-            )
-        )
-    except ValueError as error:
-        raise PersonaError(f"lora.target_modules: {str(error).splitlines()[0]}") from error
 
 
 def deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class Lora(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout of their inputs. Above 0, prefixes are not shared."""
     target_modules: Annotated[list[Text], Field(min_length=1)]
-    """Names of the modules that get adapters, such as `[q_proj, v_proj]`."""
+    """Names of the modules that get adapters, such as `[q_proj, v_proj]`. `gate_proj`, `up_proj` and `down_proj` add
+    adapters to all experts, which are many: the plan counts them."""
 
 
 class Optimization(Settings):

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from persona.files import atomic_path, file_digest, write_json
+from persona.modeling.loading import hub_commit
 from persona.modeling.packing import TokenTable
 from persona.modeling.processes import process_group
 from persona.tokenization.chat import load_tokenizer
@@ -93,7 +94,13 @@ def _train(
     tables = [TokenTable.read(path) for path in (files.train_tokens, files.val_tokens)]
     epoch_steps = schedule.steps_per_epoch(len(tables[0]))
     engine = build_engine(
-        files.base_model, files.deepspeed, optimization, epoch_steps, schedule.max_epochs, schedule.prefix_sharing
+        files.base_model,
+        files.deepspeed,
+        optimization,
+        epoch_steps,
+        schedule.max_epochs,
+        schedule.prefix_sharing,
+        schedule.seed,
     )
     writer, best = CheckpointWriter(engine), BestWeights()
     state = folder.load(engine, best)
@@ -146,8 +153,7 @@ def _fingerprint(files: Files, optimization: Optimization, schedule: Schedule) -
         "train_tokens": file_digest(files.train_tokens),
         "val_tokens": file_digest(files.val_tokens),
         "deepspeed": file_digest(files.deepspeed),
-        # A model from the hub is known by its name alone.
-        "base_model": file_digest(base) if base.is_dir() else files.base_model,
+        "base_model": file_digest(base) if base.is_dir() else hub_commit(files.base_model),
     }
 
 

@@ -15,10 +15,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen3MoeForCausalLM
+from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from persona.modeling import loss
 from persona.modeling.attention import BY_PREFIX
-from persona.modeling.loss import CHUNK, CompletionLoss, chunked_nll
+from persona.modeling.loss import CHUNK, CompletionLoss, chunked_nll, flash_arguments
 from persona.modeling.packing import TokenTable, fill_rows, pack_row
 from tests.unit.modeling.samples import (
     GROWING,
@@ -178,3 +179,12 @@ def test_an_error_leaves_the_head_as_it_is(table: TokenTable) -> None:
     with pytest.raises(IndexError):
         CompletionLoss(model)(replace(row, labels=row.labels + 1000))
     assert "forward" not in vars(model.lm_head)
+
+
+def test_flash_attention_is_told_where_samples_begin_as_transformers_would_find_out(table: TokenTable) -> None:
+    row = pack_row(table, [3, 1, 7])
+    expected, lengths = prepare_fa_kwargs_from_position_ids(row.position_ids)
+    found = flash_arguments(row)
+    assert found["cu_seq_lens_q"].tolist() == found["cu_seq_lens_k"].tolist() == expected[0].tolist()
+    assert found["cu_seq_lens_q"].dtype == torch.int32
+    assert (found["max_length_q"], found["max_length_k"]) == tuple(map(int, lengths))

@@ -27,6 +27,10 @@ def stage(**changed: Any) -> dict[str, Any]:
         "advice": "",
         "disk_gb": 370.0,
         "prefix_sharing": "prefixes are shared",
+        "tokens_per_micro_step": 812.0,
+        "max_tokens_per_gpu": 8192,
+        "bound_by": "host",
+        "larger_steps": {256: 0.5},
     } | changed
 
 
@@ -52,3 +56,9 @@ def test_ordering_by_user_is_mentioned_where_it_computes_much_less() -> None:
     much = plan_table({"quick": stage(computed_tokens_per_epoch_by_user=1_000_000)}, HARDWARE)
     assert "with batch_by: user 1,000,000 tokens computed" in much
     assert "batch_by" not in plan_table({"quick": stage()}, HARDWARE)
+
+
+def test_how_full_rows_are_and_what_larger_steps_cost_is_told() -> None:
+    table = plan_table({"quick": stage()}, HARDWARE)
+    assert "quick: 812 of 8,192 tokens in a row; a step is bound by the host, which starts the work; " in table
+    assert "; steps of an epoch: 0:30:00 with 256 samples per step" in table

@@ -20,23 +20,27 @@ def writer() -> CheckpointWriter:
     return CheckpointWriter(SimpleNamespace(checkpoint_engine=SimpleNamespace()))
 
 
-def test_a_checkpoint_is_due_after_some_minutes_or_later_where_saving_takes_long() -> None:
+class Clock:
+    """A clock that the test moves."""
+
     now = 0.0
-    timer = SaveTimer(minutes=30, share=0.03, clock=lambda: now)
-    now = 1799.0
-    assert not timer.is_due
-    now = 1800.0
-    assert timer.is_due
-    timer.saved(held_up=3.0)  # 3 s are 3 % of 100 s, which is sooner than 30 minutes
-    now += 1799.0
-    assert not timer.is_due
-    now += 1.0
-    assert timer.is_due
-    timer.saved(held_up=90.0)  # 3 % of 3,000 s
-    now += 2999.0
-    assert not timer.is_due
-    now += 1.0
-    assert timer.is_due
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_checkpoint_is_due_after_some_minutes_or_later_where_saving_takes_long() -> None:
+    clock = Clock()
+    timer = SaveTimer(minutes=30, share=0.03, clock=clock)
+    # Held up for so many seconds by the last checkpoint, how long until the next: 3 s are 3 % of 100 s, which is sooner
+    # than 30 minutes; 90 s are 3 % of 3,000 s.
+    for held_up, seconds in ((None, 1800.0), (3.0, 1800.0), (90.0, 3000.0)):
+        if held_up is not None:
+            timer.saved(held_up)
+        clock.now += seconds - 1
+        assert not timer.is_due
+        clock.now += 1
+        assert timer.is_due
 
 
 def test_a_file_written_behind_the_training_holds_what_was_there_when_it_was_saved(
@@ -52,7 +56,7 @@ def test_a_file_written_behind_the_training_holds_what_was_there_when_it_was_sav
     monkeypatch.setattr(saving, "_write", write_later)
     behind = writer()
     behind.behind = True
-    state = {"weights": torch.arange(3.0), "groups": [(torch.zeros(2), 7)], "step": 4}
+    state: dict[str, Any] = {"weights": torch.arange(3.0), "groups": [(torch.zeros(2), 7)], "step": 4}
     behind.save(state, str(tmp_path / "state.pt"))
     state["weights"] += 1
     state["groups"][0][0].fill_(9.0)
@@ -75,7 +79,7 @@ def test_a_file_that_cannot_be_written_is_told_when_it_is_waited_for(tmp_path: P
 
 
 def test_a_copy_shares_nothing_with_the_state() -> None:
-    state = {"a": torch.zeros(2), "b": [torch.zeros(1)]}
+    state: dict[str, Any] = {"a": torch.zeros(2), "b": [torch.zeros(1)]}
     copy = in_host_memory(state)
     state["a"][0] = 1.0
     state["b"][0][0] = 1.0
@@ -84,7 +88,7 @@ def test_a_copy_shares_nothing_with_the_state() -> None:
 
 def test_copies_larger_than_the_memory_of_the_host_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
-    monkeypatch.setattr(saving.psutil, "virtual_memory", lambda: SimpleNamespace(available=50 * gib, total=100 * gib))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=50 * gib, total=100 * gib))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert fits_in_host_memory(4 * gib)
     assert not fits_in_host_memory(6 * gib)  # 48 of 50 GiB, and 10 must stay free
@@ -98,8 +102,8 @@ def test_the_best_weights_are_restored_as_they_were_kept(tmp_path: Path) -> None
         best.keep(model)
         kept = model.weight.detach().clone()
         with torch.no_grad():
-            model.weight += 1
-            model.bias += 1
+            model.weight.add_(1)
+            model.bias.add_(1)
         bias = model.bias.detach().clone()
         best.save(writer(), tmp_path)
         again = BestWeights()
