@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help install install-locked lock demo report-picture test test-fast test-slow test-long slurm test-slurm status clean-checkpoints lint schema
+.PHONY: help install install-locked lock demo report-picture test test-fast test-slow test-long slurm test-slurm test-gpu status clean-checkpoints lint schema
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ slurm:  ## Debian's packages of Slurm, to test with
 
 test-slurm: install slurm  ## the workflow on a real Slurm of two nodes on this machine; needs root
 	$(BIN)/python -m pytest tests/slurm
+
+test-gpu: install  ## what only a GPU can show; under ten minutes on one of 80 GB, without a network
+	$(BIN)/python -m pytest tests/gpu
 
 status: install  ## what trains, and how far it is
 	$(BIN)/python -m persona status

@@ -12,7 +12,8 @@ from torch.nn import functional
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 from transformers.utils import is_flash_attn_2_available
 
-from persona.modeling.attention import attend_by_prefix, block_mask, bucketed
+from persona.modeling.attention import attend_by_prefix, block_mask, bucketed, flex_attention_works
+from persona.modeling.experts import empty_experts_get_no_gradient
 from persona.modeling.packing import pack_row
 from persona.modeling.prefix_tree import Layout
 from tests.gpu.real_model import real_config
@@ -33,6 +34,13 @@ def test_flex_attention_gives_the_gradients_of_attention_run_by_run(dtype: torch
     found, expected = (torch.autograd.grad(out[:, :n_tokens].float().square().sum(), states) for out in (flex, runs))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_flex_attention_is_tried_before_it_is_used(device: torch.device, figures: dict[str, Any]) -> None:
+    started = time.perf_counter()
+    assert flex_attention_works(device, 128)
+    figures["flex_trial_s"] = round(time.perf_counter() - started, 1)
+    assert not flex_attention_works(device, 8), "FlexAttention needs heads of at least 16"
 
 
 def branching_row(n_tokens: int) -> Layout:
@@ -135,6 +143,7 @@ def test_grouped_experts_of_which_some_get_no_token(device: torch.device, figure
     for grouped, looped in zip(results["grouped_mm"], results["eager"], strict=True):
         assert relative_difference(grouped, looped) < 2e-2
     assert not any(gradient[9:].any() for gradient in results["grouped_mm"][1:])
+    assert empty_experts_get_no_gradient(device)
     figures["empty_experts"] = "gradients are those of a loop"
 
 

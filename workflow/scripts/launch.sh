@@ -10,6 +10,8 @@ shift 2
 # Snakemake sets the number of MKL's threads to that of the job, and torch takes the larger of the two numbers: every
 # process would start a thread for each of the others. LOCAL_SIZE: on the CPU DeepSpeed would start `numactl` in every
 # step to find it.
+# expandable_segments: less of a GPU's memory is lost to fragments.
+export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONWARNINGS=ignore LOCAL_SIZE="$processes"
 if [[ -t 3 ]]; then
     PROGRESS=$(readlink /proc/$$/fd/3)

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from persona.files import atomic_path, file_digest, write_json
+from persona.modeling.experts import empty_experts_get_no_gradient
 from persona.modeling.loading import hub_commit
 from persona.modeling.packing import TokenTable
 from persona.modeling.processes import process_group
@@ -109,6 +110,11 @@ def _train(
     if dist.get_rank() == 0:
         log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.done, factors, run)
         log.message(_summary(tables[0], tables[1], schedule, state, optimization))
+        if engine.device.type == "cuda" and not empty_experts_get_no_gradient(engine.device):
+            log.message(
+                "warning: this torch gives experts without tokens a wrong gradient on this GPU "
+                "(https://github.com/pytorch/pytorch/issues/172439); take another version of torch"
+            )
     training = Training(engine, tables[0], tables[1], schedule, folder, writer, best, log, stop)
     state = training.run(state)
     folder.conclude(writer)
