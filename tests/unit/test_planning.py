@@ -94,7 +94,7 @@ def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
 
 def test_the_host_bounds_a_step_of_few_tokens(size: ModelSize) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
-    hardware = H100.model_copy(update={"host_s_per_micro_step": 0.8})
+    hardware = H100.model_copy(update={"host_s_per_layer": 0.8 / 48})
     step = step_seconds(size, launch, hardware, 1e12, micro_steps=3)
     assert step.bound_by == "host" and step.total == pytest.approx(2.4)
 

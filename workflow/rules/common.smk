@@ -136,6 +136,15 @@ def corpus_path(tiny):
     return f"{RESULTS}/prompts/{tiny.corpus_sample}/{tiny.corpus_ablation}.parquet"
 
 
+def without_user(ablation):
+    return f"{WITHOUT_USER}{CONFIG.ablations[ablation].prompt_style}"
+
+
+def empty_tokens(ablation, model):
+    """The test cohort's prompts without the user."""
+    return f"{RESULTS}/tokens/test/{without_user(ablation)}/{model}.parquet"
+
+
 def tokens_path(sample, stage):
     model = CONFIG.recipes[stage.recipe].model
     return f"{RESULTS}/tokens/{sample}/{stage.ablation}/{model}.parquet"

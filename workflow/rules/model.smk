@@ -31,8 +31,11 @@ rule make_tiny_model:
 
 rule plan:
     input:
-        [stage["tokens"] for stage in STAGES_TO_PLAN.values()],
-        [stage["val_tokens"] for stage in STAGES_TO_PLAN.values()],
+        [
+            stage[f"{cohort}tokens"]
+            for stage in STAGES_TO_PLAN.values()
+            for cohort in ["", "val_", "test_", "empty_"]
+        ],
         [stage["deepspeed"] for stage in STAGES_TO_PLAN.values()],
         [model_input(CONFIG.recipes[s.recipe].model) for s in CONFIG.stages.values()],
     output:

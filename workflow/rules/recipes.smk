@@ -52,11 +52,16 @@ def stages_to_plan():
         plans[name] = {
             "tokens": tokens_path(stage.sample, stage),
             "val_tokens": tokens_path("val", stage),
+            "test_tokens": tokens_path("test", stage),
+            "empty_tokens": empty_tokens(stage.ablation, recipe.model),
             "model": model_path(recipe.model),
             "deepspeed": deepspeed_path(recipe),
             "optimization": recipe.optimization(),
             "schedule": recipe.schedule(),
             "processes": recipe.processes,
+            "processes_per_node": recipe.processes_per_node,
+            "candidates": CONFIG.evaluation.candidates,
+            "generation": CONFIG.generation.model_dump(),
             "bytes_per_weight": 2 if recipe.gpus else 4,
         }
     return plans

@@ -1,15 +1,6 @@
 """What is evaluated of a stage, and what the report reads of it."""
 
 
-def without_user(ablation):
-    return f"{WITHOUT_USER}{CONFIG.ablations[ablation].prompt_style}"
-
-
-def empty_tokens(ablation, model):
-    """The test cohort's prompts without the user."""
-    return f"{RESULTS}/tokens/test/{without_user(ablation)}/{model}.parquet"
-
-
 def evaluated(stage):
     """The rows of all trainings of a stage."""
     return [

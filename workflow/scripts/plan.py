@@ -6,8 +6,8 @@ from pathlib import Path
 
 from persona.errors import run_command
 from persona.files import write_json, write_text
-from persona.planning.cost import plan_stage
 from persona.planning.settings import Hardware, PlannedStage
+from persona.planning.stage import plan_stage
 from persona.planning.table import plan_table
 
 

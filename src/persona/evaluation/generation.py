@@ -11,13 +11,11 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from persona.evaluation.settings import GREEDY, SAMPLE, GenerationSettings
+from persona.evaluation.settings import BATCH, GREEDY, SAMPLE, GenerationSettings
 from persona.progress import progress_bar
 from persona.seeded_hash import hash64_series, mix64, uniform
 from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
-
-BATCH = 32
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]

@@ -7,6 +7,7 @@ from typing import Literal
 from persona.settings import Count, Name, Positive, Seed, Settings
 
 GREEDY, SAMPLE = "greedy", "sample"  # how a text is written
+BATCH = 32  # texts that are written at once
 
 
 class GenerationSettings(Settings):

@@ -10,16 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from persona.modeling.loading import load_config
 from persona.modeling.loss import CHUNK
 from persona.modeling.packing import RowPlan, TokenTable, plan_rows
-from persona.planning.settings import Hardware, PlannedStage
+from persona.planning.settings import Hardware
 from persona.training.adapters import add_adapters
-from persona.training.engine import sharing_explained
 from persona.training.loop import step_targets
 from persona.training.settings import Lora, Schedule
 
@@ -248,53 +246,11 @@ def step_seconds(
     """
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += micro_steps * hardware.micro_step_overhead_s
-    host = micro_steps * hardware.host_s_per_micro_step
+    host = micro_steps * size.layers * hardware.host_s_per_layer
     weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
     moved = micro_steps * (2 * weights + gradients) if launch.zero_stage == 3 else micro_steps * gradients + gradients
     share = (launch.processes - 1) / launch.processes
     return StepSeconds(compute, moved * share / (hardware.interconnect_gb_s * 1e9), host)
-
-
-def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
-    """All figures of one stage."""
-    schedule, processes = stage.schedule, stage.processes
-    table, val = TokenTable.read(Path(stage.tokens)), TokenTable.read(Path(stage.val_tokens))
-    size = model_size(stage.model, stage.optimization.lora)
-    launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight)
-    recompute = stage.optimization.gradient_checkpointing
-    epoch = Epoch.of(table, schedule, processes)
-    step = step_seconds(size, launch, hardware, flops(size, epoch.work, recompute) / epoch.counted, epoch.micro_steps)
-    val_seconds = validation_seconds(val, schedule, size, launch, hardware)
-    epoch_hours = (step.total * epoch.steps + val_seconds) / 3600
-    needed = memory(size, launch, schedule.max_tokens_per_gpu, recompute)
-    return {
-        "samples": len(table),
-        "prefix_sharing": sharing_explained(schedule.prefix_sharing, stage.optimization.lora),
-        "tokens_per_epoch": int(table.lengths.sum()),
-        "computed_tokens_per_epoch": epoch.computed_tokens,
-        "computed_tokens_per_epoch_by_user": computed_tokens_by_user(epoch, table, schedule, processes),
-        "loss_tokens_per_epoch": int(table.completion_lengths.sum()),
-        "steps_per_epoch": epoch.steps,
-        "micro_steps_per_step": epoch.micro_steps,
-        "max_tokens_per_gpu": schedule.max_tokens_per_gpu,
-        "parameters": size.parameters,
-        "active_parameters": size.active_parameters + size.head_parameters,
-        "trained_parameters": size.trained_parameters,
-        "memory_gib": {**needed.__dict__, "total": needed.total, "available": hardware.memory_gib},
-        "fits": needed.total <= hardware.memory_gib,
-        "advice": nearest_that_fits(size, launch, hardware, schedule, recompute, int(table.lengths.max())),
-        "compute_seconds_per_step": step.compute,
-        "traffic_seconds_per_step": step.traffic,
-        "host_seconds_per_step": step.host,
-        "seconds_per_step": step.total,
-        "bound_by": step.bound_by,
-        "tokens_per_micro_step": epoch.work.tokens / epoch.counted / epoch.micro_steps / processes,
-        "larger_steps": larger_steps(table, schedule, size, launch, hardware, recompute),
-        "hours_per_epoch": epoch_hours,
-        "max_epochs": schedule.max_epochs,
-        "gpu_hours_per_epoch": epoch_hours * processes,
-        "disk_gb": disk_bytes(size, launch) / 1e9,
-    }
 
 
 def validation_seconds(
@@ -325,13 +281,6 @@ def computed_tokens_by_user(epoch: Epoch, table: TokenTable, schedule: Schedule,
     if schedule.batch_by == "user":
         return epoch.computed_tokens
     return Epoch.of(table, schedule.model_copy(update={"batch_by": "user"}), processes).computed_tokens
-
-
-def disk_bytes(size: ModelSize, launch: Launch) -> int:
-    """Bytes of two checkpoints and the exported model. An old checkpoint is deleted once the new one is complete."""
-    weights = size.trained_parameters * launch.bytes_per_weight
-    checkpoint = size.trained_parameters * 12 + weights  # DeepSpeed's files, and the best weights
-    return 2 * checkpoint + weights
 
 
 def nearest_that_fits(

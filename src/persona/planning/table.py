@@ -16,13 +16,12 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
     """The plan as Markdown that is also readable on a terminal.
 
     Args:
-        stages: `cost.plan_stage` by stage.
+        stages: `stage.plan_stage` by stage.
     """
     header = ["stage", "samples", "tokens/epoch", "computed", "steps/epoch", "micro-steps/step", "s/step", "h/epoch",
-              "at most", "GPU-h/epoch", "GiB/process", "disk GB"]  # fmt: skip
+              "GPU-h/epoch", "GiB/process", "GB disk", "GB host memory"]  # fmt: skip
     rows = []
     for name, plan in stages.items():
-        most = plan["hours_per_epoch"] * plan["max_epochs"]
         rows.append(
             [
                 name,
@@ -33,10 +32,10 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
                 f"{plan['micro_steps_per_step']:.2f}",
                 f"{plan['seconds_per_step']:.2f}",
                 _hours(plan["hours_per_epoch"]),
-                f"{_hours(most)} ({plan['max_epochs']} epochs)",
                 _hours(plan["gpu_hours_per_epoch"]),
                 f"{plan['memory_gib']['total']:.1f} of {hardware.memory_gib:g}{'' if plan['fits'] else ' (!)'}",
-                f"{plan['disk_gb']:,.1f}",
+                f"{sum(plan['disk_gb'].values()):,.1f}",
+                f"{sum(plan['host_memory_gb'].values()):,.1f}",
             ]
         )
     table = tabulate(rows, header, tablefmt="github", disable_numparse=True)
@@ -45,16 +44,58 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
         for name, plan in stages.items()
         if not plan["fits"]
     ]
-    return "\n".join([table, "", *_sharing(stages), *_fill(stages), *warnings, _assumptions(hardware)]) + "\n"
+    notes = [*_grouped(_sharing(stages)), *_fill(stages), *_grouped(_memory(stages)), *warnings, _assumptions(hardware)]
+    return "\n".join([table, "", _phases(stages), "", *notes]) + "\n"
 
 
-def _sharing(stages: dict[str, dict[str, Any]]) -> list[str]:
+def _phases(stages: dict[str, dict[str, Any]]) -> str:
+    """The phases of each stage and of all, at the earliest and the latest end of the training."""
+    names = list(next(iter(stages.values()))["phases"]["at_most"]["seconds"])
+    rows, sums = [], {"at_least": dict.fromkeys(names, 0.0), "at_most": dict.fromkeys(names, 0.0)}
+    for stage, plan in stages.items():
+        bounds = plan["phases"]
+        for bound, phases in bounds.items():
+            if bound == "at_least" and phases == bounds["at_most"]:
+                continue
+            rows.append(_phase_row(stage, f"{bound.replace('_', ' ')} {phases['epochs']:g}", phases["seconds"]))
+        for bound, phases in bounds.items():
+            for name, seconds in phases["seconds"].items():
+                sums[bound][name] += seconds
+    if len(stages) > 1:
+        rows += [_phase_row("all stages", bound.replace("_", " "), seconds) for bound, seconds in sums.items()]
+    return tabulate(rows, ["stage", "epochs", *names, "total", "longest"], tablefmt="github", disable_numparse=True)
+
+
+def _phase_row(stage: str, bound: str, seconds: dict[str, float]) -> list[str]:
+    longest = max(seconds, key=lambda name: seconds[name])
+    return [stage, bound, *map(_clock, seconds.values()), _clock(sum(seconds.values())), longest]
+
+
+def _grouped(notes: dict[str, str]) -> list[str]:
+    """One line for all stages with the same note."""
+    stages: dict[str, list[str]] = {}
+    for stage, note in notes.items():
+        stages.setdefault(note, []).append(stage)
+    return [f"{', '.join(names)}: {note}" for note, names in stages.items()]
+
+
+def _memory(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What the memory of a GPU is for. The peak is in the backward pass of the row with the most tokens."""
+    notes = {}
+    for name, plan in stages.items():
+        kinds = {kind: gib for kind, gib in plan["memory_gib"].items() if kind not in ("total", "available")}
+        parts = ", ".join(f"{kind} {gib:.2g}" for kind, gib in kinds.items())
+        notes[name] = f"GiB per process in the backward pass of the largest row: {parts}"
+    return notes
+
+
+def _sharing(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Whether prefixes are shared, and the tokens with `batch_by: user` if that would compute at least 10 % fewer."""
-    notes = []
+    notes = {}
     for name, plan in stages.items():
         computed, by_user = plan["computed_tokens_per_epoch"], plan["computed_tokens_per_epoch_by_user"]
         more = f"; with batch_by: user {by_user:,} tokens computed" if by_user < 0.9 * computed else ""
-        notes.append(f"{name}: {plan['prefix_sharing']}{more}")
+        notes[name] = f"{plan['prefix_sharing']}{more}"
     return notes
 
 
@@ -62,25 +103,31 @@ def _fill(stages: dict[str, dict[str, Any]]) -> list[str]:
     """How full rows are, what a step is bound by, and what larger steps would cost."""
     notes = []
     for name, plan in stages.items():
-        larger = ", ".join(f"{_hours(hours)} with {n} samples per step" for n, hours in plan["larger_steps"].items())
+        larger = ", ".join(f"{_hours(hours)} with {n}" for n, hours in plan["larger_steps"].items())
         tokens, room = plan["tokens_per_micro_step"], plan["max_tokens_per_gpu"]
         notes.append(
             f"{name}: {tokens:,.0f} of {room:,} tokens in a row; a step is bound by {BOUNDS[plan['bound_by']]}"
-            + (f"; steps of an epoch: {larger}" if larger else "")
+            + (f"; steps of an epoch with more samples per step: {larger}" if larger else "")
         )
     return notes
 
 
 def _assumptions(hardware: Hardware) -> str:
     return (
-        "Counted: samples, tokens, computed tokens, steps, micro-steps. Assumed, not measured: "
-        f"{hardware.peak_tflops:g} TFLOP/s per process at {hardware.utilisation:.0%} utilisation, "
+        "Counted: samples, tokens, computed tokens, steps, micro-steps. "
+        + (f"Measured ({hardware.measured}): " if hardware.measured else "Assumed, not measured here: ")
+        + f"{hardware.peak_tflops:g} TFLOP/s per process at {hardware.utilisation:.0%} utilisation, "
         f"{hardware.interconnect_gb_s:g} GB/s between processes, {hardware.micro_step_overhead_s:g} s overhead per "
-        f"micro-step, {hardware.host_s_per_micro_step:g} s of the host per micro-step; computation, communication and "
-        "host overlap. Early stopping may end a training before `at most`."
+        f"micro-step, {hardware.host_s_per_layer:g} s of the host per layer and micro-step; computation, communication and "
+        "host overlap. A training ends between "
+        "`at least`, where no validation is better than the first, and `at most`."
     )
 
 
 def _hours(hours: float) -> str:
-    seconds = math.ceil(hours * 3600)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return _clock(hours * 3600)
+
+
+def _clock(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

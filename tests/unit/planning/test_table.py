@@ -22,10 +22,15 @@ def stage(**changed: Any) -> dict[str, Any]:
         "hours_per_epoch": 1.5,
         "max_epochs": 3,
         "gpu_hours_per_epoch": 12.0,
-        "memory_gib": {"total": 60.0},
+        "memory_gib": {"weights": 50.0, "activations": 10.0, "total": 60.0},
         "fits": True,
         "advice": "",
-        "disk_gb": 370.0,
+        "disk_gb": {"checkpoints": 310.0, "model": 60.0},
+        "host_memory_gb": {"best weights": 60.0, "copies for a checkpoint": 420.0},
+        "phases": {
+            "at_least": {"epochs": 1, "seconds": {"loading": 100.0, "steps": 5400.0, "scoring": 20.0}},
+            "at_most": {"epochs": 3, "seconds": {"loading": 100.0, "steps": 16200.0, "scoring": 20.0}},
+        },
         "prefix_sharing": "prefixes are shared",
         "tokens_per_micro_step": 812.0,
         "max_tokens_per_gpu": 8192,
@@ -40,9 +45,8 @@ def test_the_table_is_markdown_with_a_row_per_stage() -> None:
     assert rows[0][:3] == ["stage", "samples", "tokens/epoch"]
     assert set("".join(rows[1])) == {"-"}
     assert rows[2] == ["quick", "1,234", "5,000,000", "4,000,000", "10", "1.50", "2.25", "1:30:00",
-                       "4:30:00 (3 epochs)", "12:00:00", "60.0 of 79", "370.0"]  # fmt: skip
-    assert [row[0] for row in rows[2:]] == ["quick", "all_data"]
-    assert len({len(line) for line in table.splitlines() if line[:1] == "|"}) == 1
+                       "12:00:00", "60.0 of 79", "370.0", "480.0"]  # fmt: skip
+    assert [row[0] for row in rows[2:4]] == ["quick", "all_data"]
 
 
 def test_a_stage_that_does_not_fit_is_marked_with_advice() -> None:
@@ -61,4 +65,21 @@ def test_ordering_by_user_is_mentioned_where_it_computes_much_less() -> None:
 def test_how_full_rows_are_and_what_larger_steps_cost_is_told() -> None:
     table = plan_table({"quick": stage()}, HARDWARE)
     assert "quick: 812 of 8,192 tokens in a row; a step is bound by the host, which starts the work; " in table
-    assert "; steps of an epoch: 0:30:00 with 256 samples per step" in table
+    assert "; steps of an epoch with more samples per step: 0:30:00 with 256" in table
+
+
+def test_each_phase_is_told_for_each_stage_and_in_sum() -> None:
+    table = plan_table({"quick": stage(), "all_data": stage()}, HARDWARE)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"][4:]
+    assert rows[0] == ["stage", "epochs", "loading", "steps", "scoring", "total", "longest"]
+    assert rows[2] == ["quick", "at least 1", "0:01:40", "1:30:00", "0:00:20", "1:32:00", "steps"]
+    assert rows[-1] == ["all stages", "at most", "0:03:20", "9:00:00", "0:00:40", "9:04:00", "steps"]
+    assert (
+        "quick, all_data: GiB per process in the backward pass of the largest row: weights 50, activations 10" in table
+    )
+
+
+def test_the_plan_says_whether_the_hardware_was_measured() -> None:
+    assert "Assumed, not measured here: " in plan_table({"quick": stage()}, HARDWARE)
+    measured = HARDWARE.model_copy(update={"measured": "H100, 2026-11-26"})
+    assert "Measured (H100, 2026-11-26): " in plan_table({"quick": stage()}, measured)

@@ -1,0 +1,134 @@
+"""How long the phases of a stage take, from its command to its scores."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from persona.evaluation.settings import BATCH
+from persona.modeling.packing import TokenTable
+from persona.planning.cost import Epoch, Launch, ModelSize, Work, flops, step_seconds
+from persona.planning.settings import Hardware, PlannedStage
+from persona.training.settings import Schedule
+
+STAR_TOKENS = 16  # of the question for the stars and its five answers, about
+
+
+def training_phases(
+    epochs: float,
+    epoch: Epoch,
+    step: float,
+    validation: float,
+    size: ModelSize,
+    launch: Launch,
+    hardware: Hardware,
+    schedule: Schedule,
+) -> dict[str, float]:
+    """Seconds of the phases of a training of so many epochs.
+
+    Args:
+        step, validation: seconds of one step and of one validation.
+    """
+    weights = size.parameters * launch.bytes_per_weight / 1e9
+    trained = size.trained_parameters * launch.bytes_per_weight / 1e9
+    seconds = {
+        "loading": hardware.start_s + weights / hardware.load_gb_s,
+        "steps": epochs * epoch.steps * step,
+        "validation": epochs * validations_per_epoch(schedule, epoch.steps) * validation,
+    }
+    state = (12 * size.trained_parameters / 1e9 + trained) / launch.processes
+    waited = state / hardware.host_copy_gb_s
+    interval = max(60 * schedule.checkpoint_minutes, waited / schedule.checkpoint_share)
+    checkpoints = math.floor((seconds["steps"] + seconds["validation"]) / interval) if interval else 0
+    if schedule.checkpoint_every_steps:
+        checkpoints += math.floor(epochs * epoch.steps / schedule.checkpoint_every_steps)
+    return seconds | {"saving": checkpoints * waited, "export": trained / hardware.disk_write_gb_s}
+
+
+def validations_per_epoch(schedule: Schedule, n_steps: int) -> int:
+    """Validations of an epoch: at its end, and within it."""
+    every = schedule.validate_every_steps
+    return 1 + ((n_steps - 1) // every if every else 0)
+
+
+def least_epochs(schedule: Schedule, n_steps: int) -> float:
+    """Epochs of a training whose first validation stays the best: early stopping ends it no sooner."""
+    validations = 1 + schedule.early_stopping_patience
+    return min(schedule.max_epochs, validations / validations_per_epoch(schedule, n_steps))
+
+
+def evaluation_phases(stage: PlannedStage, size: ModelSize, launch: Launch, hardware: Hardware) -> dict[str, float]:
+    """Seconds of scoring the val and test targets and of writing texts, on the processes of one machine.
+
+    Each process holds the whole model and computes its share.
+    """
+    processes = stage.processes_per_node
+    tokens = scored_tokens(stage)
+    lengths = np.full(max(1, tokens // stage.schedule.max_tokens_per_gpu), stage.schedule.max_tokens_per_gpu)
+    whole = Launch(processes, 0, False, 0, 0, launch.bytes_per_weight)
+    forward = flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False) / 3
+    scoring = step_seconds(size, whole, hardware, forward, len(lengths) / processes)
+    settings = stage.generation
+    batches = math.ceil(math.ceil(settings.n_targets * (1 + settings.n_samples) / BATCH) / processes)
+    return {
+        "loading for evaluation": hardware.start_s
+        + size.parameters * launch.bytes_per_weight / 1e9 / hardware.disk_read_gb_s,
+        "scoring": max(scoring.compute, scoring.host),
+        "writing texts": batches * settings.max_new_tokens * size.layers * hardware.decode_s_per_layer,
+    }
+
+
+def scored_tokens(stage: PlannedStage) -> int:
+    """Tokens that scoring computes, nearly: each prompt once, and each test text under the prompts of its block."""
+    total = 0
+    for path, candidates in ((stage.val_tokens, 1), (stage.test_tokens, stage.candidates)):
+        table = TokenTable.read(Path(path))
+        total += int(table.prompt_lengths.sum() + candidates * table.completion_lengths.sum())
+    empty = TokenTable.read(Path(stage.empty_tokens))
+    return total + int(empty.lengths.sum()) + STAR_TOKENS * len(empty)
+
+
+def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float) -> dict[str, float]:
+    """GB on the disk: checkpoints while the stage trains, two for a short time, and what is left of it."""
+    weights = size.trained_parameters * launch.bytes_per_weight / 1e9
+    due = bool(schedule.checkpoint_every_steps) or seconds >= 60 * schedule.checkpoint_minutes
+    checkpoint = 12 * size.trained_parameters / 1e9 + weights
+    return {"checkpoints": 2 * checkpoint if due else 0.0, "model": weights}
+
+
+def host_memory_gb(size: ModelSize, launch: Launch, processes_per_node: int) -> dict[str, float]:
+    """GB of each machine's memory: the best weights, and the copies from which a checkpoint is written."""
+    share = processes_per_node / launch.processes
+    weights = size.trained_parameters * launch.bytes_per_weight / 1e9 * share
+    return {"best weights": weights, "copies for a checkpoint": 12 * size.trained_parameters / 1e9 * share + weights}
+
+
+def phases_of(
+    stage: PlannedStage,
+    epoch: Epoch,
+    step: float,
+    validation: float,
+    size: ModelSize,
+    launch: Launch,
+    hardware: Hardware,
+) -> dict[str, Any]:
+    """The phases at the first patience and at most, disk and host memory."""
+    evaluation = evaluation_phases(stage, size, launch, hardware)
+
+    def phases(epochs: float) -> dict[str, float]:
+        training = training_phases(epochs, epoch, step, validation, size, launch, hardware, stage.schedule)
+        return {**training, **evaluation}
+
+    least, most = least_epochs(stage.schedule, epoch.steps), float(stage.schedule.max_epochs)
+    longest = phases(most)
+    return {
+        "phases": {
+            "at_least": {"epochs": least, "seconds": phases(least)},
+            "at_most": {"epochs": most, "seconds": longest},
+        },
+        "disk_gb": disk_gb(size, launch, stage.schedule, longest["steps"] + longest["validation"]),
+        "host_memory_gb": host_memory_gb(size, launch, stage.processes_per_node),
+    }
