@@ -1,4 +1,4 @@
-"""Commands to use beside a running workflow: `python -m persona status`, `disk`, `cancel`."""
+"""Commands to use beside the workflow: `python -m persona status`, `disk`, `cancel`, `calibrate`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def main() -> None:
         command.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: results")
     cancel = commands.add_parser("cancel", help="cancel the Slurm jobs that Snakemake submitted in this folder")
     cancel.add_argument("folder", type=Path, nargs="?", default=Path(), help="default: the current folder")
+    calibrate = commands.add_parser("calibrate", help="measure this machine for the plan: a `hardware` section")
+    calibrate.add_argument("--processes", type=int, help="default: one per GPU; 2 without GPUs")
     args = parser.parse_args()
     try:
         print(_answer(args))
@@ -34,6 +36,11 @@ def main() -> None:
 def _answer(args: argparse.Namespace) -> str:
     if args.command == "cancel":
         return cancel_jobs(args.folder)
+    if args.command == "calibrate":
+        # It imports torch; the other commands answer at once.
+        from persona.planning.calibration import calibrate, section
+
+        return section(calibrate(args.processes))
     if not args.results.is_dir():
         raise PersonaError(f"{args.results}: no such folder; give the folder that is results_dir in your configuration")
     if args.command == "status":

@@ -118,9 +118,9 @@ def _assumptions(hardware: Hardware) -> str:
         + (f"Measured ({hardware.measured}): " if hardware.measured else "Assumed, not measured here: ")
         + f"{hardware.peak_tflops:g} TFLOP/s per process at {hardware.utilisation:.0%} utilisation, "
         f"{hardware.interconnect_gb_s:g} GB/s between processes, {hardware.micro_step_overhead_s:g} s overhead per "
-        f"micro-step, {hardware.host_s_per_layer:g} s of the host per layer and micro-step; computation, communication and "
-        "host overlap. A training ends between "
-        "`at least`, where no validation is better than the first, and `at most`."
+        f"micro-step, {hardware.host_s_per_layer:g} s of the host per layer and micro-step; computation, "
+        "communication and host overlap. A training ends between `at least`, where no validation is better than the "
+        "first, and `at most`."
     )
 
 
