@@ -234,6 +234,7 @@ rule report:
         [stage["inputs"] for stage in report_stages().values()],
         plan=f"{RESULTS}/plan/plan.json",
         ingested=f"{RESULTS}/ingest.json",
+        split=f"{RESULTS}/split.parquet",
         targets=f"{RESULTS}/targets.parquet",
         baselines=[*rules.baselines.output, rules.measure_baselines.output],
     output:
@@ -281,6 +282,6 @@ rule report:
     shell:
         'python "$SCRIPTS/report.py"'
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
-        " --plan {input.plan:q} --ingested {input.ingested:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
+        " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
         " --caution {params.caution:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -36,6 +36,9 @@ class Dataset(Options):
     """The raw file, or the folder (or zip archive) with its files."""
     max_reject_share: Share = 0.1
     """Share of rows that may be rejected; more stop the run."""
+    min_reviews_per_user: Count = 1
+    """Users with fewer usable texts are in none of train, val and test. They stay in the tables of the ingestion, and
+    `split.parquet` lists them as `left_out`."""
     task: Text = "预测用户对电影的评分"
     """Text of the `[TASK]` section of the prompt."""
     cue: Text = "预测用户的影评："
