@@ -64,7 +64,10 @@ rule evaluate:
         model=ancient(f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model"),
         manifest=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
         targets=f"{RESULTS}/targets.parquet",
-        audits=f"{RESULTS}/audit/test/{{ablation}}.json",
+        audits=[
+            f"{RESULTS}/audit/{{sample}}.json",
+            f"{RESULTS}/audit/test/{{ablation}}.json",
+        ],
         tokens=lambda wildcards: tokens_to_evaluate([evaluation_of(**dict(wildcards))]),
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
@@ -136,8 +139,9 @@ if CONFIG.evaluation.together:
             ],
             targets=f"{RESULTS}/targets.parquet",
             audits=[
-                f"{RESULTS}/audit/test/{stage.ablation}.json"
+                f"{RESULTS}/audit/{audited}.json"
                 for stage in CONFIG.stages.values()
+                for audited in [stage.sample, f"test/{stage.ablation}"]
             ],
             tokens=tokens_to_evaluate(all_evaluations()),
         output:
