@@ -211,7 +211,7 @@ def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", ["dmsc_30b"])
+@pytest.mark.parametrize("name", ["dmsc_30b", "dmsc_30b_full"])
 def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path, name: str) -> None:
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8"))
     assert scheduled(snakemake(tmp_path, config, "-n", "train_all"))["train"] == 4
