@@ -83,10 +83,11 @@ def raw_to_samples(raw: Path, folder: Path, limit: int | None = None) -> list[St
     tables = folder / "interactions.parquet", folder / "split.parquet"
     options = ["--options", "{}", "--max-reject-share", 1.0]
     steps = [run("ingest", "ingest.py", raw, "--format", "dmsc_csv", "--folder", folder, *options, limit=limit)]
-    ratios = ["--by", "user", "--val-ratio", 0.1, "--test-ratio", 0.1, "--seed", 42]
+    ratios = ["--by", "user", "--val-ratio", 0.1, "--test-ratio", 0.1, "--seed", 42, "--min-reviews", 1]
     steps.append(run("split", "split.py", *tables, *ratios, limit=limit))
     for name, (split, most, users) in SAMPLES.items():
-        settings = {"split_name": split, "max_samples_per_user": most, "max_users": users, "sample_seed": 42}
+        choice = {"max_samples_per_user": most, "max_users": users, "min_history": 0, "sample_seed": 42}
+        settings = {"split_name": split, **choice}
         output = folder / "samples" / f"{name}.parquet"
         steps.append(
             run(f"sample {name}", "sample.py", *tables, output, "--settings", json.dumps(settings), limit=limit)

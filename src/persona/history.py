@@ -1,4 +1,4 @@
-"""Finds the reviews that are in the past of a target."""
+"""Finds and counts the reviews that are in the past of a target."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def earlier_reviews(targets: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFram
         .sort("interaction_id", "position")
         .drop("target_session")
     )
+
+
+def n_earlier() -> pl.Expr:
+    """For each review the number of those that `earlier_reviews` pairs it with.
+
+    The table must hold all reviews of its users, with `user_id` and `session`.
+    """
+    return pl.col("session").rank("min").over("user_id") - 1

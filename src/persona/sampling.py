@@ -1,4 +1,4 @@
-"""Samples at most N targets per user; samples with one seed are nested."""
+"""Samples at most N targets of each of at most M users; samples with one seed are nested."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from persona.errors import PersonaError
+from persona.history import n_earlier
 from persona.seeded_hash import hash64_series, id_priority, mix64
 from persona.tables.parquet import count_rows
 
@@ -18,27 +19,34 @@ def sample_targets(
     max_samples_per_user: int | None,
     max_users: int | None,
     seed: int,
+    min_history: int = 0,
 ) -> pl.DataFrame:
     """Choose the targets of one split: the users with the smallest priorities and the reviews of each likewise.
 
-    A priority is a hash of the id and the seed. So with one seed, 2 targets per user are a subset of 5 per user, and
-    the choice does not depend on the order of rows.
+    A priority is a hash of the id and the seed. So with one seed and one `min_history`, 2 targets per user are a subset
+    of 5 per user, the targets of 1,000 users are a subset of those of 10,000, and the choice does not depend on the
+    order of rows.
 
     Given a part of the users, this may choose more users of it than given all of them; `limit_users` on the joined
     parts removes these.
 
     Args:
-        interactions: with `interaction_id`, `user_id`, `item_id`.
+        interactions: all those of each user, with `interaction_id`, `user_id`, `item_id`, `session`.
         split: with the columns of `schemas.SPLIT`.
         split_name: the split to sample from.
         max_samples_per_user, max_users: None for all.
+        min_history: only reviews with at least so many earlier ones are targets, and only users with such a review
+            count for `max_users`.
 
     Returns:
         `interaction_id`, `user_id`, `item_id`.
     """
     members = split.filter(pl.col("split") == split_name).select("user_id")
-    targets = interactions.select("interaction_id", "user_id", "item_id")
-    targets = targets.join(limit_users(members, max_users, seed), on="user_id", how="semi")
+    reviews = interactions.select("interaction_id", "user_id", "item_id", "session")
+    targets = reviews.join(members, on="user_id", how="semi")
+    if min_history:
+        targets = targets.filter(n_earlier() >= min_history)
+    targets = limit_users(targets.drop("session"), max_users, seed)
     if max_samples_per_user is not None:
         targets = _smallest_priorities(targets, max_samples_per_user, seed)
     return targets
@@ -62,7 +70,10 @@ def check_sample(path: Path, split_name: str) -> None:
         PersonaError: it is empty.
     """
     if not count_rows(path):
-        raise PersonaError(f"{path}: the {split_name} split has no user; raise its ratio or add more users")
+        raise PersonaError(
+            f"{path}: no user of the {split_name} split has a target; raise the split's ratio, lower min_history or "
+            "min_reviews_per_user, or add more users"
+        )
 
 
 def _smallest_priorities(targets: pl.DataFrame, k: int, seed: int) -> pl.DataFrame:

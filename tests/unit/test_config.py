@@ -101,6 +101,16 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
         ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),
         ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
+        (
+            "cohorts.max_users",
+            100,
+            r"^cohorts\.max_users: is no longer a key; set cohorts\.val\.max_users and cohorts\.test\.max_users$",
+        ),
+        (
+            "samples.everything.min_history",
+            -1,
+            r"samples\.everything\.min_history: got -1: .* greater than or equal to 0",
+        ),
         ("samples.val", {"max_samples_per_user": 2}, r"samples\.val: this name is reserved"),
         ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
         ("wandb.run_name", "{smaple}", r"wandb\.run_name: got '\{smaple\}'; allowed placeholders are \{sample\}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from persona.history import earlier_reviews
+from persona.history import earlier_reviews, n_earlier
 
 
 def test_reviews_of_earlier_sessions_are_paired_oldest_first() -> None:
@@ -25,3 +25,5 @@ def test_reviews_of_earlier_sessions_are_paired_oldest_first() -> None:
         (4, 2, "two"),
         (4, 3, "three"),
     ]
+    counts = reviews.select("interaction_id", n=n_earlier()).rows()
+    assert counts == [(4, 3), (1, 0), (2, 1), (3, 1), (9, 0)]

@@ -2,12 +2,94 @@
 
 from __future__ import annotations
 
-import polars as pl
+from hashlib import blake2b
 
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persona.history import earlier_reviews
 from persona.ingestion.ingest import Ingested
 from persona.sampling import limit_users, sample_targets
 from persona.splitting import split_users
 from persona.tables.user_ranges import user_ranges
+
+# For each of some users the sessions of the user's reviews.
+SESSIONS = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=8), min_size=1, max_size=30)
+SEED = st.integers(0, 2**32 - 1)
+
+
+def as_reviews(sessions: list[list[int]]) -> pl.DataFrame:
+    """Reviews of users whose ids are hashes, in a mixed order."""
+    rows = [
+        (blake2b(bytes([user]), digest_size=8).hexdigest(), session)
+        for user, own in enumerate(sessions)
+        for session in own
+    ]
+    reviews = pl.DataFrame(rows, schema={"user_id": pl.String, "session": pl.Int32}, orient="row")
+    return reviews.with_row_index("position").with_columns(
+        interaction_id=pl.int_range(pl.len()) * 7919 % 10_007, item_id=pl.lit("film")
+    )
+
+
+def in_train(reviews: pl.DataFrame) -> pl.DataFrame:
+    return reviews.select("user_id", split=pl.lit("train")).unique()
+
+
+def at_least(low: int | None, high: int | None) -> bool:
+    """Whether a limit is no lower than another; None is no limit."""
+    return high is None or (low is not None and low <= high)
+
+
+LIMITS = st.lists(st.sampled_from([1, 2, 3, 5, 8, 13, None]), min_size=2, max_size=2).map(
+    lambda pair: pair if at_least(*pair) else pair[::-1]
+)
+
+
+@given(SESSIONS, LIMITS, LIMITS, st.integers(0, 4), SEED)
+def test_samples_are_nested_over_users_and_over_their_targets(
+    sessions: list[list[int]], users: list[int | None], targets: list[int | None], min_history: int, seed: int
+) -> None:
+    reviews = as_reviews(sessions)
+    few, many = (
+        sample_targets(reviews, in_train(reviews), "train", most, most_users, seed, min_history)
+        for most, most_users in zip(targets, users, strict=True)
+    )
+    assert set(few["interaction_id"]) <= set(many["interaction_id"])
+    # Of a user who is in both, the smaller sample lacks targets only for its own limit.
+    both = many.join(few.select("user_id").unique(), on="user_id").group_by("user_id").len("many")
+    for _, n_many, n_few in both.join(few.group_by("user_id").len("few"), on="user_id").iter_rows():
+        assert n_few == min(n_many, targets[0] or n_many)
+
+
+@given(SESSIONS, st.integers(1, 30), st.integers(0, 4), SEED)
+def test_a_sample_has_as_many_users_as_it_may_of_those_with_enough_history(
+    sessions: list[list[int]], max_users: int, min_history: int, seed: int
+) -> None:
+    reviews = as_reviews(sessions)
+    history = earlier_reviews(reviews, reviews).group_by("interaction_id").len("n_history")
+    known = reviews.join(history, on="interaction_id", how="left").with_columns(pl.col("n_history").fill_null(0))
+    able = known.filter(pl.col("n_history") >= min_history)
+    sample = sample_targets(reviews, in_train(reviews), "train", None, max_users, seed, min_history)
+    assert set(sample["interaction_id"]) <= set(able["interaction_id"])
+    assert sample["user_id"].n_unique() == min(max_users, able["user_id"].n_unique())
+    assert sample.height == able.join(sample, on="user_id", how="semi").height
+
+
+@given(SESSIONS, st.integers(1, 5), st.sampled_from([1, 2, 8]), st.integers(0, 2), st.integers(2, 7), SEED)
+def test_a_sample_of_parts_is_the_sample_of_the_whole(
+    sessions: list[list[int]], most: int, max_users: int, min_history: int, n_parts: int, seed: int
+) -> None:
+    reviews = as_reviews(sessions)
+
+    def sample(rows: pl.DataFrame) -> pl.DataFrame:
+        return sample_targets(rows, in_train(rows), "train", most, max_users, seed, min_history)
+
+    parts = [
+        sample(reviews.filter(pl.col("user_id") >= low, pl.col("user_id") < high)) for low, high in user_ranges(n_parts)
+    ]
+    joined = limit_users(pl.concat(parts), max_users, seed).sort("interaction_id")
+    assert joined.equals(sample(reviews).sort("interaction_id"))
 
 
 def test_samples_are_nested_and_independent_of_row_order(tables: Ingested) -> None:

@@ -19,3 +19,14 @@ def test_users_of_an_item_fall_into_one_split() -> None:
         match=r"split.by: item needs users of one item each, but user u0 has several, i0, x; set split.by: user",
     ):
         split_users(pl.concat([users, pl.DataFrame({"user_id": ["u0"], "item_id": ["x"]})]), 0.2, 0.2, 1, by="item")
+
+
+def test_users_with_too_few_reviews_are_left_out_and_move_nobody() -> None:
+    reviews = pl.DataFrame({"user_id": [f"u{n:03}" for n in range(300) for _ in range(1 + n % 3)]})
+    everyone = split_users(reviews, 0.2, 0.2, seed=1)
+    limited = split_users(reviews, 0.2, 0.2, seed=1, min_reviews=3)
+    left_out = limited.filter(pl.col("split") == "left_out")
+    assert set(everyone["split"]) == {"train", "val", "test"} and limited.height == everyone.height
+    assert left_out["user_id"].to_list() == [f"u{n:03}" for n in range(300) if n % 3 < 2]
+    kept = limited.filter(pl.col("split") != "left_out")
+    assert kept.equals(everyone.join(kept, on="user_id", how="semi"))

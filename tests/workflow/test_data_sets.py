@@ -44,7 +44,7 @@ def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "chameleons.yaml").read_text(encoding="utf-8"))
     config["datasets"]["chameleons"]["path"] = str(REAL_DATA / "chameleons")
     config["recipes"]["tiny"]["max_epochs"] = 1
-    config["cohorts"] = {"max_users": 60, "max_samples_per_user": 1}
+    config["cohorts"] = {name: {"max_users": 60, "max_samples_per_user": 1} for name in ("val", "test")}
     config["generation"] = {"n_targets": 8, "max_new_tokens": 16}
     config["stages"] = {name: config["stages"][name] for name in ("profile", "quick")}
     config["evaluation"] |= {"contrasts": [{"stage": "quick", "against": "profile"}], "together": True}
@@ -85,7 +85,10 @@ def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
 
 def test_three_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dict[str, Any]) -> None:
     config = copy.deepcopy(small_config) | {"buckets": 3}
-    config["cohorts"]["max_users"] = 3  # of a part of the users more are chosen than there is room for
+    # Of a part of the users more are chosen than there is room for.
+    config["cohorts"]["test"]["max_users"] = 3
+    config["samples"]["everything"] |= {"max_users": 20, "min_history": 1}
+    config["datasets"]["dmsc"]["min_reviews_per_user"] = 2
     tokens = ["tokens/test/profile_and_history/tiny_qwen3_moe.parquet",
               "tokens/everything/profile_and_history/tiny_qwen3_moe.parquet"]  # fmt: skip
     run = snakemake(tmp_path, config, *(f"results/dmsc/{file}" for file in tokens))
@@ -105,6 +108,13 @@ def test_three_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dic
     for file in made:
         assert (several / file).read_bytes() == (one / file).read_bytes(), file
     assert pl.read_parquet(one / "samples" / "test.parquet")["user_id"].n_unique() == 3
+    trained = pl.read_parquet(one / "samples" / "everything.parquet")["user_id"].unique()
+    n_reviews = pl.read_parquet(one / "interactions.parquet").group_by("user_id").len()
+    left_out = pl.read_parquet(one / "split.parquet").filter(pl.col("split") == "left_out")["user_id"]
+    assert len(trained) == 20 and not set(trained) & set(left_out)
+    assert set(left_out) == set(n_reviews.filter(pl.col("len") < 2)["user_id"]) != set()
+    prompts = pl.read_parquet(one / "prompts/everything/profile_and_history.parquet")
+    assert prompts["history_ids"].list.len().min() == 1
 
 
 def test_pseudonymised_names_are_in_no_table_below_ingest(tmp_path: Path, small_config: dict[str, Any]) -> None:

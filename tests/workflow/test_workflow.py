@@ -192,6 +192,18 @@ def test_a_stage_with_another_recipe_schedules_its_training_alone(finished: Path
     }
 
 
+@pytest.mark.parametrize(("cohort", "trainings"), [("test", 0), ("val", 4)])
+def test_only_the_size_of_val_decides_about_trainings(
+    finished: Path, small_config: dict[str, Any], cohort: str, trainings: int
+) -> None:
+    config = json.loads(json.dumps(small_config))
+    config["cohorts"][cohort]["max_users"] = 3
+    jobs = scheduled(snakemake(finished, config, "-n", "train_all", "evaluate_all"))
+    assert jobs.get("train", 0) == trainings
+    # The new targets are audited and scored.
+    assert jobs["sample"] == 1 and jobs["audit_sample"] == 3 and jobs["evaluate"] == 4
+
+
 def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_config: dict[str, Any]) -> None:
     run = snakemake(tmp_path, small_config | {"dataset": "dmcs"}, "train_all")
     assert run.returncode != 0
@@ -199,8 +211,9 @@ def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_
     assert not (tmp_path / "results").exists()
 
 
-def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path) -> None:
-    config = yaml.safe_load((ROOT / "config" / "dmsc_30b.yaml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["dmsc_30b", "dmsc_30b_full"])
+def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path, name: str) -> None:
+    config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8"))
     assert scheduled(snakemake(tmp_path, config, "-n", "train_all"))["train"] == 4
 
 

@@ -170,12 +170,12 @@ def trained(stage):
 def sample_settings(wildcards):
     """How the targets of a sample are chosen. The cohorts val and test are samples of their own splits."""
     if wildcards.sample in COHORTS:
-        return {"split_name": wildcards.sample, **CONFIG.cohorts.model_dump()}
-    return {
-        "split_name": "train",
-        "max_users": None,
-        **CONFIG.samples[wildcards.sample].model_dump(),
-    }
+        return {
+            "split_name": wildcards.sample,
+            "sample_seed": CONFIG.cohorts.sample_seed,
+            **getattr(CONFIG.cohorts, wildcards.sample).model_dump(),
+        }
+    return {"split_name": "train", **CONFIG.samples[wildcards.sample].model_dump()}
 
 
 def bucket_of(wildcards):

@@ -94,12 +94,13 @@ rule split:
         val_ratio=CONFIG.split.val_ratio,
         test_ratio=CONFIG.split.test_ratio,
         seed=CONFIG.split.seed,
+        min_reviews=DATASET.min_reviews_per_user,
         bucket=bucket_of,
         code=digest("split"),
     shell:
         'python "$SCRIPTS/split.py"'
         " {input:q} {output:q} --by {params.by} --val-ratio {params.val_ratio}"
-        " --test-ratio {params.test_ratio} --seed {params.seed} {params.bucket}"
+        " --test-ratio {params.test_ratio} --seed {params.seed} --min-reviews {params.min_reviews} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

@@ -64,7 +64,10 @@ rule evaluate:
         model=ancient(f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/model"),
         manifest=f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
         targets=f"{RESULTS}/targets.parquet",
-        audits=f"{RESULTS}/audit/test/{{ablation}}.json",
+        audits=[
+            f"{RESULTS}/audit/{{sample}}.json",
+            f"{RESULTS}/audit/test/{{ablation}}.json",
+        ],
         tokens=lambda wildcards: tokens_to_evaluate([evaluation_of(**dict(wildcards))]),
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
@@ -136,8 +139,9 @@ if CONFIG.evaluation.together:
             ],
             targets=f"{RESULTS}/targets.parquet",
             audits=[
-                f"{RESULTS}/audit/test/{stage.ablation}.json"
+                f"{RESULTS}/audit/{audited}.json"
                 for stage in CONFIG.stages.values()
+                for audited in [stage.sample, f"test/{stage.ablation}"]
             ],
             tokens=tokens_to_evaluate(all_evaluations()),
         output:
@@ -234,6 +238,7 @@ rule report:
         [stage["inputs"] for stage in report_stages().values()],
         plan=f"{RESULTS}/plan/plan.json",
         ingested=f"{RESULTS}/ingest.json",
+        split=f"{RESULTS}/split.parquet",
         targets=f"{RESULTS}/targets.parquet",
         baselines=[*rules.baselines.output, rules.measure_baselines.output],
     output:
@@ -281,6 +286,6 @@ rule report:
     shell:
         'python "$SCRIPTS/report.py"'
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
-        " --plan {input.plan:q} --ingested {input.ingested:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
+        " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
         " --caution {params.caution:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

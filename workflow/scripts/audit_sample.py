@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     sample = read_table(args.sample, schemas.SAMPLES)
     cohorts = {name: read_table(getattr(args, name), schemas.SAMPLES) for name in ("val", "test")}
-    columns = ["interaction_id", "user_id", "item_id", "likes", "text"]
+    columns = ["interaction_id", "user_id", "item_id", "session", "likes", "text"]
     interactions = read_table(args.interactions, schemas.INTERACTIONS, columns)
     split = read_table(args.split, schemas.SPLIT)
     texts = interactions.select("interaction_id", "text")

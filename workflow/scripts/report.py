@@ -15,6 +15,7 @@ from persona.reporting.report import page
 from persona.reporting.stages import baseline_table, load_stages, stage_table
 from persona.reporting.text_tables import as_markdown, short_table
 from persona.reporting.verdict import verdict
+from persona.splitting import LEFT_OUT
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--baselines", type=Path, required=True, help="folder of their tables and metrics")
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--ingested", type=Path, required=True, help="the counts of the ingestion")
+    parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     parser.add_argument(
@@ -41,6 +43,7 @@ def main() -> None:
     guesses = read_table(args.baselines / "ratings.parquet", schemas.RATINGS)
     targets = read_table(args.targets, schemas.TARGETS)
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
+    ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
     contrasts = compare({s.name: s.scores for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
     evidence = Evidence(

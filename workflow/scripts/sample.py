@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--bucket", type=parse_bucket, help="part of the users, such as 3-of-8; by default all")
     args = parser.parse_args()
     users = user_ranges(1, args.bucket)[0] if args.bucket else None
-    columns = ["interaction_id", "user_id", "item_id"]
+    columns = ["interaction_id", "user_id", "item_id", "session"]
     targets = sample_targets(
         read_table(args.interactions, schemas.INTERACTIONS, columns, users),
         read_table(args.split, schemas.SPLIT, users=users),
@@ -28,6 +28,7 @@ def main() -> None:
         args.settings["max_samples_per_user"],
         args.settings["max_users"],
         args.settings["sample_seed"],
+        args.settings["min_history"],
     )
     write_table(targets, args.output, schemas.SAMPLES)
     if not args.bucket:

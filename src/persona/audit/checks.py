@@ -104,6 +104,7 @@ def audit_sample(
         settings["max_samples_per_user"],
         settings["max_users"],
         settings["sample_seed"],
+        settings["min_history"],
     )
     changed = pl.concat(
         [

@@ -17,6 +17,10 @@ from persona.prompts import PARTS, load_style
 WITHOUT_USER = "without_user_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
 RESERVED_SAMPLES = {"val", "test", "untrained"}
+# Keys that are no more, and what replaced them.
+REPLACED = {
+    f"cohorts.{key}": f"cohorts.val.{key} and cohorts.test.{key}" for key in ("max_users", "max_samples_per_user")
+}
 
 
 def load_config(data: Mapping[str, Any], root: Path) -> Config:
@@ -43,6 +47,8 @@ def load_config(data: Mapping[str, Any], root: Path) -> Config:
 
 def _explain(details: Any) -> str:
     where = " ".join(".".join(str(part) for part in details["loc"] if part != "[key]").split())
+    if where in REPLACED:
+        return f"{where}: is no longer a key; set {REPLACED[where]}"
     if details["type"] == "extra_forbidden":
         known = _keys_at(details["loc"][:-1])
         return f"{where}: unknown key{_nearest(str(details['loc'][-1]), known)}; allowed are {', '.join(known)}"

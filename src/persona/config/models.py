@@ -15,6 +15,8 @@ from persona.settings import Count, Name, Ratio, Seed, Settings, Share, Text
 from persona.tokenization.settings import FitSettings
 from persona.training.settings import Lora, Optimization, ScheduleSettings
 
+History = Annotated[int, Field(ge=0)]
+
 
 class Synthetic(Settings):
     """A raw file of synthetic reviews, written at `path`, which is then a file below `results_dir`."""
@@ -36,6 +38,9 @@ class Dataset(Options):
     """The raw file, or the folder (or zip archive) with its files."""
     max_reject_share: Share = 0.1
     """Share of rows that may be rejected; more stop the run."""
+    min_reviews_per_user: Count = 1
+    """Users with fewer usable texts are in none of train, val and test. They stay in the tables of the ingestion, and
+    `split.parquet` lists them as `left_out`."""
     task: Text = "预测用户对电影的评分"
     """Text of the `[TASK]` section of the prompt."""
     cue: Text = "预测用户的影评："
@@ -61,24 +66,41 @@ class Split(Settings):
 
 
 class Sample(Settings):
-    """A seeded sample of each training user's texts."""
+    """A seeded sample of the training users' texts."""
 
+    max_users: Count | None = None
+    """Training users at most; `null` for all."""
     max_samples_per_user: Count | None
-    """Training targets per user; `null` for all."""
+    """Training targets per user at most; `null` for all."""
+    min_history: History = 0
+    """Only texts with at least so many texts of the user from earlier days (in dialogue: earlier conversations) are
+    targets. Users without such a text do not count for `max_users`."""
     sample_seed: Seed = 42
-    """Samples with the same seed are nested: 2 per user are among 5 per user."""
+    """Samples with the same seed and `min_history` are nested: 2 per user are among 5 per user, and 1,000 users are
+    among 10,000."""
+
+
+class Cohort(Settings):
+    """The targets of val or of test, the same ones for all stages."""
+
+    max_users: Count | None = 2000
+    """Users at most; `null` for all. Early stopping looks at val, so a change of val retrains every stage; a change of
+    test retrains none."""
+    max_samples_per_user: Count | None = 2
+    """Targets per user at most; `null` for all."""
+    min_history: History = 0
+    """As `samples.*.min_history`; see [evaluation.md](../docs/evaluation.md#users-without-history)."""
 
 
 class Cohorts(Settings):
-    """The val and test targets, the same ones for all stages."""
+    """The val and test targets."""
 
-    max_users: Count | None = 2000
-    """Val users and test users that are scored; `null` for all. Changing this retrains every stage, because early
-    stopping looks at val."""
-    max_samples_per_user: Count | None = 2
-    """Targets per user; `null` for all."""
+    val: Cohort = Cohort()
+    """The targets that early stopping looks at."""
+    test: Cohort = Cohort()
+    """The targets that stages are compared on."""
     sample_seed: Seed = 42
-    """Seed of their choice."""
+    """Seed of the choice of both."""
 
 
 class Ablation(Settings):

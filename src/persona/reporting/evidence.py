@@ -34,7 +34,7 @@ class Evidence:
         contrasts: from `comparison.compare`; the first is the primary one.
         candidates: number of users among whom an author is identified.
         caution: what a reader must know first, in English and Chinese.
-        ingested: the counts of `ingest.json`.
+        ingested: the counts of `ingest.json`, and `left_out`: users in no split.
     """
 
     stages: list[Stage]

@@ -25,7 +25,7 @@ from persona.splitting import split_users
 
 ROOT = Path(__file__).parents[3]
 PARTS = Parts(profile=True, history=True, context=False)
-SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None, "sample_seed": 42}
+SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None, "min_history": 0, "sample_seed": 42}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,9 @@ def test_clean_prompts_have_no_findings(
     spec = PromptSpec(style, PARTS, "任务", "影评：")
     assert not audit_rendering(prompts, t.interactions, t.users, t.items, spec, 100).height
     assert not audit_sample(samples["train"], t.interactions, split, SETTINGS).height
+    old = sample_targets(t.interactions, split, "train", 2, 30, 42, min_history=3)
+    assert 0 < old.height < samples["train"].height
+    assert not audit_sample(old, t.interactions, split, SETTINGS | {"max_users": 30, "min_history": 3}).height
     assert not audit_splits(samples["train"], cohorts(samples), split).height
 
 

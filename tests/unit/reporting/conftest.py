@@ -102,5 +102,5 @@ def evidence(targets: pl.DataFrame) -> Evidence:
     contrasts = compare(
         {stage.name: stage.scores for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
     )
-    ingested = {"rows": 42, "kept": 40, "rejected": 2, "reasons": {"no date": 2}, "users": 40, "items": 10}
-    return Evidence(stages, baselines, targets, authors, guesses, contrasts, CANDIDATES, None, ingested)
+    counts = {"rows": 42, "kept": 40, "rejected": 2, "reasons": {"no date": 2}, "users": 40, "items": 10}
+    return Evidence(stages, baselines, targets, authors, guesses, contrasts, CANDIDATES, None, counts | {"left_out": 7})

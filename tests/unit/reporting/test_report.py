@@ -13,6 +13,7 @@ def test_the_page_holds_everything_and_escapes_texts(evidence: Evidence) -> None
     assert "In the primary comparison history is better than quick" in html and "换人似然差" in html
     assert "greedy &lt;b&gt;text" in html and "<b>text" not in html
     assert "42 rows were read: 40 were kept, of 40 users and 10 items, and 2 were rejected." in html
+    assert "7 of these users have fewer texts than min_reviews_per_user" in html
     assert 'src="http' not in html and 'href="http' not in html
 
 
