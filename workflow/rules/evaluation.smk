@@ -255,7 +255,7 @@ rule report:
         ),
         tables=[
             f"{RESULTS}/report/{table}.{kind}"
-            for table in ["stages", "methods"]
+            for table in ["stages", "methods", "phases"]
             for kind in ["csv", "md"]
         ],
         contrasts=f"{RESULTS}/report/contrasts.json",

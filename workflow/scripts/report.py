@@ -12,7 +12,7 @@ from persona.files import write_json, write_text
 from persona.reporting.evidence import Evidence
 from persona.reporting.plots import pictures
 from persona.reporting.report import page
-from persona.reporting.stages import baseline_table, load_stages, stage_table
+from persona.reporting.stages import baseline_table, load_stages, phase_table, stage_table
 from persona.reporting.text_tables import as_markdown, short_table
 from persona.reporting.verdict import verdict
 from persona.splitting import LEFT_OUT
@@ -49,7 +49,7 @@ def main() -> None:
     evidence = Evidence(
         stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
     )
-    tables = {"stages": stage_table(stages), "methods": baseline_table(stages, baselines)}
+    tables = {"stages": stage_table(stages), "methods": baseline_table(stages, baselines), "phases": phase_table(stages)}
     for name, table in tables.items():
         write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
         write_text(as_markdown(table), args.folder / f"{name}.md")
@@ -57,7 +57,7 @@ def main() -> None:
     drawn = pictures(evidence)
     for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
-    write_text(page(evidence, drawn, tables["stages"], tables["methods"]), args.folder / "index.html")
+    write_text(page(evidence, drawn, tables["stages"], tables["methods"], tables["phases"]), args.folder / "index.html")
     print(short_table(tables["stages"], args.candidates), *(english for english, _ in verdict(evidence)), sep="\n")
 
 

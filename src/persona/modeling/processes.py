@@ -106,6 +106,12 @@ def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def seconds_since_launch() -> float:
+    """Seconds since torchrun was started, or since this process was where torchrun did not start it."""
+    process = psutil.Process(os.getppid() if started_by_torchrun() else os.getpid())
+    return time.time() - float(process.create_time())
+
+
 def _backend() -> str:
     return "nccl" if torch.cuda.is_available() else "gloo"
 

@@ -14,6 +14,16 @@ from persona.reporting.plots import Picture
 from persona.reporting.verdict import verdict
 
 EXAMPLES = 6
+PHASES = {
+    "loading": ("loading", "加载"),
+    "steps": ("steps", "训练步"),
+    "validation": ("validation", "验证"),
+    "saving": ("saving", "保存检查点"),
+    "export": ("export", "导出模型"),
+    "loading for evaluation": ("loading for evaluation", "评测前加载"),
+    "scoring": ("scoring", "打分"),
+    "writing texts": ("writing texts", "生成文本"),
+}
 CONDITIONS = {
     "swap_gap": ("swap gap", "换人似然差"),
     "author": ("author", "作者"),
@@ -21,13 +31,16 @@ CONDITIONS = {
 }
 
 
-def page(evidence: Evidence, pictures: list[Picture], table: pl.DataFrame, methods: pl.DataFrame) -> str:
+def page(
+    evidence: Evidence, pictures: list[Picture], table: pl.DataFrame, methods: pl.DataFrame, phases: pl.DataFrame
+) -> str:
     """The page as HTML.
 
     Args:
         pictures: from `plots.pictures`.
         table: from `stages.stage_table`.
         methods: from `stages.baseline_table`.
+        phases: from `stages.phase_table`.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -42,11 +55,13 @@ def page(evidence: Evidence, pictures: list[Picture], table: pl.DataFrame, metho
         pictures=pictures,
         contrasts=evidence.contrasts,
         methods=methods.to_dicts(),
+        phases=phases.to_dicts(),
         examples=examples(evidence),
         candidates=evidence.candidates,
         untrained=table["untrained_test_nll"].to_list(),
         counts=evidence.stages[0].metrics["counts"],
         conditions=CONDITIONS,
+        phase_names=PHASES,
         ingested=evidence.ingested,
     )
 

@@ -43,6 +43,19 @@ class Stage:
     log: list[dict[str, Any]]
     plan: dict[str, Any] | None
     claim: Claim
+    evaluation_seconds: dict[str, float]
+
+    def seconds(self) -> dict[str, float]:
+        """What the phases took, by the names of the plan. A training by an earlier version did not note all."""
+        names = {
+            "loading": "loading_seconds",
+            "steps": "seconds",
+            "validation": "validation_seconds",
+            "saving": "saving_seconds",
+            "export": "export_seconds",
+        }
+        training = {phase: self.counts[name] for phase, name in names.items() if name in self.counts}
+        return {**training, **self.evaluation_seconds}
 
 
 def load_stages(
@@ -82,6 +95,7 @@ def _load(
         log=read_log(training / "train_log.jsonl"),
         plan=plan,
         claim=judge(seeds),
+        evaluation_seconds=_json(Path(stage["evaluation_seconds"])),
     )
 
 
@@ -129,6 +143,23 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
             }
         )
     return _without_empty(pl.DataFrame(rows, infer_schema_length=None), ("rmse", "leaked"))
+
+
+def phase_table(stages: list[Stage]) -> pl.DataFrame:
+    """Seconds of each phase of each stage: as planned for the epochs that were run, and as it took."""
+    rows = []
+    for stage in stages:
+        if not stage.plan:
+            continue
+        most = stage.plan["phases"]["at_most"]
+        share = stage.counts["epoch"] / most["epochs"]
+        took = stage.seconds()
+        for phase, planned in most["seconds"].items():
+            if phase in took:
+                grows = phase in ("steps", "validation", "saving")
+                rows.append((stage.name, phase, planned * share if grows else planned, took[phase]))
+    schema = {"stage": pl.String, "phase": pl.String, "planned_seconds": pl.Float64, "seconds": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _without_empty(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:

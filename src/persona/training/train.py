@@ -18,7 +18,7 @@ from persona.files import atomic_path, file_digest, write_json
 from persona.modeling.experts import empty_experts_get_no_gradient
 from persona.modeling.loading import hub_commit
 from persona.modeling.packing import TokenTable
-from persona.modeling.processes import process_group
+from persona.modeling.processes import process_group, seconds_since_launch
 from persona.tokenization.chat import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, full_disk_explained, link_tree
 from persona.training.engine import build_engine, sharing_explained
@@ -91,7 +91,6 @@ def _train(
     stop: StopRequest,
     keep_training_state: bool,
 ) -> None:
-    started = time.perf_counter()
     tables = [TokenTable.read(path) for path in (files.train_tokens, files.val_tokens)]
     epoch_steps = schedule.steps_per_epoch(len(tables[0]))
     engine = build_engine(
@@ -105,7 +104,7 @@ def _train(
     )
     writer, best = CheckpointWriter(engine), BestWeights()
     state = folder.load(engine, best)
-    loading_seconds = time.perf_counter() - started
+    loading_seconds = seconds_since_launch()
     log = None
     if dist.get_rank() == 0:
         log = TrainingLog(folder.path, epoch_steps * schedule.max_epochs, state.done, factors, run)
