@@ -71,7 +71,7 @@ def renew_golden(request: pytest.FixtureRequest) -> bool:
 
 # Groups of tests that take longest, longest first.
 LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity"]
-USE_FINISHED = ["test_workflow", "test_faults", "test_reruns"]
+USE_FINISHED = ["test_workflow", "test_evaluation", "test_faults", "test_reruns"]
 SHARE_NOTHING = ["test_demos", "test_benchmarks"]
 
 

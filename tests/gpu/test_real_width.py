@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from persona.evaluation.generation import generate_reviews
+from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork
 from persona.evaluation.scoring.pairs import Pairs, score_pairs
 from persona.evaluation.settings import GenerationSettings
-from persona.modeling.loading import load_model
-from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import RowPlan
 from persona.modeling.processes import process_group
 from persona.planning.cost import GIB, Launch, Work, flops, memory, model_size
@@ -82,12 +82,13 @@ def test_scoring_and_writing_reviews(model: Path, device: torch.device, figures:
     own = np.arange(200)
     with process_group(deepspeed=False):
         started = time.perf_counter()
-        loaded = load_model(str(model), torch.bfloat16, device).eval()
+        evaluated, work = EvaluatedModel(str(model)), ResumableWork(None, {})
+        loaded = evaluated.loss.model
         figures["four_layers_load_whole_s"] = round(time.perf_counter() - started, 1)
         pairs = Pairs(prompts, completions, np.column_stack([own, own]))
-        score_pairs(CompletionLoss(loaded), pairs, 8192, "scoring")  # compiles
+        score_pairs(evaluated, pairs, 8192, work, "test")  # compiles
         started = time.perf_counter()
-        scored = score_pairs(CompletionLoss(loaded), pairs, 8192, "scoring")
+        scored = score_pairs(evaluated, pairs, 8192, work, "test")
         figures["four_layers_scored_tokens_per_s"] = round(200 * 255 / (time.perf_counter() - started))
         assert np.isfinite(scored).all()
         with torch.inference_mode():
@@ -107,7 +108,7 @@ def test_scoring_and_writing_reviews(model: Path, device: torch.device, figures:
         )
         settings = GenerationSettings(n_targets=64, n_samples=1, max_new_tokens=32)
         started = time.perf_counter()
-        written = generate_reviews(loaded, load_tokenizer(str(model)), tokens, settings)
+        written = generate_reviews(evaluated, tokens, settings, work)
         seconds = time.perf_counter() - started
         assert len(written) == 128
         figures["four_layers_decode_s_per_token_of_32"] = round(seconds / (4 * 32), 4)

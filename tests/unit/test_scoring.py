@@ -17,13 +17,14 @@ from transformers import AutoModelForCausalLM
 
 from persona.errors import PersonaError
 from persona.evaluation.generation import generate_reviews
+from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork
 from persona.evaluation.scoring.cohort import STARS, CohortFiles, ask_for_stars, score_cohort
 from persona.evaluation.scoring.pairs import Pairs
 from persona.evaluation.settings import GenerationSettings
 from persona.evaluation.targets import build_targets, choose_targets
 from persona.ingestion.ingest import Ingested
 from persona.modeling.loading import load_model
-from persona.modeling.loss import CompletionLoss
 from persona.modeling.tiny import write_tiny_model
 from persona.prompts import Parts, PromptSpec, load_style, render
 from persona.tables import schemas
@@ -74,13 +75,13 @@ def tokens(folder: Path) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def scored(folder: Path, tables: Ingested, tokens: pl.DataFrame) -> pl.DataFrame:
-    model = load_model(str(folder / "model"), torch.float32, torch.device("cpu")).eval()
     keys = tables.interactions.select("interaction_id", "user_id", "item_id")
     cohort = keys.join(tokens.select("interaction_id"), on="interaction_id", how="semi")
     targets = build_targets({"test": cohort}, tables.interactions, 10, 42)
     files = CohortFiles(folder / "own.parquet", folder / "empty.parquet")
-    tokenizer = load_tokenizer(str(folder / "model"))
-    return score_cohort(CompletionLoss(model), tokenizer, "test", files, targets, 700, CUES)
+    return score_cohort(
+        EvaluatedModel(str(folder / "model")), "test", files, targets, 700, CUES, ResumableWork(None, {})
+    )
 
 
 def nll(model: Any, prompt: list[int], completion: list[int]) -> float:
@@ -178,12 +179,12 @@ def test_the_same_targets_are_chosen_for_every_model(tokens: pl.DataFrame) -> No
     assert choose_targets(tokens.reverse(), 5, seed=1)["interaction_id"].to_list() == chosen
 
 
-def test_a_review_does_not_depend_on_its_batch(model: Any, folder: Path, tokens: pl.DataFrame) -> None:
-    tokenizer = load_tokenizer(str(folder / "model"))
+def test_a_review_does_not_depend_on_its_batch(folder: Path, tokens: pl.DataFrame) -> None:
+    model, work = EvaluatedModel(str(folder / "model")), ResumableWork(None, {})
     settings = GenerationSettings(n_targets=16, n_samples=2, max_new_tokens=16, temperature=0.9, seed=3)
     tokens = tokens.head(16)
-    together = generate_reviews(model, tokenizer, tokens, settings).sort("interaction_id", "method", "draw")
-    alone = generate_reviews(model, tokenizer, tokens.head(1), settings).sort("interaction_id", "method", "draw")
+    together = generate_reviews(model, tokens, settings, work).sort("interaction_id", "method", "draw")
+    alone = generate_reviews(model, tokens.head(1), settings, work).sort("interaction_id", "method", "draw")
     target = tokens["interaction_id"][0]
     assert together.filter(pl.col("interaction_id") == target).equals(alone)
     assert together.height == 3 * 16

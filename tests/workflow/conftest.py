@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,13 @@ def on_a_small_disk(place: Path, size: str, script: str) -> subprocess.Completed
         timeout=600,
         check=False,
     )
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 Terminal = Callable[[list[str], Path], psutil.Popen]

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import psutil
 import pytest
 
 from persona.training.logs import read_log
-from tests.workflow.conftest import Terminal, command, on_a_small_disk, snakemake
+from tests.workflow.conftest import Terminal, command, on_a_small_disk, snakemake, wait_until
 from tests.workflow.training import run
 
 RESULTS = Path("results") / "dmsc"
@@ -33,13 +31,6 @@ def losses(folder: Path) -> Losses:
     """Each step with its loss, and each validation with its own."""
     log = folder / RESULTS / "models" / TRAINED / "train_log.jsonl"
     return [(record["step"], record.get("loss"), record.get("val_loss")) for record in read_log(log)]
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_disk_that_is_full_within_a_table(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -21,7 +20,6 @@ from persona.tables import schemas
 from persona.tables.parquet import write_table
 from persona.training.logs import read_log
 from tests.workflow.conftest import snakemake
-from tests.workflow.training import torchrun
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,61 +84,6 @@ def test_transformers_4_reads_the_trained_model_and_computes_the_same(finished: 
         logits = AutoModelForCausalLM.from_pretrained(folder)(input_ids=torch.tensor([ids])).logits[0]
     torch.testing.assert_close(torch.tensor(found["logits"]), logits, atol=1e-4, rtol=1e-4)
     assert found["ids"] == AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
-
-
-def test_all_models_in_one_job_give_the_same_bytes_as_each_in_its_own(
-    finished: Path, tmp_path: Path, small_config: dict[str, Any]
-) -> None:
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    evaluation = {**small_config["evaluation"], "together": True}
-    run = snakemake(
-        tmp_path, small_config | {"evaluation": evaluation}, "evaluate_all", "--forcerun", "evaluate_together"
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "evaluate_together" in run.stdout + run.stderr
-    files = [*finished.rglob("scores.parquet"), *finished.rglob("generations.parquet")]
-    assert len(files) >= 8
-    for file in files:
-        assert (tmp_path / file.relative_to(finished)).read_bytes() == file.read_bytes(), file
-
-
-def test_one_process_scores_and_writes_as_two_do(finished: Path, tmp_path: Path, small_config: dict[str, Any]) -> None:
-    results = finished / "results/dmsc"
-    tokens = results / "tokens/{}/{}/tiny_qwen3_moe.parquet"
-    evaluation = {
-        "name": "one process",
-        "model": str(results / "models/two_per_user/profile_and_history/tiny/model"),
-        "val_tokens": str(tokens).format("val", "profile_and_history"),
-        "test_tokens": str(tokens).format("test", "profile_and_history"),
-        "empty_tokens": str(tokens).format("test", "without_user_detailed"),
-        "max_tokens": 700,
-        "scores": str(tmp_path / "scores.parquet"),
-        "generations": str(tmp_path / "generations.parquet"),
-    }
-    options = {
-        "evaluations": json.dumps([evaluation]),
-        "gpus": 0,
-        "targets": results / "targets.parquet",
-        "cues": '["预测用户的影评：", "预测用户的评分："]',
-        "generation": json.dumps(small_config["generation"]),
-    }
-    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    run = subprocess.run(
-        [*torchrun(1), str(ROOT / "workflow/scripts/evaluate.py"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    two = results / "evaluation/two_per_user/profile_and_history/tiny"
-    scores, expected = pl.read_parquet(tmp_path / "scores.parquet"), pl.read_parquet(two / "scores.parquet")
-    assert scores.drop("nll", "nll_impostors", "nll_empty", "stars").equals(
-        expected.drop("nll", "nll_impostors", "nll_empty", "stars")
-    )
-    for column in ("nll", "nll_impostors", "nll_empty", "stars"):
-        one, other = (table[column].explode().drop_nulls().to_numpy() for table in (scores, expected))
-        np.testing.assert_allclose(one, other, rtol=1e-5)
-    assert pl.read_parquet(tmp_path / "generations.parquet").equals(pl.read_parquet(two / "generations.parquet"))
 
 
 def test_the_report_of_a_finished_run_can_be_opened_alone(

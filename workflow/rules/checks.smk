@@ -9,6 +9,12 @@ if workflow.is_main_process:
             file=sys.stderr,
         )
 
+EVALUATING = [
+    "evaluate",
+    "evaluate_together",
+    *(f"evaluate_untrained_{model}" for model in base_models()),
+]
+
 
 def recipes_to_run(*rules):
     """The recipes that the jobs of some rules use, by name."""
@@ -34,9 +40,7 @@ def missing_hardware():
                 f"recipes.{name} asks for nodes: {recipe.nodes}, but this run has one machine; "
                 "use --workflow-profile slurm, or set nodes: 1"
             )
-    recipes = recipes_to_run(
-        "train", "evaluate", "evaluate_untrained", "evaluate_together"
-    )
+    recipes = recipes_to_run("train", *EVALUATING)
     if not any(recipe.gpus for recipe in recipes.values()):
         return None
     import torch
@@ -67,14 +71,7 @@ def missing_packages():
         or workflow.deployment_settings.deployment_method
     ):
         return None
-    rules = {
-        "make_tiny_model",
-        "plan",
-        "train",
-        "evaluate",
-        "evaluate_untrained",
-        "evaluate_together",
-    }
+    rules = {"make_tiny_model", "plan", "train", *EVALUATING}
     needed = sorted(rules & {job.rule.name for job in workflow.dag.needrun_jobs()})
     if needed and find_spec("torch") is None:
         return (

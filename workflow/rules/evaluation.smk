@@ -58,6 +58,14 @@ rule baselines:
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
+EVALUATE = (
+    'bash "$SCRIPTS/launch.sh" 1 {params.processes} "$SCRIPTS/evaluate.py" --gpus {params.gpus}'
+    " --evaluations {params.evaluations:q} --targets {input.targets:q} --cues {params.cues:q}"
+    " --generation {params.generation:q}"
+    ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+)
+
+
 rule evaluate:
     input:
         # Of the model's folder Snakemake has no checksum; what it was trained on and how is in the manifest.
@@ -93,30 +101,12 @@ rule evaluate:
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
-        'bash "$SCRIPTS/launch.sh" 1 {params.processes} "$SCRIPTS/evaluate.py" --gpus {params.gpus}'
-        " --evaluations {params.evaluations:q} --targets {input.targets:q} --cues {params.cues:q}"
-        " --generation {params.generation:q}"
-        ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
-
-
-use rule evaluate as evaluate_untrained with:
-    input:
-        model=lambda wildcards: model_input(wildcards.model),
-        targets=f"{RESULTS}/targets.parquet",
-        audits=f"{RESULTS}/audit/test/{{ablation}}.json",
-        tokens=lambda wildcards: tokens_to_evaluate([evaluation_of(**dict(wildcards))]),
-    output:
-        scores=f"{RESULTS}/untrained/{{ablation}}/{{model}}/scores.parquet",
-        generations=f"{RESULTS}/untrained/{{ablation}}/{{model}}/generations.parquet",
-    log:
-        f"{RESULTS}/logs/evaluate_untrained/{{ablation}}/{{model}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/evaluate_untrained/{{ablation}}/{{model}}.tsv"
+        EVALUATE
 
 
 if CONFIG.evaluation.together:
 
-    ruleorder: evaluate_together > evaluate > evaluate_untrained
+    ruleorder: evaluate_together > evaluate
 
     # All models one after the other in the same processes: to start them takes longer than to evaluate a tiny model.
     use rule evaluate as evaluate_together with:
@@ -133,10 +123,7 @@ if CONFIG.evaluation.together:
                 for stage in CONFIG.stages.values()
                 for run in runs_of(stage)
             ],
-            untrained=[
-                model_input(CONFIG.recipes[stage.recipe].model)
-                for stage in CONFIG.stages.values()
-            ],
+            untrained=[model_input(model) for model in base_models()],
             targets=f"{RESULTS}/targets.parquet",
             audits=[
                 f"{RESULTS}/audit/{audited}.json"
@@ -154,6 +141,53 @@ if CONFIG.evaluation.together:
             f"{RESULTS}/logs/evaluate_together.log",
         benchmark:
             f"{RESULTS}/benchmarks/evaluate_together.tsv"
+
+else:
+
+    # One job for each model: it loads the model once for the prompts of all stages. `use rule` takes no computed name.
+    for base in base_models():
+
+        rule:
+            name:
+                f"evaluate_untrained_{base}"
+            input:
+                model=model_input(base),
+                targets=f"{RESULTS}/targets.parquet",
+                audits=[
+                    f"{RESULTS}/audit/test/{ablation}.json"
+                    for ablation in ablations_of(base)
+                ],
+                tokens=tokens_to_evaluate(untrained_evaluations(base)),
+            output:
+                [
+                    f"{RESULTS}/untrained/{ablation}/{{model}}/{table}.parquet"
+                    for ablation in ablations_of(base)
+                    for table in ["scores", "generations"]
+                ],
+            log:
+                f"{RESULTS}/logs/evaluate_untrained/{{model}}.log",
+            benchmark:
+                f"{RESULTS}/benchmarks/evaluate_untrained/{{model}}.tsv"
+            wildcard_constraints:
+                model=base,
+            conda:
+                ENVIRONMENT
+            threads: lambda wildcards: recipe_of(wildcards).processes_per_node
+            resources:
+                mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
+                runtime=lambda wildcards, attempt: attempt * 12 * 60,
+                nodes=1,
+                gpu=lambda wildcards: recipe_of(wildcards).gpus,
+                tasks_per_gpu=0,
+            params:
+                evaluations=evaluations_of,
+                processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
+                gpus=lambda wildcards: recipe_of(wildcards).gpus,
+                cues=as_json([DATASET.cue, DATASET.rating_cue]),
+                generation=as_json(CONFIG.generation.model_dump()),
+                code=digest("evaluate"),
+            shell:
+                EVALUATE
 
 
 rule measure:

@@ -48,26 +48,48 @@ def evaluation_of(ablation, model=None, sample=None, recipe=None):
     }
 
 
+def base_models():
+    """The models that stages start from."""
+    return sorted(
+        {CONFIG.recipes[stage.recipe].model for stage in CONFIG.stages.values()}
+    )
+
+
+def ablations_of(model):
+    """Those of the stages that start from a model."""
+    stages = CONFIG.stages.values()
+    return sorted(
+        {s.ablation for s in stages if CONFIG.recipes[s.recipe].model == model}
+    )
+
+
+def untrained_evaluations(model):
+    """Those of a model before any training, with the prompts of all stages that start from it."""
+    return [evaluation_of(ablation, model) for ablation in ablations_of(model)]
+
+
 def all_evaluations():
-    """Those of the trainings of all stages and of the models that they start from."""
-    found = []
-    for stage in CONFIG.stages.values():
-        model = CONFIG.recipes[stage.recipe].model
-        found.append(evaluation_of(stage.ablation, model))
-        found += [
-            evaluation_of(stage.ablation, sample=stage.sample, recipe=run)
-            for run in runs_of(stage)
-        ]
-    return list({each["name"]: each for each in found}.values())
+    """Those of the models that stages start from, each model's together, and of all trainings."""
+    untrained = [e for model in base_models() for e in untrained_evaluations(model)]
+    trained = [
+        evaluation_of(stage.ablation, sample=stage.sample, recipe=run)
+        for stage in CONFIG.stages.values()
+        for run in runs_of(stage)
+    ]
+    return list({each["name"]: each for each in [*untrained, *trained]}.values())
 
 
 def evaluations_of(wildcards):
-    """The evaluations of a job, in JSON: one, or all where it has no wildcards."""
-    factors = dict(wildcards)
-    return as_json([evaluation_of(**factors)] if factors else all_evaluations())
+    """The evaluations of a job, in JSON: those of an untrained model, of a training, or all without wildcards."""
+    if "model" in wildcards.keys():
+        return as_json(untrained_evaluations(wildcards.model))
+    if "recipe" in wildcards.keys():
+        return as_json([evaluation_of(**dict(wildcards))])
+    return as_json(all_evaluations())
 
 
 def tokens_to_evaluate(evaluations):
+    """What evaluations read."""
     return [
         e[f"{name}_tokens"] for e in evaluations for name in ["val", "test", "empty"]
     ]

@@ -1,10 +1,14 @@
 """Score the val and test targets with one model after another and let each write texts.
 
-Started by torchrun, once per process.
+Started by torchrun, once per process. Neighbours in the list that have the same model share it. After a kill the same
+command goes on from the parts that are beside the outputs.
 """
 
 import argparse
 import json
+import logging
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +16,16 @@ from typing import Any
 import torch.distributed as dist
 
 from persona.errors import run_command
-from persona.evaluation.evaluate import evaluate
+from persona.evaluation.evaluate import evaluate_model
+from persona.evaluation.model import EvaluatedModel
 from persona.evaluation.scoring.cohort import CohortFiles
 from persona.evaluation.settings import GenerationSettings
 from persona.modeling.processes import distributed_processes, require_gpus
 from persona.progress import progress_bar
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
+
+logger = logging.getLogger("persona")  # the library's too
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class Evaluation:
     max_tokens: int
     scores: Path
     generations: Path
+
+    @property
+    def parts(self) -> Path:
+        """The folder of what is finished, until all is."""
+        return self.scores.parent / ".parts"
 
     @property
     def cohorts(self) -> dict[str, CohortFiles]:
@@ -55,6 +67,8 @@ def main() -> None:
     parser.add_argument("--generation", type=json.loads, required=True, help="JSON of GenerationSettings")
     args = parser.parse_args()
     require_gpus(args.gpus)
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     with distributed_processes(deepspeed=False):
         evaluate_all(args)
 
@@ -63,16 +77,25 @@ def evaluate_all(args: Any) -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings.model_validate(args.generation)
     bar = progress_bar(len(args.evaluations), 0, "evaluating", "model", is_shown=dist.get_rank() == 0)
-    for evaluation in args.evaluations:
+    model = EvaluatedModel(args.evaluations[0].model)
+    for n, evaluation in enumerate(args.evaluations, start=1):
         bar.set_postfix(model=evaluation.name)
-        tables = evaluate(
-            evaluation.model, evaluation.cohorts, targets, evaluation.max_tokens, tuple(args.cues), settings
+        if dist.get_rank() == 0:
+            logger.info("evaluation %d of %d: %s", n, len(args.evaluations), evaluation.name)
+        if evaluation.model != model.path:
+            model = EvaluatedModel(evaluation.model)
+        scores, generations = evaluate_model(
+            model, evaluation.cohorts, targets, evaluation.max_tokens, tuple(args.cues), settings, evaluation.parts
         )
-        if tables is not None:
-            write_table(tables[0], evaluation.scores, schemas.SCORES)
-            write_table(tables[1], evaluation.generations, schemas.GENERATIONS)
+        if dist.get_rank() == 0:
+            write_table(scores, evaluation.scores, schemas.SCORES)
+            write_table(generations, evaluation.generations, schemas.GENERATIONS)
         bar.update()
     bar.close()
+    if dist.get_rank() == 0:
+        # Not before all is written: Snakemake deletes all outputs of a job that fails.
+        for evaluation in args.evaluations:
+            shutil.rmtree(evaluation.parts)
 
 
 if __name__ == "__main__":

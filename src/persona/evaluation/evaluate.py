@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import polars as pl
 import torch.distributed as dist
 
+from persona.code_digest import code_digest
 from persona.evaluation.generation import generate_reviews
+from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork
 from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
 from persona.evaluation.settings import GenerationSettings
 from persona.evaluation.targets import choose_targets
-from persona.modeling.loading import default_device, default_dtype, load_model
-from persona.modeling.loss import CompletionLoss
 from persona.modeling.processes import process_group
 from persona.tables import schemas
 from persona.tables.parquet import read_table
-from persona.tokenization.chat import load_tokenizer
 
 
 def evaluate(
@@ -41,22 +41,39 @@ def evaluate(
         The tables `schemas.SCORES` and `schemas.GENERATIONS`, on rank 0 alone.
     """
     with process_group(deepspeed=False):
-        device = default_device()
-        model = load_model(model_path, default_dtype(device), device).eval()
-        tokenizer = load_tokenizer(model_path)
-        generated = _generations(model, tokenizer, cohorts["test"], targets, settings)
-        loss = CompletionLoss(model)
-        scores = pl.concat(
-            [score_cohort(loss, tokenizer, name, files, targets, max_tokens, cues) for name, files in cohorts.items()]
-        )
-        return (scores, generated) if dist.get_rank() == 0 else None
+        tables = evaluate_model(EvaluatedModel(model_path), cohorts, targets, max_tokens, cues, settings, None)
+        return tables if dist.get_rank() == 0 else None
+
+
+def evaluate_model(
+    model: EvaluatedModel,
+    cohorts: dict[str, CohortFiles],
+    targets: pl.DataFrame,
+    max_tokens: int,
+    cues: tuple[str, str | None],
+    settings: GenerationSettings,
+    work_folder: Path | None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """As `evaluate`, within a process group, for a model that may be loaded already.
+
+    Args:
+        work_folder: where finished parts are written, so that a killed evaluation goes on from them; the caller deletes
+            it when it has written the tables. None writes nothing.
+
+    Returns:
+        The two tables, on every rank.
+    """
+    work = ResumableWork(work_folder, {"model": model.fingerprint(), "code": code_digest(Path(__file__))})
+    generated = _generations(model, cohorts["test"], targets, settings, work)
+    scores = [score_cohort(model, name, files, targets, max_tokens, cues, work) for name, files in cohorts.items()]
+    return pl.concat(scores), generated
 
 
 def _generations(
-    model: Any, tokenizer: Any, files: CohortFiles, targets: pl.DataFrame, settings: GenerationSettings
+    model: EvaluatedModel, files: CohortFiles, targets: pl.DataFrame, settings: GenerationSettings, work: ResumableWork
 ) -> pl.DataFrame:
     tokens = read_table(files.tokens, schemas.TOKENS)
     chosen = choose_targets(tokens, settings.n_targets, settings.seed)
-    written = generate_reviews(model, tokenizer, chosen, settings)
+    written = generate_reviews(model, chosen, settings, work)
     keys = targets.select("interaction_id", "user_id", "item_id")
     return written.join(keys, on="interaction_id").select(list(schemas.GENERATIONS.columns))

@@ -8,14 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork, Task
 from persona.evaluation.settings import BATCH, GREEDY, SAMPLE, GenerationSettings
-from persona.progress import progress_bar
 from persona.seeded_hash import hash64_series, mix64, uniform
 from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
+
+Review = tuple[int, str, int]  # target, method, draw
+Row = list[int | str]  # the same, the text, and why it ended
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -40,39 +43,63 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
         return torch.where(drawn.isnan()[:, None], scores, only)
 
 
-def generate_reviews(model: Any, tokenizer: Any, tokens: pl.DataFrame, settings: GenerationSettings) -> pl.DataFrame:
+def generate_reviews(
+    model: EvaluatedModel, tokens: pl.DataFrame, settings: GenerationSettings, work: ResumableWork
+) -> pl.DataFrame:
     """Write the greedy review and the sampled ones of every target, shared out over the processes.
+
+    Args:
+        tokens: the targets, with `interaction_id`, `input_ids` and `prompt_length`.
+        work: where finished batches are kept until all is done.
 
     Returns:
         `interaction_id`, `method` (`greedy` or `sample`), `draw`, `text` and `stop_reason` (`end` or `length`), on
         every process.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
     prompts = {row["interaction_id"]: row["input_ids"][: row["prompt_length"]] for row in tokens.iter_rows(named=True)}
-    work = [(target, GREEDY, 0) for target in prompts]
-    work += [(target, SAMPLE, draw) for target in prompts for draw in range(settings.n_samples)]
-    # Alike in length, so that little is padded.
-    work.sort(key=lambda task: (len(prompts[task[0]]), task))
-    batches = [work[start : start + BATCH] for start in range(0, len(work), BATCH)][rank::world]
-    end = int(tokenizer.convert_tokens_to_ids(chat_frame(tokenizer).end))
-    bar = progress_bar(len(batches), 0, "writing reviews", "batch", is_shown=rank == 0)
-    rows: list[tuple[int, str, int, str, str]] = []
-    for batch in batches:
-        written = _write(model, [prompts[task[0]] for task in batch], _numbers(batch, settings), end, settings)
-        for task, ids in zip(batch, written, strict=True):
-            ended = end in ids
-            text = tokenizer.decode(ids[: ids.index(end)] if ended else ids, skip_special_tokens=True)
-            rows.append((*task, text, "end" if ended else "length"))
-        bar.update()
-    bar.close()
-    gathered: list[Any] = [None] * world
-    dist.all_gather_object(gathered, rows)
+    batches = _batches(prompts, settings.n_samples)
+
+    task = Task(
+        name="reviews",
+        what="writing reviews",
+        unit="text",
+        sizes=[len(batch) for batch in batches],
+        fingerprint=[batches, list(prompts.values()), settings.model_dump()],
+        prepare=lambda: model.loss,
+        compute=lambda n: _write(model, batches[n], prompts, settings),
+    )
+    rows = [row for batch in work.results(task) for row in batch]
     names = ["interaction_id", "method", "draw", "text", "stop_reason"]
-    schema = {name: schemas.GENERATIONS.columns[name] for name in names}
-    return pl.DataFrame([row for part in gathered for row in part], schema=schema, orient="row")
+    return pl.DataFrame(rows, schema={name: schemas.GENERATIONS.columns[name] for name in names}, orient="row")
 
 
-def _numbers(batch: list[tuple[int, str, int]], settings: GenerationSettings) -> npt.NDArray[np.float64]:
+def _batches(prompts: dict[int, list[int]], n_samples: int) -> list[list[Review]]:
+    reviews = [(target, GREEDY, 0) for target in prompts]
+    reviews += [(target, SAMPLE, draw) for target in prompts for draw in range(n_samples)]
+    # Alike in length, so that little is padded.
+    reviews.sort(key=lambda review: (len(prompts[review[0]]), review))
+    return [reviews[start : start + BATCH] for start in range(0, len(reviews), BATCH)]
+
+
+def _write(
+    model: EvaluatedModel, batch: list[Review], prompts: dict[int, list[int]], settings: GenerationSettings
+) -> tuple[list[Row], int]:
+    """The rows of a batch of reviews, and how many tokens were written."""
+    tokenizer = model.tokenizer
+    end = int(tokenizer.convert_tokens_to_ids(chat_frame(tokenizer).end))
+    numbers = _numbers(batch, settings)
+    written = _generate(model.loss.model, [prompts[target] for target, _, _ in batch], numbers, end, settings)
+    rows: list[Row] = []
+    n_tokens = 0
+    for review, ids in zip(batch, written, strict=True):
+        ended = end in ids
+        kept = ids[: ids.index(end)] if ended else ids
+        rows.append([*review, tokenizer.decode(kept, skip_special_tokens=True), "end" if ended else "length"])
+        n_tokens += len(kept) + ended
+    return rows, n_tokens
+
+
+def _numbers(batch: list[Review], settings: GenerationSettings) -> npt.NDArray[np.float64]:
     """Random numbers `[rows, steps]` from target, draw and step; NaN for greedy rows."""
     keys = hash64_series(pl.Series([f"{target} {draw}" for target, _, draw in batch]))
     steps = np.arange(settings.max_new_tokens, dtype=np.uint64)
@@ -81,7 +108,7 @@ def _numbers(batch: list[tuple[int, str, int]], settings: GenerationSettings) ->
     return numbers
 
 
-def _write(
+def _generate(
     model: Any, prompts: list[list[int]], numbers: npt.NDArray[np.float64], end: int, settings: GenerationSettings
 ) -> list[list[int]]:
     width = max(map(len, prompts))

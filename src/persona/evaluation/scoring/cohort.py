@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from persona.errors import PersonaError
+from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork
 from persona.evaluation.scoring.pairs import Ids, Pairs, score_pairs
-from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import TokenTable
 from persona.modeling.prefix_tree import Ints
 from persona.tables import schemas
@@ -34,13 +35,13 @@ class CohortFiles:
 
 
 def score_cohort(
-    model: CompletionLoss,
-    tokenizer: Any,
+    model: EvaluatedModel,
     cohort: str,
     files: CohortFiles,
     targets: pl.DataFrame,
     max_tokens: int,
     cues: tuple[str, str | None],
+    work: ResumableWork,
 ) -> pl.DataFrame:
     """Score the targets of a cohort.
 
@@ -49,6 +50,7 @@ def score_cohort(
         max_tokens: of a packed row.
         cues: the last line of the prompts, and the one that asks for the stars instead, if there is one. A model that
             writes reviews was not trained on that question: it is a zero-shot probe.
+        work: where finished rows are kept until all is done.
 
     Returns:
         The columns of `schemas.SCORES`.
@@ -65,10 +67,10 @@ def score_cohort(
     if files.empty_tokens:
         prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
     if asks_stars:
-        prompts += ask_for_stars(tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
-        completions += [np.array(ids[:1]) for ids in encode(tokenizer, STARS, special=False)]
+        prompts += ask_for_stars(model.tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
+        completions += [np.array(ids[:1]) for ids in encode(model.tokenizer, STARS, special=False)]
     pairs = Pairs(prompts, completions, np.concatenate(requests))
-    nll = score_pairs(model, pairs, max_tokens, f"scoring {cohort}")
+    nll = score_pairs(model, pairs, max_tokens, work, cohort)
     own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
     ids = tokens["interaction_id"].to_numpy()
     scored = known.select(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from persona.modeling.loss import CompletionLoss
+from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork, Task
 from persona.modeling.packing import Row, TokenTable, pack_row
 from persona.modeling.prefix_tree import Ints, PrefixOrder, common_prefix, sort_key
-from persona.progress import progress_bar
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -39,6 +41,17 @@ class Pairs:
             return common_prefix(self.prompts[one[0]], self.prompts[other[0]])
         return len(self.prompts[one[0]]) + common_prefix(self.completions[one[1]], self.completions[other[1]])
 
+    def n_tokens(self, start: int, stop: int) -> int:
+        """The number of tokens that are computed for some neighbouring pairs."""
+        return int(self.order.lengths[start:stop].sum()) - sum(self.order.shared_within(start, stop))
+
+    def digest(self) -> str:
+        """A digest of all pairs, in hexadecimal."""
+        digest = hashlib.sha256(self.pairs.astype("<i8").tobytes())
+        for text in [*self.prompts, *self.completions]:
+            digest.update(len(text).to_bytes(8) + text.tobytes())
+        return digest.hexdigest()
+
     def row(self, start: int, stop: int) -> Row:
         """Some neighbouring pairs as one row."""
         documents = [(self.prompts[p], self.completions[c]) for p, c in self.pairs[start:stop]]
@@ -60,18 +73,32 @@ def _distinct(texts: list[Ids]) -> tuple[list[Ids], Ints]:
     return [np.frombuffer(key, dtype=">i4") for key in distinct], np.array([number[key] for key in keys])
 
 
-def score_pairs(model: CompletionLoss, pairs: Pairs, max_tokens: int, what: str) -> Floats:
-    """Negative log-likelihood in nats of every request `[N]`. Every process gets all of them."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    mine = pairs.order.cut(max_tokens, world)[rank::world]
-    scored = torch.zeros(len(pairs.pairs), dtype=torch.float64, device=model.model.device)
-    bar = progress_bar(sum(stop - start for start, stop in mine), 0, what, "text", is_shown=rank == 0)
-    with torch.inference_mode():
-        for start, stop in mine:
-            row = pairs.row(start, stop).to(model.model.device)
-            scored.index_add_(0, start + row.samples, model(row).double())
-            bar.update(stop - start)
-    bar.close()
-    # Every pair is scored by one process and 0 in all others.
-    dist.all_reduce(scored)
-    return np.asarray(scored.cpu())[pairs.answers]
+def score_pairs(model: EvaluatedModel, pairs: Pairs, max_tokens: int, work: ResumableWork, cohort: str) -> Floats:
+    """Negative log-likelihood in nats of every request `[N]`. Every process gets all of them.
+
+    Args:
+        max_tokens: of a row.
+        work: where finished rows are kept until all is done.
+        cohort: the name of what is scored.
+    """
+    rows = pairs.order.cut(max_tokens, dist.get_world_size())
+    sizes = [pairs.n_tokens(start, stop) for start, stop in rows]
+
+    def score_row(n: int) -> tuple[list[float], int]:
+        start, stop = rows[n]
+        row = pairs.row(start, stop)
+        with torch.inference_mode():
+            nll = model.loss(row.to(model.loss.model.device)).double().cpu()
+        # Added up on the CPU, where the order is always the same.
+        return np.bincount(row.samples.numpy(), nll.numpy(), stop - start).tolist(), sizes[n]
+
+    task = Task(
+        name=f"scores_{cohort}",
+        what=f"scoring {cohort}",
+        unit="token",
+        sizes=sizes,
+        fingerprint=[rows, pairs.digest()],
+        prepare=lambda: model.loss,
+        compute=score_row,
+    )
+    return np.concatenate([np.array(nll) for nll in work.results(task)])[pairs.answers]

@@ -1,0 +1,54 @@
+"""The model that is evaluated, loaded only if something is left to compute with it."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.modeling.loss import CompletionLoss
+from persona.tokenization.chat import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluatedModel:
+    """A model by its path. Its weights are loaded when they are first needed, and its tokenizer as well."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @cached_property
+    def loss(self) -> CompletionLoss:
+        """The model with the likelihoods of texts."""
+        if dist.get_rank() == 0:
+            logger.info("loading %s", self.path)
+        device = default_device()
+        return CompletionLoss(load_model(self.path, default_dtype(device), device).eval())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return load_tokenizer(self.path)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the model's results depend on: its files, the packages and the device.
+
+        Files are known by size and time of change: to hash a large model takes as long as to load it. A model from the
+        hub is known by its name alone.
+        """
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        packages = {name: version(name) for name in ("torch", "transformers")}
+        folder = Path(self.path)
+        files = []
+        for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            # A download leaves a hidden folder with dates.
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+                files.append([str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns])
+        return {"files": files or self.path, "packages": packages, "device": device}
