@@ -80,6 +80,7 @@ rule evaluate:
     output:
         scores=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/scores.parquet",
         generations=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/generations.parquet",
+        seconds=f"{RESULTS}/evaluation/{{sample}}/{{ablation}}/{{recipe}}/seconds.json",
     log:
         f"{RESULTS}/logs/evaluate/{{sample}}/{{ablation}}/{{recipe}}.log",
     benchmark:
@@ -133,9 +134,9 @@ if CONFIG.evaluation.together:
             tokens=tokens_to_evaluate(all_evaluations()),
         output:
             [
-                evaluation[table]
+                f"{RESULTS}/{evaluation['name']}/{file}"
                 for evaluation in all_evaluations()
-                for table in ["scores", "generations"]
+                for file in EVALUATED
             ],
         log:
             f"{RESULTS}/logs/evaluate_together.log",
@@ -160,9 +161,9 @@ else:
                 tokens=tokens_to_evaluate(untrained_evaluations(base)),
             output:
                 [
-                    f"{RESULTS}/untrained/{ablation}/{{model}}/{table}.parquet"
+                    f"{RESULTS}/untrained/{ablation}/{{model}}/{file}"
                     for ablation in ablations_of(base)
-                    for table in ["scores", "generations"]
+                    for file in EVALUATED
                 ],
             log:
                 f"{RESULTS}/logs/evaluate_untrained/{{model}}.log",

@@ -1,12 +1,14 @@
 """What is evaluated of a stage, and what the report reads of it."""
 
+EVALUATED = ["scores.parquet", "generations.parquet", "seconds.json"]
+
 
 def evaluated(stage):
-    """The rows of all trainings of a stage."""
+    """What the evaluations of all trainings of a stage give."""
     return [
-        run_path("evaluation", stage, run, f"{table}.parquet")
+        run_path("evaluation", stage, run, file)
         for run in runs_of(stage)
-        for table in ["scores", "generations"]
+        for file in EVALUATED
     ]
 
 
@@ -45,6 +47,7 @@ def evaluation_of(ablation, model=None, sample=None, recipe=None):
         "max_tokens": settings.max_tokens_per_gpu,
         "scores": f"{RESULTS}/{name}/scores.parquet",
         "generations": f"{RESULTS}/{name}/generations.parquet",
+        "seconds": f"{RESULTS}/{name}/seconds.json",
     }
 
 
@@ -116,6 +119,9 @@ def report_stages():
             ],
             "generations": run_path(
                 "evaluation", stage, stage.recipe, "generations.parquet"
+            ),
+            "evaluation_seconds": run_path(
+                "evaluation", stage, stage.recipe, "seconds.json"
             ),
             "metrics": measured(stage),
             "untrained": untrained,

@@ -16,11 +16,13 @@ from typing import Any
 import torch.distributed as dist
 
 from persona.errors import run_command
-from persona.evaluation.evaluate import evaluate_model
+from persona.evaluation.evaluate import evaluate_model, resumable_work
 from persona.evaluation.model import EvaluatedModel
+from persona.evaluation.resumable import ResumableWork
 from persona.evaluation.scoring.cohort import CohortFiles
 from persona.evaluation.settings import GenerationSettings
-from persona.modeling.processes import distributed_processes, require_gpus
+from persona.files import write_json
+from persona.modeling.processes import distributed_processes, require_gpus, seconds_since_launch
 from persona.progress import progress_bar
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
@@ -40,6 +42,7 @@ class Evaluation:
     max_tokens: int
     scores: Path
     generations: Path
+    seconds: Path
 
     @property
     def parts(self) -> Path:
@@ -54,7 +57,7 @@ class Evaluation:
 
 def parse_evaluations(text: str) -> list[Evaluation]:
     """A JSON list of objects with the fields of `Evaluation`."""
-    paths = ("val_tokens", "test_tokens", "empty_tokens", "scores", "generations")
+    paths = ("val_tokens", "test_tokens", "empty_tokens", "scores", "generations", "seconds")
     return [Evaluation(**fields | {name: Path(fields[name]) for name in paths}) for fields in json.loads(text)]
 
 
@@ -84,18 +87,31 @@ def evaluate_all(args: Any) -> None:
             logger.info("evaluation %d of %d: %s", n, len(args.evaluations), evaluation.name)
         if evaluation.model != model.path:
             model = EvaluatedModel(evaluation.model)
+        starting = seconds_since_launch() if n == 1 else 0.0
+        work = resumable_work(model, evaluation.parts)
         scores, generations = evaluate_model(
-            model, evaluation.cohorts, targets, evaluation.max_tokens, tuple(args.cues), settings, evaluation.parts
+            model, evaluation.cohorts, targets, evaluation.max_tokens, tuple(args.cues), settings, work
         )
         if dist.get_rank() == 0:
             write_table(scores, evaluation.scores, schemas.SCORES)
             write_table(generations, evaluation.generations, schemas.GENERATIONS)
+            write_json(phases(work, starting), evaluation.seconds)
         bar.update()
     bar.close()
     if dist.get_rank() == 0:
         # Not before all is written: Snakemake deletes all outputs of a job that fails.
         for evaluation in args.evaluations:
             shutil.rmtree(evaluation.parts)
+
+
+def phases(work: ResumableWork, starting: float) -> dict[str, float]:
+    """Seconds of this start by the names that the plan has for the phases."""
+    scoring = sum(seconds for task, seconds in work.seconds.items() if task.startswith("scores"))
+    return {
+        "loading for evaluation": starting + work.loading_seconds,
+        "scoring": scoring,
+        "writing texts": sum(work.seconds.values()) - scoring,
+    }
 
 
 if __name__ == "__main__":

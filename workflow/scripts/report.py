@@ -49,7 +49,11 @@ def main() -> None:
     evidence = Evidence(
         stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
     )
-    tables = {"stages": stage_table(stages), "methods": baseline_table(stages, baselines), "phases": phase_table(stages)}
+    tables = {
+        "stages": stage_table(stages),
+        "methods": baseline_table(stages, baselines),
+        "phases": phase_table(stages),
+    }
     for name, table in tables.items():
         write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
         write_text(as_markdown(table), args.folder / f"{name}.md")

@@ -41,8 +41,19 @@ def evaluate(
         The tables `schemas.SCORES` and `schemas.GENERATIONS`, on rank 0 alone.
     """
     with process_group(deepspeed=False):
-        tables = evaluate_model(EvaluatedModel(model_path), cohorts, targets, max_tokens, cues, settings, None)
+        model = EvaluatedModel(model_path)
+        work = resumable_work(model, None)
+        tables = evaluate_model(model, cohorts, targets, max_tokens, cues, settings, work)
         return tables if dist.get_rank() == 0 else None
+
+
+def resumable_work(model: EvaluatedModel, folder: Path | None) -> ResumableWork:
+    """Where finished parts are written, so that a killed evaluation goes on from them.
+
+    Args:
+        folder: the caller deletes it when it has written the tables. None writes nothing.
+    """
+    return ResumableWork(folder, {"model": model.fingerprint(), "code": code_digest(Path(__file__))})
 
 
 def evaluate_model(
@@ -52,18 +63,16 @@ def evaluate_model(
     max_tokens: int,
     cues: tuple[str, str | None],
     settings: GenerationSettings,
-    work_folder: Path | None,
+    work: ResumableWork,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """As `evaluate`, within a process group, for a model that may be loaded already.
 
     Args:
-        work_folder: where finished parts are written, so that a killed evaluation goes on from them; the caller deletes
-            it when it has written the tables. None writes nothing.
+        work: see `resumable_work`.
 
     Returns:
         The two tables, on every rank.
     """
-    work = ResumableWork(work_folder, {"model": model.fingerprint(), "code": code_digest(Path(__file__))})
     generated = _generations(model, cohorts["test"], targets, settings, work)
     scores = [score_cohort(model, name, files, targets, max_tokens, cues, work) for name, files in cohorts.items()]
     return pl.concat(scores), generated

@@ -58,13 +58,19 @@ class ResumableWork:
     def __init__(self, folder: Path | None, fingerprint: Any) -> None:
         """Args: `folder` None writes nothing; `fingerprint` is what all tasks depend on, in JSON's types."""
         self.folder, self.fingerprint = folder, fingerprint
+        # Seconds of this start: of all preparations, and of each task.
+        self.loading_seconds = 0.0
+        self.seconds: dict[str, float] = {}
 
     def results(self, task: Task) -> list[Any]:
         """The results of all units of a task, on every process; those without a part are computed, shared out."""
         digest, done = self._begin(task)
         missing = [n for n in range(len(task.sizes)) if n not in done]
+        started = time.monotonic()
         if missing:
             task.prepare()
+        loaded = time.monotonic()
+        self.loading_seconds += loaded - started
         pace = Pace(task, missing)
         mine = self._compute(task, missing[dist.get_rank() :: dist.get_world_size()], digest, pace)
         gathered: list[Any] = [None] * dist.get_world_size()
@@ -72,6 +78,7 @@ class ResumableWork:
         pace.finish(sum(tokens for _, tokens in gathered))
         for computed, _ in gathered:
             done.update(computed)
+        self.seconds[task.name] = time.monotonic() - loaded
         return [done[n] for n in range(len(task.sizes))]
 
     def _begin(self, task: Task) -> tuple[str, Results]:

@@ -79,12 +79,15 @@ def make_stage(targets: pl.DataFrame, name: str, gap: float, sample: str) -> Sta
         name=name, sample=sample, ablation="history", recipe="tiny", parts=frozenset({"history"}),
         max_samples_per_user=2, model="tiny", prompt_style="detailed", n_seeds=1, metrics=metrics, untrained=metrics,
         scores=rows, generations=written, prompts=prompts,
-        counts={"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5},
+        counts={"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5,
+                "loading_seconds": 4.0},
         log=[
             {"type": "step", "step": 1, "loss": 2.0},
             {"type": "val", "step": 1, "val_loss": 1.5},
         ],
-        plan={"hours_per_epoch": 0.01},
+        plan={"hours_per_epoch": 0.01, "phases": {"at_most": {
+            "epochs": 4.0, "seconds": {"loading": 5.0, "steps": 40.0, "scoring": 2.0}}}},
+        evaluation_seconds={"scoring": 3.0},
         claim=claim([rows], rows.with_columns(nll=pl.lit(0.0), nll_impostors=pl.Series([[0.0] * 3] * USERS)), guesses,
                     targets, CANDIDATES),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from persona.reporting.evidence import Evidence
-from persona.reporting.stages import baseline_table, stage_table
+from persona.reporting.stages import baseline_table, phase_table, stage_table
 
 
 def test_a_row_per_stage_with_the_difference_from_the_first(evidence: Evidence) -> None:
@@ -29,3 +29,9 @@ def test_stages_untrained_models_and_baselines_stand_in_one_table(evidence: Evid
     methods = baseline_table(evidence.stages, evidence.baselines)
     assert methods["method"].to_list() == ["quick", "history", "untrained tiny, history", "n-gram with user cache",
                                            "TF-IDF author", "damped_bias", "commonest"]  # fmt: skip
+
+
+def test_planned_time_is_that_of_the_epochs_that_were_run(evidence: Evidence) -> None:
+    """One of four planned epochs; phases that were not measured are left out."""
+    rows = phase_table(evidence.stages).filter(stage="quick").rows()
+    assert rows == [("quick", "loading", 5.0, 4.0), ("quick", "steps", 10.0, 9.5), ("quick", "scoring", 2.0, 3.0)]
