@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from persona.errors import PersonaError
 from persona.files import atomic_path
 from persona.progress import progress_bar
 from persona.units import clock
@@ -63,7 +64,11 @@ class ResumableWork:
         self.seconds: dict[str, float] = {}
 
     def results(self, task: Task) -> list[Any]:
-        """The results of all units of a task, on every process; those without a part are computed, shared out."""
+        """The results of all units of a task, on every process; those without a part are computed, shared out.
+
+        Raises:
+            PersonaError: another process ended.
+        """
         digest, done = self._begin(task)
         missing = [n for n in range(len(task.sizes)) if n not in done]
         started = time.monotonic()
@@ -73,8 +78,7 @@ class ResumableWork:
         self.loading_seconds += loaded - started
         pace = Pace(task, missing)
         mine = self._compute(task, missing[dist.get_rank() :: dist.get_world_size()], digest, pace)
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, (mine, pace.tokens))
+        gathered = _from_all_processes((mine, pace.tokens), task)
         pace.finish(sum(tokens for _, tokens in gathered))
         for computed, _ in gathered:
             done.update(computed)
@@ -167,6 +171,18 @@ class Pace:
     def _log(self, text: str) -> None:
         if self.is_first:
             logger.info("%s: %s", self.what, text)
+
+
+def _from_all_processes(value: Any, task: Task) -> list[Any]:
+    values: list[Any] = [None] * dist.get_world_size()
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError as error:
+        raise PersonaError(
+            f"{task.what}: another process ended or did not answer; its own error, if it left one, is in the log; "
+            "start again to go on"
+        ) from error
+    return values
 
 
 def _read_part(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from persona.errors import PersonaError
 from persona.evaluation import resumable
 from persona.evaluation.resumable import ResumableWork, Task
 from persona.modeling.processes import process_group
@@ -89,6 +90,15 @@ def test_a_part_that_a_failing_disk_damaged_is_computed_again(folder: Path) -> N
     worker = Worker()
     assert ResumableWork(folder, COMMON).results(worker.task) == EXPECTED
     assert worker.computed == [1, 3, 4]
+
+
+def test_the_end_of_another_process_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", closed)
+    with pytest.raises(PersonaError, match=r"^counting: another process ended .* start again to go on$"):
+        ResumableWork(tmp_path, COMMON).results(Worker().task)
 
 
 def test_parts_are_few_where_units_are_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
