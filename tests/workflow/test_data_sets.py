@@ -38,7 +38,7 @@ def test_the_page_about_ones_own_data_is_true(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Profile with and without context on the real slice, trained for an epoch, scored and reported."""
+    """Profile with context on the real slice, trained for an epoch, scored and reported; prompts without it as well."""
     if not (REAL_DATA / "chameleons").exists():
         pytest.skip("the real slice chameleons/ is not beside this repository")
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "chameleons.yaml").read_text(encoding="utf-8"))
@@ -46,10 +46,10 @@ def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["recipes"]["tiny"]["max_epochs"] = 1
     config["cohorts"] = {name: {"max_users": 60, "max_samples_per_user": 1} for name in ("val", "test")}
     config["generation"] = {"n_targets": 8, "max_new_tokens": 16}
-    config["stages"] = {name: config["stages"][name] for name in ("profile", "quick")}
-    config["evaluation"] |= {"contrasts": [{"stage": "quick", "against": "profile"}], "together": True}
+    config["stages"] = {"quick": config["stages"]["quick"]}
+    config["evaluation"] |= {"contrasts": [], "together": True}
     folder = tmp_path_factory.mktemp("dialogue")
-    run = snakemake(folder, config, "report")
+    run = snakemake(folder, config, "report", "results/chameleons/prompts/two_per_user/profile.parquet")
     assert run.returncode == 0, run.stdout + run.stderr
     return folder / "results" / "chameleons"
 
@@ -77,12 +77,13 @@ def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
         columns = pl.read_csv(dialogue / "report" / f"{table}.csv").columns
         assert not {"rmse", "mae", "qwk", "rps", "ece", "tau", "leaked"} & set(columns)
     assert "19,768 rows were read: 19,766 were kept, of 628 users and 40 items, and 2 were rejected." in page
-    metrics = json.loads((dialogue / "evaluation/two_per_user/profile/tiny/metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((dialogue / "evaluation/two_per_user/profile_and_context/tiny/metrics.json").read_text(encoding="utf-8"))
     assert metrics["likelihood"]["swap_gap"]["low"] < metrics["likelihood"]["swap_gap"]["high"]
     plots = {file.stem for file in (dialogue / "report" / "plots").iterdir()}
     assert "nll_by_stage" in plots and not plots & {"reliability", "error_by_star"}
 
 
+@pytest.mark.slow  # tests/unit compares the steps with and without buckets in seconds
 def test_three_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dict[str, Any]) -> None:
     config = copy.deepcopy(small_config) | {"buckets": 3}
     # Of a part of the users more are chosen than there is room for.

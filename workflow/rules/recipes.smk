@@ -62,6 +62,7 @@ def stages_to_plan():
             "processes_per_node": recipe.processes_per_node,
             "candidates": CONFIG.evaluation.candidates,
             "generation": CONFIG.generation.model_dump(),
+            "evaluated_together": CONFIG.evaluation.together,
             "bytes_per_weight": 2 if recipe.gpus else 4,
         }
     return plans

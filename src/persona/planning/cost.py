@@ -22,6 +22,7 @@ from persona.training.loop import step_targets
 from persona.training.settings import Lora, Schedule
 
 GIB = 2**30
+FORWARD = 1 / 3  # share of the forward pass in forward and backward
 COUNTED_STEPS = 1000  # steps of the first epoch on which micro-steps and computed tokens are counted
 
 
@@ -236,21 +237,21 @@ class StepSeconds:
 
 
 def step_seconds(
-    size: ModelSize, launch: Launch, hardware: Hardware, flops_a_step: float, micro_steps: float
+    size: ModelSize, launch: Launch, hardware: Hardware, flops_a_step: float, micro_steps: float, share: float = 1.0
 ) -> StepSeconds:
-    """Seconds per optimizer step.
+    """Seconds per optimizer step, or of a `share` of its passes.
 
     A ring moves (ranks - 1) / ranks of what it gathers or reduces. In every micro-step ZeRO-3 gathers the weights in
     the forward and in the backward pass and reduces the gradients. Lower stages reduce gradients in every micro-step
     and gather weights once per step.
     """
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
-    compute += micro_steps * hardware.micro_step_overhead_s
-    host = micro_steps * size.layers * hardware.host_s_per_layer
+    compute += share * micro_steps * hardware.micro_step_overhead_s
+    host = share * micro_steps * size.layers * hardware.host_s_per_layer
     weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
     moved = micro_steps * (2 * weights + gradients) if launch.zero_stage == 3 else micro_steps * gradients + gradients
-    share = (launch.processes - 1) / launch.processes
-    return StepSeconds(compute, moved * share / (hardware.interconnect_gb_s * 1e9), host)
+    received = share * moved * (launch.processes - 1) / launch.processes
+    return StepSeconds(compute, received / (hardware.interconnect_gb_s * 1e9), host)
 
 
 def validation_seconds(
@@ -258,7 +259,7 @@ def validation_seconds(
 ) -> float:
     """Seconds of one validation: the forward pass alone, and one gathering of the weights."""
     work, rows = rows_of(val, [np.arange(len(val))], schedule, launch.processes)
-    return step_seconds(size, launch, hardware, flops(size, work, False) / 3, rows).total
+    return step_seconds(size, launch, hardware, FORWARD * flops(size, work, False), rows, FORWARD).total
 
 
 def larger_steps(

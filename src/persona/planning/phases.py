@@ -10,7 +10,7 @@ import numpy as np
 
 from persona.evaluation.settings import BATCH
 from persona.modeling.packing import TokenTable
-from persona.planning.cost import Epoch, Launch, ModelSize, Work, flops, step_seconds
+from persona.planning.cost import FORWARD, Epoch, Launch, ModelSize, Work, flops, step_seconds
 from persona.planning.settings import Hardware, PlannedStage
 from persona.training.settings import Schedule
 
@@ -69,16 +69,23 @@ def evaluation_phases(stage: PlannedStage, size: ModelSize, launch: Launch, hard
     tokens = scored_tokens(stage)
     lengths = np.full(max(1, tokens // stage.schedule.max_tokens_per_gpu), stage.schedule.max_tokens_per_gpu)
     whole = Launch(processes, 0, False, 0, 0, launch.bytes_per_weight)
-    forward = flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False) / 3
-    scoring = step_seconds(size, whole, hardware, forward, len(lengths) / processes)
+    forward = FORWARD * flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False)
+    scoring = step_seconds(size, whole, hardware, forward, len(lengths) / processes, FORWARD)
     settings = stage.generation
     batches = math.ceil(math.ceil(settings.n_targets * (1 + settings.n_samples) / BATCH) / processes)
     return {
-        "loading for evaluation": hardware.start_s
+        # Where one job evaluates all stages, its start is of no stage.
+        "loading for evaluation": (0.0 if stage.evaluated_together else hardware.start_s)
         + size.parameters * launch.bytes_per_weight / 1e9 / hardware.disk_read_gb_s,
         "scoring": max(scoring.compute, scoring.host),
-        "writing texts": batches * settings.max_new_tokens * size.layers * hardware.decode_s_per_layer,
+        "writing texts": batches * longest_text(stage) * size.layers * hardware.decode_s_per_layer,
     }
+
+
+def longest_text(stage: PlannedStage) -> float:
+    """Tokens of the longest text of a batch: as long as the longest of so many real ones, if the model may go on."""
+    lengths = TokenTable.read(Path(stage.test_tokens)).completion_lengths
+    return min(stage.generation.max_new_tokens, float(np.quantile(lengths, 1 - 1 / BATCH)))
 
 
 def scored_tokens(stage: PlannedStage) -> int:

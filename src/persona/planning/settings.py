@@ -71,5 +71,7 @@ class PlannedStage(Settings):
     """Prompts under which each test text is scored."""
     generation: GenerationSettings
     """The texts that are written."""
+    evaluated_together: bool
+    """Whether one job evaluates all stages."""
     bytes_per_weight: Count
     """2 on GPUs, 4 on CPUs."""

@@ -153,11 +153,9 @@ def phase_table(stages: list[Stage]) -> pl.DataFrame:
             continue
         most = stage.plan["phases"]["at_most"]
         share = stage.counts["epoch"] / most["epochs"]
-        took = stage.seconds()
-        for phase, planned in most["seconds"].items():
-            if phase in took:
-                grows = phase in ("steps", "validation", "saving")
-                rows.append((stage.name, phase, planned * share if grows else planned, took[phase]))
+        for phase, seconds in stage.seconds().items():
+            grows = phase in ("steps", "validation", "saving")
+            rows.append((stage.name, phase, most["seconds"][phase] * (share if grows else 1), seconds))
     schema = {"stage": pl.String, "phase": pl.String, "planned_seconds": pl.Float64, "seconds": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
