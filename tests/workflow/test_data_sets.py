@@ -77,7 +77,8 @@ def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
         columns = pl.read_csv(dialogue / "report" / f"{table}.csv").columns
         assert not {"rmse", "mae", "qwk", "rps", "ece", "tau", "leaked"} & set(columns)
     assert "19,768 rows were read: 19,766 were kept, of 628 users and 40 items, and 2 were rejected." in page
-    metrics = json.loads((dialogue / "evaluation/two_per_user/profile_and_context/tiny/metrics.json").read_text(encoding="utf-8"))
+    evaluated = dialogue / "evaluation" / "two_per_user" / "profile_and_context" / "tiny"
+    metrics = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["likelihood"]["swap_gap"]["low"] < metrics["likelihood"]["swap_gap"]["high"]
     plots = {file.stem for file in (dialogue / "report" / "plots").iterdir()}
     assert "nll_by_stage" in plots and not plots & {"reliability", "error_by_star"}

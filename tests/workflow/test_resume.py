@@ -22,7 +22,8 @@ from persona.training.logs import read_log
 from tests.workflow.conftest import on_a_small_disk
 from tests.workflow.training import TRAIN, command, deepspeed_file, run, schedule, train
 
-PLAN = schedule(800, max_epochs=8, checkpoint_every_steps=1, early_stopping_patience=8)
+# Two validations in each epoch of three steps.
+PLAN = schedule(800, max_epochs=8, checkpoint_every_steps=1, validate_every_steps=2, early_stopping_patience=16)
 
 Moment = Callable[[Path], bool]
 
@@ -98,6 +99,10 @@ def killed(folder: Path) -> Path:
     for victim, moment in SOME_KILLS:
         kill_at(command(folder, "killed", 2, PLAN, deepspeed_file(folder, 3)), folder / "killed/run", victim, moment)
     return folder / "killed" / "run"
+
+
+def test_validations_are_within_epochs_and_at_their_ends(whole: list[dict[str, Any]]) -> None:
+    assert [r["step"] for r in whole if r["type"] == "val"] == sorted([*range(2, 24, 3), *range(3, 25, 3)])
 
 
 def test_another_number_of_processes_is_refused_with_what_to_do(folder: Path, killed: Path) -> None:

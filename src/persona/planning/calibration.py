@@ -61,7 +61,9 @@ def calibrate(processes: int | None) -> dict[str, Any]:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         command += [f"--nproc-per-node={n}", "-m", "persona.planning.calibration", folder]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        subprocess.run(command, check=True, env=environment | {"CALIBRATION_STARTED": str(time.time())})
+        # Libraries print to stdout, which is for the section.
+        environment |= {"CALIBRATION_STARTED": str(time.time())}
+        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
         figures: dict[str, Any] = json.loads((Path(folder) / "figures.json").read_text(encoding="utf-8"))
     return figures
 
