@@ -9,6 +9,7 @@ figure is the median of a few runs after a first one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -56,12 +57,12 @@ def calibrate(processes: int | None) -> dict[str, Any]:
         The fields of `planning.settings.Hardware`.
     """
     n = processes or torch.cuda.device_count() or 2
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    # Libraries print to stdout, which is for the section.
+    with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.redirect_stdout(sys.stderr):
         write_models(Path(folder))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         command += [f"--nproc-per-node={n}", "-m", "persona.planning.calibration", folder]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        # Libraries print to stdout, which is for the section.
         environment |= {"CALIBRATION_STARTED": str(time.time())}
         subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
         figures: dict[str, Any] = json.loads((Path(folder) / "figures.json").read_text(encoding="utf-8"))
