@@ -100,12 +100,17 @@ def test_the_host_bounds_a_step_of_few_tokens(size: ModelSize) -> None:
 
 
 def test_gathered_experts_stay_where_activations_are_not_recomputed(size: ModelSize) -> None:
-    """1.1 GiB for each of the 48 layers, besides what is gathered anyway."""
+    """1.1 GiB for each of the 48 layers, besides what is gathered anyway, but no more than all weights."""
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
     kept = memory(size, launch, 1024, recompute=False).gathered - memory(size, launch, 1024, recompute=True).gathered
-    assert kept == pytest.approx(48 * 128 * 3 * 2048 * 768 * 2 / GIB, rel=0.02)
+    assert kept == pytest.approx(48 * 128 * 3 * 2048 * 768 * 2 / GIB, rel=0.05)
     whole = replace(launch, zero_stage=2)
     assert memory(size, whole, 1024, recompute=False).gathered == memory(size, whole, 1024, recompute=True).gathered
+
+
+def test_one_process_gathers_nothing(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=1, bytes_per_weight=2)
+    assert memory(size, launch, 1024, recompute=True).gathered == 0
 
 
 def test_adapters_of_all_experts_are_many(qwen3_30b: Path) -> None:
