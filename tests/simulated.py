@@ -3,8 +3,8 @@
     python -m tests.simulated LAYERS ROW_TOKENS RECOMPUTE [LAYERS ROW_TOKENS RECOMPUTE]...
 
 prints a JSON list: for each case the GiB that two optimizer steps hold, counted on the storages of torch's fake tensors
-and planned. The tensors are in bfloat16 and the optimizer is fused, as on a GPU. In a process of its own, because some
-functions of DeepSpeed are replaced.
+and planned, and the bytes that the second step and a validation gather and reduce. The tensors are in bfloat16 and the
+optimizer is fused, as on a GPU. In a process of its own, because some functions of DeepSpeed are replaced.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from persona.modeling.packing import RowPlan
-from persona.planning.cost import GIB, Launch, memory, model_size
-from persona.training.loop import accumulate
+from persona.planning.cost import GIB, Launch, memory, model_size, step_traffic, validation_traffic
+from persona.training.loop import accumulate, mean_nll
 from persona.training.settings import Optimization
 from tests.gpu.real_model import partitioned_engine, random_samples, real_config
-from tests.loopback import one_of
+from tests.loopback import Counted, one_of
 
 DEEPSPEED = Path(__file__).parents[1] / "config" / "deepspeed" / "zero3.json"
 PROCESSES = 8
@@ -62,8 +62,8 @@ class Storages(TorchDispatchMode):
         self.now -= self._sizes.pop(storage)
 
 
-def simulate(n_layers: int, row_tokens: int, recompute: bool) -> dict[str, float]:
-    """GiB of two optimizer steps of one row each, and as planned. Call within `one_of`."""
+def simulate(n_layers: int, row_tokens: int, recompute: bool, collectives: Counted) -> dict[str, float]:
+    """Figures of two optimizer steps of one row each, and as planned. Call within `one_of`."""
     settings = Optimization(gradient_checkpointing=recompute)
     table = random_samples(row_tokens // 256, 192, 64)
     targets = np.arange(len(table))
@@ -74,17 +74,29 @@ def simulate(n_layers: int, row_tokens: int, recompute: bool) -> dict[str, float
             group["fused"] = True
         storages.peak = 0
         for _ in range(2):
+            collectives.reset()
             accumulate(engine, table, targets, [[row]] * PROCESSES)
             engine.step()
+        peak, static, of_step = storages.peak / GIB, storages.now / GIB, dict(collectives.bytes)
+        collectives.reset()
+        mean_nll(engine, table, [[row]] * PROCESSES)
     with tempfile.TemporaryDirectory() as folder:
         real_config(n_layers).save_pretrained(folder)
         size = model_size(folder, None)
-    planned = memory(size, Launch.from_deepspeed(DEEPSPEED, PROCESSES, 2), row_tokens, recompute)
+    launch = Launch.from_deepspeed(DEEPSPEED, PROCESSES, 2)
+    planned, traffic = memory(size, launch, row_tokens, recompute), step_traffic(size, launch, micro_steps=1)
     return {
-        "peak": storages.peak / GIB,
-        "static": storages.now / GIB,
+        "peak": peak,
+        "static": static,
         "planned_peak": planned.total,
         "planned_static": planned.static,
+        "gathered": of_step["gather"],
+        "reduced": of_step["reduce"],
+        "planned_gathered": traffic.gathered,
+        "planned_reduced": traffic.reduced,
+        "validation_gathered": collectives.bytes["gather"],
+        "validation_reduced": collectives.bytes.get("reduce", 0),
+        "planned_validation_gathered": validation_traffic(size, launch, rows=1).gathered,
     }
 
 
@@ -99,7 +111,7 @@ if __name__ == "__main__":
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     numbers = [int(text) for text in sys.argv[1:]]
     cases = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
-    with one_of(PROCESSES):
+    with one_of(PROCESSES) as collectives:
         _compare_nothing_between_processes()
-        figures = [simulate(layers, tokens, bool(recompute)) for layers, tokens, recompute in cases]
+        figures = [simulate(layers, tokens, bool(recompute), collectives) for layers, tokens, recompute in cases]
     print(json.dumps(figures))

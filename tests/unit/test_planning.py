@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig
 
+from persona.modeling.packing import TokenTable
 from persona.planning.cost import (
     GIB,
     Launch,
@@ -21,6 +22,7 @@ from persona.planning.cost import (
     model_size,
     nearest_that_fits,
     step_seconds,
+    validation_seconds,
 )
 from persona.planning.settings import Hardware
 from persona.training.settings import Lora, Schedule
@@ -90,6 +92,19 @@ def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
     # Weights twice and gradients once, 7 of 8 parts of each.
     assert step.traffic == step.total == pytest.approx(3 * 61.06e9 * 7 / 8 / 450e9, rel=1e-3)
     assert step_seconds(size, launch, H100, work, micro_steps=8).traffic == pytest.approx(8 * step.traffic)
+
+
+def test_a_validation_gathers_weights_once(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    tokens = TokenTable(
+        ids=np.zeros(8 * 64, dtype=np.int32),
+        starts=np.arange(9) * 64,
+        prompt_lengths=np.full(8, 60, dtype=np.int32),
+        users=np.arange(8),
+    )
+    schedule = Schedule(samples_per_step=8, max_tokens_per_gpu=8192)
+    seconds = validation_seconds(tokens, schedule, size, launch, H100)
+    assert seconds == pytest.approx(61.06e9 * 7 / 8 / 450e9, rel=1e-3)
 
 
 def test_the_host_bounds_a_step_of_few_tokens(size: ModelSize) -> None:

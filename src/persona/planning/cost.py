@@ -281,22 +281,49 @@ class StepSeconds:
         return max(vars(self), key=lambda name: float(vars(self)[name]))
 
 
-def step_seconds(
-    size: ModelSize, launch: Launch, hardware: Hardware, flops_a_step: float, micro_steps: float
-) -> StepSeconds:
-    """Seconds per optimizer step.
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that each process gathers, and reduces."""
 
-    A ring moves (ranks - 1) / ranks of what it gathers or reduces. In every micro-step ZeRO-3 gathers the weights in
-    the forward and in the backward pass and reduces the gradients. Lower stages reduce gradients in every micro-step
-    and gather weights once per step.
+    gathered: float
+    reduced: float
+
+
+def step_traffic(size: ModelSize, launch: Launch, micro_steps: float) -> Traffic:
+    """Traffic of an optimizer step.
+
+    In every micro-step ZeRO-3 gathers the weights in the forward and in the backward pass and reduces the gradients.
+    Lower stages reduce gradients in every micro-step and gather weights once per step. What ZeRO-3 keeps from the
+    forward pass for the backward pass is not subtracted: for the 30B 3 % of what is gathered.
     """
+    weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
+    return Traffic(2 * micro_steps * weights if launch.zero_stage == 3 else gradients, micro_steps * gradients)
+
+
+def validation_traffic(size: ModelSize, launch: Launch, rows: float) -> Traffic:
+    """Traffic of forward passes alone, for which ZeRO-3 gathers the weights once each."""
+    return Traffic(rows * size.parameters * launch.bytes_per_weight if launch.zero_stage == 3 else 0, 0)
+
+
+def step_seconds(
+    size: ModelSize,
+    launch: Launch,
+    hardware: Hardware,
+    flops_a_step: float,
+    micro_steps: float,
+    traffic: Traffic | None = None,
+) -> StepSeconds:
+    """Seconds per optimizer step. A ring moves (ranks - 1) / ranks of what it gathers or reduces.
+
+    Args:
+        traffic: by default that of an optimizer step.
+    """
+    traffic = traffic or step_traffic(size, launch, micro_steps)
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += micro_steps * hardware.micro_step_overhead_s
     host = micro_steps * size.layers * hardware.host_s_per_layer
-    weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
-    moved = micro_steps * (2 * weights + gradients) if launch.zero_stage == 3 else micro_steps * gradients + gradients
-    share = (launch.processes - 1) / launch.processes
-    return StepSeconds(compute, moved * share / (hardware.interconnect_gb_s * 1e9), host)
+    moved = (traffic.gathered + traffic.reduced) * (launch.processes - 1) / launch.processes
+    return StepSeconds(compute, moved / (hardware.interconnect_gb_s * 1e9), host)
 
 
 def validation_seconds(
@@ -304,7 +331,8 @@ def validation_seconds(
 ) -> float:
     """Seconds of one validation: the forward pass alone, and one gathering of the weights."""
     work, rows = rows_of(val, [np.arange(len(val))], schedule, launch.processes)
-    return step_seconds(size, launch, hardware, flops(size, work, False) / 3, rows).total
+    traffic = validation_traffic(size, launch, rows)
+    return step_seconds(size, launch, hardware, flops(size, work, False) / 3, rows, traffic).total
 
 
 def larger_steps(
