@@ -17,16 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.integrations import HfDeepSpeedConfig
 
-from persona.modeling.attention import BY_PREFIX
 from persona.modeling.packing import RowPlan
 from persona.planning.cost import Launch, Work, flops, memory, model_size
-from persona.training.engine import deepspeed_config, engine_around
 from persona.training.loop import accumulate
 from persona.training.settings import Optimization
-from tests.gpu.real_model import random_samples, real_config
+from tests.gpu.real_model import partitioned_engine, random_samples, real_config
 from tests.loopback import one_of
 
 ROOT = Path(__file__).parents[2]
@@ -41,17 +37,8 @@ def main(row_tokens: int, n_layers: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"row_tokens": row_tokens, "layers": n_layers}
     with one_of(PROCESSES) as collectives, tempfile.TemporaryDirectory() as folder:
         real_config(n_layers).save_pretrained(folder)
-        config = deepspeed_config(DEEPSPEED, settings, torch.bfloat16)
         started = time.perf_counter()
-        partitioning = HfDeepSpeedConfig(config)
-        model = AutoModelForCausalLM.from_config(
-            real_config(n_layers), dtype=torch.bfloat16, attn_implementation=BY_PREFIX
-        )
-        del partitioning
-        # The parts are whatever was in memory; with numbers that are not finite all tokens would choose one expert.
-        for parameter in model.parameters():
-            parameter.ds_tensor.normal_(0.0, 0.02)
-        engine = engine_around(model, config, settings, epoch_steps=4, max_epochs=1)
+        engine = partitioned_engine(n_layers, settings, DEEPSPEED)
         torch.cuda.synchronize()
         figures["build_s"] = round(time.perf_counter() - started, 1)
         table = random_samples(row_tokens // 256, 192, 64)
@@ -79,7 +66,7 @@ def main(row_tokens: int, n_layers: int) -> dict[str, Any]:
             "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 1),
             "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 1),
             "planned_gib": round(planned.total, 1),
-            "planned_static_gib": round(planned.weights + planned.gradients + planned.optimizer, 1),
+            "planned_static_gib": round(planned.static, 1),
             "micro_step_s": [round(s, 3) for s in seconds],
             "tflop_per_micro_step": round(tflops, 1),
             "tflops_reached": round(tflops / min(seconds), 1),

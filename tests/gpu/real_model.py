@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.integrations import HfDeepSpeedConfig
 
+from persona.modeling.attention import BY_PREFIX
 from persona.modeling.packing import TokenTable
 from persona.modeling.tiny import train_tokenizer
+from persona.training.engine import deepspeed_config, engine_around
+from persona.training.settings import Optimization
 
 VOCABULARY = 151_936
 H100_TFLOPS = 989.0  # NVIDIA's data sheet: dense bfloat16 of the H100 SXM; the H200 has the same
@@ -33,6 +37,18 @@ def real_config(n_layers: int, vocabulary: int = VOCABULARY) -> Any:
         max_position_embeddings=262_144,
         tie_word_embeddings=False,
     )
+
+
+def partitioned_engine(n_layers: int, settings: Optimization, deepspeed: Path) -> Any:
+    """The engine that trains all weights of the configuration, in bfloat16; this process holds its part alone."""
+    config = deepspeed_config(deepspeed, settings, torch.bfloat16)
+    partitioning = HfDeepSpeedConfig(config)
+    model = AutoModelForCausalLM.from_config(real_config(n_layers), dtype=torch.bfloat16, attn_implementation=BY_PREFIX)
+    del partitioning
+    # The parts are whatever was in memory; with numbers that are not finite all tokens would choose one expert.
+    for parameter in model.parameters():
+        parameter.ds_tensor.normal_(0.0, 0.02)
+    return engine_around(model, config, settings, epoch_steps=4, max_epochs=1)
 
 
 def write_real_model(folder: Path, n_layers: int, vocabulary: int = VOCABULARY) -> None:

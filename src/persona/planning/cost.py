@@ -35,10 +35,12 @@ class ModelSize:
     head_parameters: int
     trained_parameters: int
     expert_parameters: int
+    largest_parameter: int
     layers: int
     hidden_size: int
     attention_width: int
-    expert_width: int
+    expert_width: int  # of all experts that a token chooses
+    experts_per_token: int  # 0 without a mixture of experts
     vocabulary: int
 
 
@@ -50,6 +52,7 @@ class Launch:
     zero_stage: int
     offload_optimizer: bool
     max_live_parameters: int
+    prefetch_parameters: int
     bucket_parameters: int
     bytes_per_weight: int
 
@@ -62,6 +65,7 @@ class Launch:
             zero_stage=zero["stage"],
             offload_optimizer="offload_optimizer" in zero,
             max_live_parameters=int(zero.get("stage3_max_live_parameters", 1e9)),
+            prefetch_parameters=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
             bucket_parameters=int(zero.get("reduce_bucket_size", 5e8)),
             bytes_per_weight=bytes_per_weight,
         )
@@ -96,29 +100,37 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
         head_parameters=head,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         expert_parameters=experts,
+        largest_parameter=max(p.numel() for _, p in named),
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         attention_width=config.num_attention_heads * config.head_dim,
         expert_width=width * config.num_experts_per_tok if width else config.intermediate_size,
+        experts_per_token=config.num_experts_per_tok if width else 0,
         vocabulary=config.vocab_size,
     )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB per process with the longest row."""
+    """GiB per process with the longest row, at the peak of the backward pass."""
 
     weights: float
     gradients: float
     optimizer: float
+    bucket: float
     gathered: float
     activations: float
-    loss: float
+    working: float
+
+    @property
+    def static(self) -> float:
+        """What is held all the time after the first optimizer step."""
+        return self.weights + self.gradients + self.optimizer + self.bucket
 
     @property
     def total(self) -> float:
         """The sum in GiB."""
-        return float(sum(self.__dict__.values()))
+        return float(sum(vars(self).values()))
 
 
 def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) -> Memory:
@@ -126,27 +138,61 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
 
     Weights and gradients take `bytes_per_weight` each. The optimizer takes 12 bytes per trained parameter (float32 copy
     and two moments). ZeRO divides them among the processes as its stage says (Rajbhandari et al. 2020,
-    arXiv:1910.02054). Activations of a layer take about 16 hidden + 4 attention + 5 expert widths per token. If they
-    are recomputed, each layer keeps its input alone, and one layer is held in full. If not, the backward pass of the
-    experts' grouped product keeps their weights, so those that ZeRO-3 has gathered stay until then.
+    arXiv:1910.02054). The buffer that gradients are reduced in is kept. What ZeRO-3 gathers: `_gathered`. Activations:
+    `_layer_activations`; if they are recomputed, each layer keeps its input alone. Working memory is that of the head's
+    backward pass, or of a layer's if that is larger.
+
+    A test compares this with a training on tensors without values, and one on a GPU with a training.
     """
     ranks, element = launch.processes, launch.bytes_per_weight
     shared = {stage: 1 if launch.zero_stage < stage else ranks for stage in (1, 2, 3)}
-    layer = max_tokens * element * (16 * size.hidden_size + 4 * size.attention_width + 5 * size.expert_width)
-    kept = max_tokens * element * size.hidden_size * size.layers
-    live = min(size.parameters, launch.max_live_parameters + (0 if recompute else size.expert_parameters))
-    gathered = live * element if launch.zero_stage == 3 else 0
-    bucket = min(size.trained_parameters, launch.bucket_parameters) * element
+    layer = _layer_activations(size, max_tokens) * element
+    kept = max_tokens * size.hidden_size * element if recompute else layer
     on_device = 0 if launch.offload_optimizer else 12
     return Memory(
         weights=size.parameters * element / shared[3] / GIB,
         gradients=size.trained_parameters * element / shared[2] / GIB,
         optimizer=size.trained_parameters * on_device / shared[1] / GIB,
-        gathered=(gathered + bucket) / GIB,
-        activations=(kept + layer if recompute else layer * size.layers) / GIB,
-        # Logits of a chunk, their softmax and its gradient, in float32; a test of the loss counts them.
-        loss=3 * CHUNK * size.vocabulary * 4 / GIB,
+        bucket=min(size.trained_parameters, launch.bucket_parameters) * element / GIB,
+        gathered=_gathered(size, launch, recompute) * element / GIB,
+        activations=kept * size.layers / GIB,
+        working=max(_head_working(size, element), _layer_working(size, element, layer if recompute else 0)) / GIB,
     )
+
+
+def _layer_activations(size: ModelSize, tokens: int) -> int:
+    """Elements that a layer keeps for its backward pass, counted in bfloat16: an element in float32 is two.
+
+    Hidden states: each of the two norms keeps its input in float32 (2), its normalised input (1) and its output (1);
+    each of the two sums is kept as well (1). Attention: the queries in float32 for their norm (2), normalised, scaled,
+    rotated, and the output in both orders; keys and values are few. Experts: gate and up (2), the activation, the
+    product; and the input and output of each expert that a token chooses.
+    """
+    hidden = (10 + 2 * size.experts_per_token) * size.hidden_size
+    return tokens * (hidden + 6 * size.attention_width + 4 * size.expert_width)
+
+
+def _gathered(size: ModelSize, launch: Launch, recompute: bool) -> int:
+    """Weights that ZeRO-3 holds whole besides its parts, and the buffer in which further ones arrive.
+
+    DeepSpeed stops gathering ahead with the first weight beyond `max_live_parameters`. Without recomputed activations
+    the backward pass of the experts' grouped product keeps the experts' weights, so those that were gathered stay.
+    """
+    if launch.zero_stage < 3 or launch.processes == 1:
+        return 0
+    live = launch.max_live_parameters + size.largest_parameter + (0 if recompute else size.expert_parameters)
+    return min(size.parameters, live) + min(size.parameters, launch.prefetch_parameters)
+
+
+def _head_working(size: ModelSize, element: int) -> int:
+    """Bytes: logits of a chunk, their softmax and its gradient, in float32, and the gradient of the head's weight."""
+    return 3 * CHUNK * size.vocabulary * 4 + min(size.head_parameters, size.trained_parameters) * element
+
+
+def _layer_working(size: ModelSize, element: int, activations: int) -> int:
+    """Bytes: the gradients of a layer's weights, together with its activations, or later with the copy to reduce."""
+    gradients = size.trained_parameters // size.layers * element
+    return gradients + max(gradients, activations)
 
 
 @dataclass(frozen=True)
@@ -236,22 +282,51 @@ class StepSeconds:
         return max(vars(self), key=lambda name: float(vars(self)[name]))
 
 
-def step_seconds(
-    size: ModelSize, launch: Launch, hardware: Hardware, flops_a_step: float, micro_steps: float, share: float = 1.0
-) -> StepSeconds:
-    """Seconds per optimizer step, or of a `share` of its passes.
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that each process gathers, and reduces."""
 
-    A ring moves (ranks - 1) / ranks of what it gathers or reduces. In every micro-step ZeRO-3 gathers the weights in
-    the forward and in the backward pass and reduces the gradients. Lower stages reduce gradients in every micro-step
-    and gather weights once per step.
+    gathered: float
+    reduced: float
+
+
+def step_traffic(size: ModelSize, launch: Launch, micro_steps: float) -> Traffic:
+    """Traffic of an optimizer step.
+
+    In every micro-step ZeRO-3 gathers the weights in the forward and in the backward pass and reduces the gradients.
+    Lower stages reduce gradients in every micro-step and gather weights once per step. What ZeRO-3 keeps from the
+    forward pass for the backward pass is not subtracted: for the 30B 3 % of what is gathered.
     """
+    weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
+    return Traffic(2 * micro_steps * weights if launch.zero_stage == 3 else gradients, micro_steps * gradients)
+
+
+def validation_traffic(size: ModelSize, launch: Launch, rows: float) -> Traffic:
+    """Traffic of forward passes alone, for which ZeRO-3 gathers the weights once each."""
+    return Traffic(rows * size.parameters * launch.bytes_per_weight if launch.zero_stage == 3 else 0, 0)
+
+
+def step_seconds(
+    size: ModelSize,
+    launch: Launch,
+    hardware: Hardware,
+    flops_a_step: float,
+    micro_steps: float,
+    traffic: Traffic | None = None,
+    share: float = 1.0,
+) -> StepSeconds:
+    """Seconds per optimizer step. A ring moves (ranks - 1) / ranks of what it gathers or reduces.
+
+    Args:
+        traffic: by default that of an optimizer step.
+        share: of the host's work in a step.
+    """
+    traffic = traffic or step_traffic(size, launch, micro_steps)
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += share * micro_steps * hardware.micro_step_overhead_s
     host = share * micro_steps * size.layers * hardware.host_s_per_layer
-    weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
-    moved = micro_steps * (2 * weights + gradients) if launch.zero_stage == 3 else micro_steps * gradients + gradients
-    received = share * moved * (launch.processes - 1) / launch.processes
-    return StepSeconds(compute, received / (hardware.interconnect_gb_s * 1e9), host)
+    moved = (traffic.gathered + traffic.reduced) * (launch.processes - 1) / launch.processes
+    return StepSeconds(compute, moved / (hardware.interconnect_gb_s * 1e9), host)
 
 
 def validation_seconds(
@@ -259,7 +334,8 @@ def validation_seconds(
 ) -> float:
     """Seconds of one validation: the forward pass alone, and one gathering of the weights."""
     work, rows = rows_of(val, [np.arange(len(val))], schedule, launch.processes)
-    return step_seconds(size, launch, hardware, FORWARD * flops(size, work, False), rows, FORWARD).total
+    traffic = validation_traffic(size, launch, rows)
+    return step_seconds(size, launch, hardware, FORWARD * flops(size, work, False), rows, traffic, FORWARD).total
 
 
 def larger_steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ def evaluation_phases(stage: PlannedStage, size: ModelSize, launch: Launch, hard
     processes = stage.processes_per_node
     tokens = scored_tokens(stage)
     lengths = np.full(max(1, tokens // stage.schedule.max_tokens_per_gpu), stage.schedule.max_tokens_per_gpu)
-    whole = Launch(processes, 0, False, 0, 0, launch.bytes_per_weight)
+    whole = replace(launch, processes=processes, zero_stage=0)
     forward = FORWARD * flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False)
-    scoring = step_seconds(size, whole, hardware, forward, len(lengths) / processes, FORWARD)
+    scoring = step_seconds(size, whole, hardware, forward, len(lengths) / processes, share=FORWARD)
     settings = stage.generation
     batches = math.ceil(math.ceil(settings.n_targets * (1 + settings.n_samples) / BATCH) / processes)
     return {
