@@ -21,11 +21,12 @@ SLOW = pytest.mark.slow
         ("evaluation", "--rows 300 --training-texts 500"),
         pytest.param("data_pipeline", "--users 6000 --long-users 4 --loop-samples 20", marks=SLOW),
         pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
+        pytest.param("host", "--layers 2 --rounds 1", marks=SLOW),
         pytest.param("saving", "--epochs 3", marks=SLOW),
         # Minutes also at the smallest size that it takes.
         pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=pytest.mark.long),
     ],
-    ids=["evaluation", "data_pipeline", "training", "saving", "prefix_sharing"],
+    ids=["evaluation", "data_pipeline", "training", "host", "saving", "prefix_sharing"],
 )
 def test_a_benchmark_ends_with_one_json_object(tmp_path: Path, name: str, arguments: str) -> None:
     # In a folder of its own: some write their data where they are started.
