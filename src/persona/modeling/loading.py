@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,25 @@ def load_partitioned_model(path: str, dtype: torch.dtype, attention: str) -> Any
 
 
 def check_weights(path: str) -> None:
-    """Check that a model's files contain every weight that its code has, and no other. Reads no values.
+    """Check that a model's files contain every weight that its code has, and no other. Of a folder it reads no values.
 
-    Loading under ZeRO-3 does not report unknown weights, so this check is separate.
+    Loading under ZeRO-3 does not report unknown weights, so this check is separate. Every process makes it, so reading
+    the values, as transformers does even where it throws them away, would take long.
 
     Raises:
         PersonaError: there is no such model, or weights are missing, unknown or of another shape.
     """
+    options = {"device_map": {"": "meta"}, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        _, info = _from_pretrained(
-            path, BY_PREFIX, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        shapes = _shapes(Path(path))
+        if shapes:
+            _, info = _of_shapes(path, shapes, **options)
+        else:
+            _, info = _from_pretrained(path, BY_PREFIX, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded(path, error) from error
+    except RuntimeError as error:  # of transformers, which could not fuse the weights of experts
+        raise PersonaError(f"{path}: weights of experts are missing or of another shape") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(name if isinstance(name, str) else name[0] for name in info[kind])
         if names:
@@ -102,6 +109,38 @@ def _from_pretrained(path: str, attention: str, **options: Any) -> Any:
     if attention == BY_PREFIX:
         _require_full_attention(path, (loaded[0] if isinstance(loaded, tuple) else loaded).config)
     return loaded
+
+
+def _shapes(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in the files of a folder, without values; none if it has no files of this format."""
+    from transformers.modeling_utils import load_state_dict
+
+    shapes: dict[str, torch.Tensor] = {}
+    for file in _weight_files(folder):
+        shapes |= load_state_dict(file, map_location="meta")
+    return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would read: of an index if there is one, and no others that lie beside them."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not index.exists():
+        return []
+    named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    return [folder / name for name in sorted(set(named.values()))]
+
+
+def _of_shapes(path: str, shapes: dict[str, torch.Tensor], **options: Any) -> Any:
+    """Load a model from weights without values."""
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(path)
+    _require_full_attention(path, config)
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config))
+    return kind.from_pretrained(None, config=config, state_dict=shapes, attn_implementation=BY_PREFIX, **options)
 
 
 def _require_full_attention(path: str, config: Any) -> None:

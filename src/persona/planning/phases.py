@@ -103,7 +103,8 @@ def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float)
     """GB on the disk: checkpoints while the stage trains, two for a short time, and what is left of it."""
     weights = size.trained_parameters * launch.bytes_per_weight / 1e9
     due = bool(schedule.checkpoint_every_steps) or seconds >= 60 * schedule.checkpoint_minutes
-    checkpoint = 12 * size.trained_parameters / 1e9 + weights
+    # The optimizer's state and the best weights; below ZeRO-3 DeepSpeed writes the present weights as well.
+    checkpoint = 12 * size.trained_parameters / 1e9 + (weights if launch.zero_stage == 3 else 2 * weights)
     return {"checkpoints": 2 * checkpoint if due else 0.0, "model": weights}
 
 

@@ -219,8 +219,12 @@ class RunFolder:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes of DeepSpeed's files of all ranks: the float32 copy of each trained weight and Adam's two moments."""
-    return 12 * sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+    """Bytes of DeepSpeed's files of all ranks: the float32 copy of each trained weight and Adam's two moments.
+
+    Below ZeRO-3 DeepSpeed writes the weights themselves as well.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return sum(12 * p.ds_numel if hasattr(p, "ds_numel") else (12 + p.element_size()) * p.numel() for p in trained)
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

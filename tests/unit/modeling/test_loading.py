@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from persona.errors import PersonaError
 from persona.modeling.attention import BY_PREFIX
@@ -35,6 +36,15 @@ def test_a_model_whose_weights_have_another_shape_is_refused(tmp_path: Path) -> 
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 98}))
     with pytest.raises(PersonaError, match=r"2 weights are mismatched, the first is lm_head\.weight"):
+        check_weights(str(tmp_path))
+
+
+def test_a_missing_expert_is_refused(tmp_path: Path) -> None:
+    new_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.experts.2.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PersonaError, match="weights of experts are missing or of another shape"):
         check_weights(str(tmp_path))
 
 

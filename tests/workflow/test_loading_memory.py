@@ -1,0 +1,56 @@
+"""The memory of the host that each process needs to check and load a model that ZeRO-3 partitions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3MoeForCausalLM
+
+from persona.modeling.loading import load_config
+from persona.modeling.tiny import moe_config, train_tokenizer
+from tests.workflow.training import ROOT, torchrun
+
+# Blocks of this size and more go back to the system when they are freed, as those of a large model's weights do.
+FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+REST = 12e6  # bytes: buffers of the processes' messages, and objects of Python
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small and a large model of 161 MB, of which no weight has more than 9 MB."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer(["a film to see again"] * 5, 300)
+    for name, sizes in (("small", (64, 1, 4)), ("large", (256, 12, 32))):
+        torch.manual_seed(0)
+        Qwen3MoeForCausalLM(moe_config(tokenizer, *sizes)).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_rank_0_reads_and_the_others_hold_their_part_alone(models: Path, tmp_path: Path, ranks: int) -> None:
+    """Rank 0 maps the file as a whole, and these pages the system can take back.
+
+    Besides, a process holds its part and a few weights at a time: the experts of a layer are fused, sent and divided.
+    """
+    command = [*torchrun(ranks), "-m", "tests.workflow.loading_memory"]
+    run = subprocess.run(
+        [*command, str(models / "small"), str(models / "large"), str(tmp_path / "figures.json")],
+        cwd=ROOT, env=os.environ | FREED_AT_ONCE, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    first, *others = json.loads((tmp_path / "figures.json").read_text())
+    with torch.device("meta"):
+        model = Qwen3MoeForCausalLM(load_config(str(models / "large")))
+    sizes = [p.nbytes for p in model.parameters()]
+    part, largest = sum(sizes) / ranks, max(sizes)
+    assert len(others) == ranks - 1
+    for found in (first, *others):
+        assert found["held"] == pytest.approx(part, abs=REST)
+    for found in others:
+        assert found["peak"] < part + 2 * largest + REST
+    assert first["peak"] < part + sum(sizes) + 4 * largest + REST
