@@ -130,7 +130,8 @@ def measure(folder: Path, start_s: float) -> dict[str, Any]:
         "disk_read_gb_s": rounded(read),
         "disk_write_gb_s": rounded(write),
         "host_copy_gb_s": rounded(copied_gb_per_s(device)),
-        "decode_s_per_layer": rounded(decode_seconds(folder / "3") / 3),
+        # Of a tiny model what does not grow with the layers counts as well.
+        "decode_s_per_layer": rounded(decode_seconds(folder / "3") / 3 if gpu else decode_seconds(folder / "1")),
         "measured": f"{dist.get_world_size()} x {name_of(device)}, {date.today().isoformat()}",
     }
 

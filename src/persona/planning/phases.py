@@ -68,10 +68,12 @@ def evaluation_phases(stage: PlannedStage, size: ModelSize, launch: Launch, hard
     """
     processes = stage.processes_per_node
     tokens = scored_tokens(stage)
-    lengths = np.full(max(1, tokens // stage.schedule.max_tokens_per_gpu), stage.schedule.max_tokens_per_gpu)
+    rows = math.ceil(tokens / stage.schedule.max_tokens_per_gpu)
+    length = int(TokenTable.read(Path(stage.test_tokens)).lengths.mean())
+    lengths = np.full(math.ceil(tokens / length), length)
     whole = replace(launch, processes=processes, zero_stage=0)
     forward = FORWARD * flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False)
-    scoring = step_seconds(size, whole, hardware, forward, len(lengths) / processes, share=FORWARD)
+    scoring = step_seconds(size, whole, hardware, forward, rows / processes, share=FORWARD)
     settings = stage.generation
     batches = math.ceil(math.ceil(settings.n_targets * (1 + settings.n_samples) / BATCH) / processes)
     return {
