@@ -49,8 +49,10 @@ def dialogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["stages"] = {"quick": config["stages"]["quick"]}
     config["evaluation"] |= {"contrasts": [], "together": True}
     folder = tmp_path_factory.mktemp("dialogue")
+    files = {file: file.read_bytes() for file in (REAL_DATA / "chameleons").rglob("*") if file.is_file()}
     run = snakemake(folder, config, "report", "results/chameleons/prompts/two_per_user/profile.parquet")
     assert run.returncode == 0, run.stdout + run.stderr
+    assert all(file.read_bytes() == content for file, content in files.items()), "raw files were changed"
     return folder / "results" / "chameleons"
 
 
@@ -72,6 +74,9 @@ def test_prompts_of_dialogue_are_in_english_and_hold_the_conversation(dialogue: 
 
 def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
     page = (dialogue / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<svg" in page and 'src="http' not in page and 'href="http' not in page
+    learned = pl.read_csv(dialogue / "report" / "stages.csv")
+    assert learned["test_nll"].item() < learned["untrained_test_nll"].item()
     assert not re.search(r"\bstars?\b|星级", page)
     for table in ("stages", "methods"):
         columns = pl.read_csv(dialogue / "report" / f"{table}.csv").columns

@@ -1,11 +1,10 @@
-"""The demo at its full size, its counterpart in which there is nothing to find, and a file of the user."""
+"""The demo at its full size, and its counterpart in which there is nothing to find."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -14,21 +13,6 @@ import yaml
 from tests.workflow.conftest import ROOT, snakemake
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_file_of_the_user_is_trained_on(tmp_path: Path, small_config: dict[str, Any], raw_csv: Path) -> None:
-    config = json.loads(json.dumps(small_config))
-    config["datasets"]["dmsc"] = {"format": "dmsc_csv", "path": str(raw_csv)}
-    config["stages"] = {"history": config["stages"]["history"]}
-    config["evaluation"]["contrasts"] = []
-    before = raw_csv.read_bytes()
-    run = snakemake(tmp_path, config, "train_all", "report")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert raw_csv.read_bytes() == before
-    table = pl.read_csv(tmp_path / "results/dmsc/report/stages.csv")
-    assert table["test_nll"].item() < table["untrained_test_nll"].item()
-    page = (tmp_path / "results/dmsc/report/index.html").read_text(encoding="utf-8")
-    assert "<svg" in page and 'src="http' not in page and 'href="http' not in page
 
 
 def test_the_demo_learns_and_history_helps_on_unseen_users(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def evaluation(results: Path, sample: str, out: Path, max_tokens: int = 2048) ->
         "max_tokens": max_tokens,
         "scores": str(out / "scores.parquet"),
         "generations": str(out / "generations.parquet"),
+        "seconds": str(out / "seconds.json"),
     }
 
 

@@ -15,6 +15,8 @@ from persona.modeling.loading import load_config
 from persona.modeling.tiny import moe_config, train_tokenizer
 from tests.workflow.training import ROOT, torchrun
 
+pytestmark = pytest.mark.slow
+
 # Blocks of this size and more go back to the system when they are freed, as those of a large model's weights do.
 FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 REST = 12e6  # bytes: buffers of the processes' messages, and objects of Python

@@ -12,6 +12,8 @@ import pytest
 from persona.planning.cost import Launch, memory, model_size
 from tests.gpu.real_model import real_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 DEEPSPEED = ROOT / "config" / "deepspeed" / "zero3.json"
 FEW, MORE, ALL = 6, 12, 48  # layers
