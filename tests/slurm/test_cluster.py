@@ -84,6 +84,7 @@ def over_four_processes(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.long
 def test_two_nodes_of_two_processes_learn_as_one_of_four(prepared: Path, over_four_processes: dict[str, Any]) -> None:
     # GPUs are pretended, but asked for on each node as a training on GPUs would.
     run = on_slurm(prepared, over_four_processes, "train_all", "--set-resources", "train:gres=gpu:2")

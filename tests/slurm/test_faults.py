@@ -132,6 +132,7 @@ def test_a_training_survives_all_that_happens_to_its_job(
     assert losses(folder) == losses(whole)
 
 
+@pytest.mark.long  # a minute is the shortest limit
 def test_a_time_limit_is_not_lost_time(prepared: Path, long_config: dict[str, Any], terminal: Terminal) -> None:
     """A minute is the shortest limit; the training is told to stop after 48 seconds, and goes on in another job."""
     recipe = long_config["recipes"]["tiny"]
@@ -154,6 +155,7 @@ def hungry(prepared: Path) -> Iterator[Path]:
     yield prepared
 
 
+@pytest.mark.long
 def test_a_data_job_killed_for_memory_gets_more(hungry: Path, local: Path, config: dict[str, Any]) -> None:
     run = on_slurm(hungry, config, str(RESULTS / "split.parquet"), "--forcerun", "ingest",
                    "--set-resources", "ingest:mem_mb=90*attempt**3")  # fmt: skip

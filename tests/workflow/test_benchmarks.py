@@ -22,7 +22,7 @@ SLOW = pytest.mark.slow
         pytest.param("data_pipeline", "--users 6000 --long-users 4 --loop-samples 20", marks=SLOW),
         pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
         pytest.param("host", "--layers 2 --rounds 1", marks=SLOW),
-        pytest.param("saving", "--epochs 3", marks=SLOW),
+        pytest.param("saving", "--epochs 1", marks=SLOW),
         # Minutes also at the smallest size that it takes.
         pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=pytest.mark.long),
     ],

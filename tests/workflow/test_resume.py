@@ -118,6 +118,19 @@ def test_the_rest_is_bit_for_bit_that_of_an_uninterrupted_training(
     comes_to_the_same_end(folder, "killed", whole)
 
 
+@pytest.mark.slow
+def test_the_rest_is_the_same_where_every_process_has_all_weights(folder: Path) -> None:
+    """Below ZeRO-3 the first process alone keeps the best weights."""
+    file = deepspeed_file(folder, 2)
+    whole_2 = train(command(folder, "whole_2", 2, PLAN, file))
+    interrupted = command(folder, "killed_2", 2, PLAN, file)
+    kill_at(interrupted, folder / "killed_2" / "run", "torchrun", after_an_unsaved_validation)
+    resumed = train(interrupted)
+    assert [timeless(record) for record in resumed] == [timeless(record) for record in whole_2]
+    weights = [folder / of / "model" / "model.safetensors" for of in ("whole_2", "killed_2")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 @pytest.mark.long
 def test_the_rest_is_the_same_wherever_it_is_killed(folder: Path, whole: list[dict[str, Any]]) -> None:
     interrupted = command(folder, "killed_often", 2, PLAN, deepspeed_file(folder, 3))
