@@ -129,6 +129,8 @@ def _complete_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    for file in temporary.iterdir():
+        file.chmod(0o644)  # safetensors lets nobody else of a group read its files
     sync_folder(temporary)
     temporary.rename(folder)
 

@@ -45,6 +45,7 @@ def test_weights_keep_their_names_and_values(base: str, tmp_path: Path) -> None:
         assert name == other_name
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert not (tmp_path / "best" / "of_a_killed_export").exists()
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "best").iterdir()} == {0o644}
     assert load_tokenizer(str(tmp_path / "best")).chat_template == load_tokenizer(base).chat_template
 
 
