@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from benchmarks.corpus import ROOT, synthetic_reviews
+from benchmarks.workers import run_workers
 from persona.files import write_json
 from persona.modeling.packing import TokenTable
 from persona.modeling.processes import distributed_processes
@@ -69,11 +69,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     Qwen3MoeForCausalLM(moe_config(tokenizer, args.hidden_size, 1, args.experts)).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items() if name != "worker"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.processes}"]
-    subprocess.run([*command, "-m", "benchmarks.saving", *options, f"--worker={folder}"], check=True, cwd=ROOT)
-    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    return figures
+    return run_workers("benchmarks.saving", folder, args)
 
 
 def compare(folder: Path, args: argparse.Namespace) -> None:

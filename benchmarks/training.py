@@ -13,8 +13,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ import polars as pl
 import torch
 
 from benchmarks.corpus import ROOT, prompts_with_history, qwen_tokenizer, synthetic_reviews
+from benchmarks.workers import run_workers
 from persona.files import write_json
 from persona.modeling.packing import Row, TokenTable, pack_row, plan_rows
 from persona.modeling.processes import distributed_processes
@@ -70,7 +69,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     targets = tables.interactions.filter(pl.col("position") == 1).head(SAMPLES)
     prompts = prompts_with_history(tables, "detailed", targets)
     write_model(folder / "small", train_tokenizer(texts, 2048), prompts, args)
-    figures = run_workers(folder / "small", args)
+    figures = run_workers("benchmarks.training", folder / "small", args)
     qwen = qwen_tokenizer()
     if args.trl_rounds:
         write_model(folder / "qwen", qwen, prompts, args)
@@ -94,15 +93,6 @@ def write_model(folder: Path, tokenizer: Any, prompts: pl.DataFrame, args: argpa
 
 
 # Part one: the training engine itself, with ZeRO-3.
-
-
-def run_workers(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Start this file under torchrun."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items() if name != "worker"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.processes}"]
-    subprocess.run([*command, "-m", "benchmarks.training", *options, f"--worker={folder}"], check=True, cwd=ROOT)
-    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    return figures
 
 
 def compare_engines(folder: Path, args: argparse.Namespace) -> None:

@@ -94,6 +94,7 @@ def milliseconds(work: Any, n: int = 5) -> float:
     return round(1000 * float(np.median(times[1:])), 2)
 
 
+# FlashAttention is no dependency: it must be built for the machine, and without it FlexAttention is used.
 @pytest.mark.skipif(not is_flash_attn_2_available(), reason="flash_attn is not installed")
 def test_flash_attention_keeps_samples_of_a_row_apart(device: torch.device) -> None:
     from transformers import AutoModelForCausalLM

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from persona.modeling.packing import TokenTable
 from persona.planning.cost import (
@@ -26,6 +26,7 @@ from persona.planning.cost import (
 )
 from persona.planning.settings import Hardware
 from persona.training.settings import Lora, Schedule
+from tests.gpu.real_model import real_config
 
 DEEPSPEED = Path(__file__).parents[2] / "config" / "deepspeed"
 H100 = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_gb_s=450, micro_step_overhead_s=0)
@@ -35,19 +36,7 @@ H100 = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_g
 def qwen3_30b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published config of Qwen3-30B-A3B-Instruct-2507, without weights."""
     folder = tmp_path_factory.mktemp("qwen3_30b")
-    Qwen3MoeConfig(
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=48,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        head_dim=128,
-        num_experts=128,
-        num_experts_per_tok=8,
-        moe_intermediate_size=768,
-        tie_word_embeddings=False,
-    ).save_pretrained(folder)
+    real_config(48).save_pretrained(folder)
     return folder
 
 

@@ -61,15 +61,18 @@ def least_epochs(schedule: Schedule, n_steps: int) -> float:
     return min(schedule.max_epochs, validations / validations_per_epoch(schedule, n_steps))
 
 
-def evaluation_phases(stage: PlannedStage, size: ModelSize, launch: Launch, hardware: Hardware) -> dict[str, float]:
+def evaluation_phases(
+    stage: PlannedStage, val: TokenTable, size: ModelSize, launch: Launch, hardware: Hardware
+) -> dict[str, float]:
     """Seconds of scoring the val and test targets and of writing texts, on the processes of one machine.
 
     Each process holds the whole model and computes its share.
     """
     processes = stage.processes_per_node
-    tokens = scored_tokens(stage)
+    test, empty = (TokenTable.read(Path(path)) for path in (stage.test_tokens, stage.empty_tokens))
+    tokens = scored_tokens(val, test, empty, stage.candidates)
     rows = math.ceil(tokens / stage.schedule.max_tokens_per_gpu)
-    length = int(TokenTable.read(Path(stage.test_tokens)).lengths.mean())
+    length = int(test.lengths.mean())
     lengths = np.full(math.ceil(tokens / length), length)
     whole = replace(launch, processes=processes, zero_stage=0)
     forward = FORWARD * flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False)
@@ -81,24 +84,22 @@ def evaluation_phases(stage: PlannedStage, size: ModelSize, launch: Launch, hard
         "loading for evaluation": (0.0 if stage.evaluated_together else hardware.start_s)
         + size.parameters * launch.bytes_per_weight / 1e9 / hardware.disk_read_gb_s,
         "scoring": max(scoring.compute, scoring.host),
-        "writing texts": batches * longest_text(stage) * size.layers * hardware.decode_s_per_layer,
+        "writing texts": batches
+        * longest_text(test, settings.max_new_tokens)
+        * size.layers
+        * hardware.decode_s_per_layer,
     }
 
 
-def longest_text(stage: PlannedStage) -> float:
+def longest_text(test: TokenTable, max_new_tokens: int) -> float:
     """Tokens of the longest text of a batch: as long as the longest of so many real ones, if the model may go on."""
-    lengths = TokenTable.read(Path(stage.test_tokens)).completion_lengths
-    return min(stage.generation.max_new_tokens, float(np.quantile(lengths, 1 - 1 / BATCH)))
+    return min(max_new_tokens, float(np.quantile(test.completion_lengths, 1 - 1 / BATCH)))
 
 
-def scored_tokens(stage: PlannedStage) -> int:
+def scored_tokens(val: TokenTable, test: TokenTable, empty: TokenTable, candidates: int) -> int:
     """Tokens that scoring computes, nearly: each prompt once, and each test text under the prompts of its block."""
-    total = 0
-    for path, candidates in ((stage.val_tokens, 1), (stage.test_tokens, stage.candidates)):
-        table = TokenTable.read(Path(path))
-        total += int(table.prompt_lengths.sum() + candidates * table.completion_lengths.sum())
-    empty = TokenTable.read(Path(stage.empty_tokens))
-    return total + int(empty.lengths.sum()) + STAR_TOKENS * len(empty)
+    under_prompts = test.prompt_lengths.sum() + candidates * test.completion_lengths.sum()
+    return int(val.lengths.sum() + under_prompts + empty.lengths.sum()) + STAR_TOKENS * len(empty)
 
 
 def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float) -> dict[str, float]:
@@ -119,6 +120,7 @@ def host_memory_gb(size: ModelSize, launch: Launch, processes_per_node: int) -> 
 
 def phases_of(
     stage: PlannedStage,
+    val: TokenTable,
     epoch: Epoch,
     step: float,
     validation: float,
@@ -127,7 +129,7 @@ def phases_of(
     hardware: Hardware,
 ) -> dict[str, Any]:
     """The phases at the first patience and at most, disk and host memory."""
-    evaluation = evaluation_phases(stage, size, launch, hardware)
+    evaluation = evaluation_phases(stage, val, size, launch, hardware)
 
     def phases(epochs: float) -> dict[str, float]:
         training = training_phases(epochs, epoch, step, validation, size, launch, hardware, stage.schedule)

@@ -61,5 +61,5 @@ def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
         "hours_per_epoch": epoch_hours,
         "max_epochs": schedule.max_epochs,
         "gpu_hours_per_epoch": epoch_hours * processes,
-        **phases_of(stage, epoch, step.total, val_seconds, size, launch, hardware),
+        **phases_of(stage, val, epoch, step.total, val_seconds, size, launch, hardware),
     }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -146,11 +147,16 @@ class Training:
         schedule = self.schedule
         return plan_rows(table, targets, dist.get_world_size(), schedule.max_tokens_per_gpu, schedule.prefix_sharing)
 
+    @cached_property
+    def _val_rows(self) -> list[list[RowPlan]]:
+        """The rows of all ranks, the same in each validation."""
+        return self._rows(self.val, np.arange(len(self.val)))
+
     def _validate(self, state: LoopState) -> None:
         """Compute the validation loss; keep the weights if they are the best so far."""
         started = time.perf_counter()
         with explain_errors(f"validation after step {state.global_step}", self.schedule.max_tokens_per_gpu):
-            val_loss = mean_nll(self.engine, self.val, self._rows(self.val, np.arange(len(self.val))))
+            val_loss = mean_nll(self.engine, self.val, self._val_rows)
         if not math.isfinite(val_loss):
             raise PersonaError(f"the validation loss is {val_loss}; stopped before a save: lower the learning_rate")
         is_best = val_loss < state.best_val_loss - self.schedule.early_stopping_threshold
