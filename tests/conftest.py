@@ -70,7 +70,7 @@ def renew_golden(request: pytest.FixtureRequest) -> bool:
 
 
 # Groups of tests that take longest, longest first.
-LONG_GROUPS = ["slurm", "finished", "test_data_sets", "test_resume", "test_parity"]
+LONG_GROUPS = ["slurm", "finished", "test_demos", "test_data_sets", "test_resume", "test_parity", "test_benchmarks"]
 USE_FINISHED = ["test_workflow", "test_evaluation", "test_faults", "test_reruns"]
 SHARE_NOTHING = ["test_demos", "test_benchmarks"]
 
@@ -88,7 +88,7 @@ def group(nodeid: str) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long groups start first, so that both workers end at about the same time."""
     order = {name: n for n, name in enumerate(LONG_GROUPS)}
-    items.sort(key=lambda item: order.get(group(item.nodeid), len(order)))
+    items.sort(key=lambda item: order.get(group(item.nodeid), order.get(item.path.stem, len(order))))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -23,10 +23,11 @@ SLOW = pytest.mark.slow
         pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
         pytest.param("host", "--layers 2 --rounds 1", marks=SLOW),
         pytest.param("saving", "--epochs 1", marks=SLOW),
+        pytest.param("writers", "--megabytes 100 --rounds 1", marks=pytest.mark.long),
         # Minutes also at the smallest size that it takes.
         pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=pytest.mark.long),
     ],
-    ids=["evaluation", "data_pipeline", "training", "host", "saving", "prefix_sharing"],
+    ids=["evaluation", "data_pipeline", "training", "host", "saving", "writers", "prefix_sharing"],
 )
 def test_a_benchmark_ends_with_one_json_object(tmp_path: Path, name: str, arguments: str) -> None:
     # In a folder of its own: some write their data where they are started.
