@@ -274,6 +274,7 @@ rule report:
         plan=f"{RESULTS}/plan/plan.json",
         ingested=f"{RESULTS}/ingest.json",
         split=f"{RESULTS}/split.parquet",
+        item_table=f"{RESULTS}/items.parquet",
         targets=f"{RESULTS}/targets.parquet",
         baselines=[*rules.baselines.output, rules.measure_baselines.output],
     output:
@@ -309,6 +310,7 @@ rule report:
         stages=json.dumps(report_stages()),
         contrasts=as_json([c.model_dump() for c in CONFIG.evaluation.contrasts]),
         candidates=CONFIG.evaluation.candidates,
+        dataset=CONFIG.dataset,
         caution=as_json(
             [
                 "The reviews are synthetic: the figures show that the workflow works, and say nothing about real users.",
@@ -322,5 +324,5 @@ rule report:
         'python "$SCRIPTS/report.py"'
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
         " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
-        " --caution {params.caution:q}"
+        " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

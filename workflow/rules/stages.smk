@@ -104,12 +104,13 @@ def report_stages():
     for name, stage in CONFIG.stages.items():
         model = CONFIG.recipes[stage.recipe].model
         ablation = CONFIG.ablations[stage.ablation]
-        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}/metrics.json"
+        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}"
         prompts = f"{RESULTS}/prompts/test/{stage.ablation}.parquet"
         stages[name] = {
             **stage.model_dump(),
             "parts": parts_of_ablation(ablation),
             "model": model,
+            "base_model": model_path(model),
             "prompt_style": ablation.prompt_style,
             "max_samples_per_user": CONFIG.samples[stage.sample].max_samples_per_user,
             "training": [run_path("models", stage, run, "") for run in runs_of(stage)],
@@ -128,7 +129,7 @@ def report_stages():
             "prompts": prompts,
             "inputs": [
                 prompts,
-                untrained,
+                *(f"{untrained}/{file}" for file in [*EVALUATED, "metrics.json"]),
                 measured(stage),
                 *evaluated(stage),
                 *(path for path in trained(stage) if Path(path).suffix),

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from persona.config.models import Ablation, Config, LanguageModel, Recipe
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
+from persona.evaluation.settings import UNTRAINED
 from persona.prompts import PARTS, load_style
 
 WITHOUT_USER = "without_user_"
@@ -81,7 +82,7 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     yield from _run_name_problems(config)
     for n, contrast in enumerate(config.evaluation.contrasts):
         yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
-        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
+        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
     for name in sorted(RESERVED_SAMPLES & set(config.samples)):
         yield f"samples.{name}: this name is reserved; allowed is any other"
     if config.split.val_ratio + config.split.test_ratio >= 1:
@@ -104,6 +105,8 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield (
                 f"stages.{name}.seeds: got {stage.seeds}, allowed are seeds other than the recipe's {own}, each once"
             )
+    if UNTRAINED in config.stages:
+        yield f"stages.{UNTRAINED}: this name is reserved for models before any training; allowed is any other"
     if "all" in config.stages:
         yield "stages.all: this name is reserved, because train_all trains every stage; allowed is any other"
 

@@ -26,6 +26,11 @@ class Condition:
         """Whether the interval lies above 0; None if it could not be computed."""
         return self.advantage.low > 0 if np.isfinite(self.advantage.low) else None
 
+    @property
+    def mark(self) -> str:
+        """As the report shows it."""
+        return "·" if self.holds is None else "✓" if self.holds else "✗"
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -34,6 +34,8 @@ class Evidence:
         contrasts: from `comparison.compare`; the first is the primary one.
         candidates: number of users among whom an author is identified.
         caution: what a reader must know first, in English and Chinese.
+        dataset: its name in the configuration.
+        titles: of the items that have one.
         ingested: the counts of `ingest.json`, and `left_out`: users in no split.
     """
 
@@ -45,6 +47,8 @@ class Evidence:
     contrasts: list[dict[str, Any]]
     candidates: int
     caution: Bilingual | None
+    dataset: str
+    titles: dict[str, str]
     ingested: dict[str, Any]
 
     # Both are computed once and drawn in two languages.
@@ -54,6 +58,11 @@ class Evidence:
         scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
         tables: list[tuple[str | None, pl.DataFrame]] = [*scores, (None, self.authors)]
         return [(name, self._acc_by_history(table)) for name, table in tables]
+
+    @cached_property
+    def author_baseline(self) -> str:
+        """The name of the baseline that finds authors best on val."""
+        return "TF-IDF"
 
     @cached_property
     def shapley(self) -> dict[str, dict[str, Any]]:

@@ -170,7 +170,7 @@ def nll_by_stage(evidence: Evidence, say: Say) -> Figure:
     stages, baselines = evidence.stages, evidence.baselines
     rows = [(stage.name, stage.metrics["likelihood"]["nll"], True) for stage in stages]
     rows.append((say("n-gram + user cache", "n 元模型 + 用户缓存"), baselines["ngram"]["nll"], False))
-    rows.append((say("untrained model", "未训练模型"), stages[0].untrained["likelihood"]["nll"], False))
+    rows.append((say("untrained model", "未训练模型"), stages[0].untrained.metrics["likelihood"]["nll"], False))
     figure, (axes,) = _figure(0.45 * len(rows) + 1)
     _forest(axes, rows)
     axes.set_xlabel(say("test NLL (nats per character), 95 % interval", "测试集负对数似然（奈特/字），95% 区间"))
