@@ -193,7 +193,7 @@ def _without_empty(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return table.drop(cs.matches(rf"^(?:{'|'.join(empty)})(?:_low|_high)?$")) if empty else table
 
 
-def _bounds(name: str, estimate: dict[str, float] | None) -> dict[str, float | None]:
+def _bounds(name: str, estimate: dict[str, Any] | None) -> dict[str, float | None]:
     estimate = estimate or {}
     return {name: estimate.get("value"), f"{name}_low": estimate.get("low"), f"{name}_high": estimate.get("high")}
 
