@@ -4,8 +4,8 @@
 
 Each process holds an optimizer state and computes steps of a matrix product while the state is written, in several
 ways, turn by turn. `async_save` is that of `torch.distributed.checkpoint`, with a thread and with a process that
-writes. The last line is one JSON object: seconds that the steps waited, seconds until the files were complete, and seconds of a step
-meanwhile over those of a step alone.
+writes. The last line is one JSON object: seconds that the steps waited, seconds until the files were complete, and
+seconds of a step meanwhile over those of a step alone.
 """
 
 from __future__ import annotations
