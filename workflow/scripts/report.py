@@ -45,7 +45,7 @@ def main() -> None:
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
-    contrasts = compare({s.name: s.scores for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
+    contrasts = compare({s.name: s.seeds for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
     evidence = Evidence(
         stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
     )

@@ -22,7 +22,8 @@ from persona.training.logs import read_log
 class Stage:
     """One stage: its settings, rows and metrics.
 
-    Scores are the mean over seeds; `counts` (samples, seconds, epochs) and generations are those of the first seed.
+    `seeds` are the rows of each seed, `scores` their mean; `counts` (samples, seconds, epochs) and generations are
+    those of the first seed.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     n_seeds: int
     metrics: dict[str, Any]
     untrained: dict[str, Any]
+    seeds: list[pl.DataFrame]
     scores: pl.DataFrame
     generations: pl.DataFrame
     prompts: pl.DataFrame
@@ -88,6 +90,7 @@ def _load(
         n_seeds=len(stage["scores"]),
         metrics=_json(Path(stage["metrics"])),
         untrained=_json(Path(stage["untrained"])),
+        seeds=seeds,
         scores=mean_of_seeds(seeds),
         generations=read_table(stage["generations"], schemas.GENERATIONS),
         prompts=read_table(stage["prompts"], schemas.PROMPTS, ["interaction_id", "prompt"]),
@@ -105,14 +108,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def stage_table(stages: list[Stage]) -> pl.DataFrame:
-    """One row per stage. Likelihoods are in nats per character; `_low` and `_high` are 95 % bounds over users.
+    """One row per stage. Likelihoods are in nats per character; `_low` and `_high` are 95 % bounds.
 
     Data without stars has no columns for them.
     """
     rows = []
     for stage in stages:
         likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
-        minus_first = difference(stage.scores, stages[0].scores, NLL)
+        minus_first = difference(stage.seeds, stages[0].seeds, NLL)
         rows.append(
             {
                 "stage": stage.name,

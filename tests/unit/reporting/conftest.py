@@ -78,7 +78,7 @@ def make_stage(targets: pl.DataFrame, name: str, gap: float, sample: str) -> Sta
     return Stage(
         name=name, sample=sample, ablation="history", recipe="tiny", parts=frozenset({"history"}),
         max_samples_per_user=2, model="tiny", prompt_style="detailed", n_seeds=1, metrics=metrics, untrained=metrics,
-        scores=rows, generations=written, prompts=prompts,
+        seeds=[rows], scores=rows, generations=written, prompts=prompts,
         counts={"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5,
                 "loading_seconds": 4.0},
         log=[
@@ -103,7 +103,7 @@ def evidence(targets: pl.DataFrame) -> Evidence:
     ids = targets["interaction_id"].to_list()
     baselines = baseline_metrics(authors, authors, guesses, written, targets, ids, CANDIDATES)
     contrasts = compare(
-        {stage.name: stage.scores for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
+        {stage.name: stage.seeds for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
     )
     counts = {"rows": 42, "kept": 40, "rejected": 2, "reasons": {"no date": 2}, "users": 40, "items": 10}
     return Evidence(stages, baselines, targets, authors, guesses, contrasts, CANDIDATES, None, counts | {"left_out": 7})
