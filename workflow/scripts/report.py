@@ -48,7 +48,11 @@ def main() -> None:
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
-    contrasts = compare({s.name: s.scores for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
+    contrasts = compare(
+        {stage.name: stage.seeds for stage in stages},
+        [Contrast.model_validate(contrast) for contrast in args.contrasts],
+        {stage.name: stage.untrained.scores for stage in stages},
+    )
     evidence = Evidence(
         stages,
         baselines,

@@ -35,3 +35,6 @@ class Contrast(Settings):
     """The stage that is subtracted, or `untrained`: the stage's own model and prompts before any training."""
     metric: Literal["nll", "swap_gap"] = "nll"
     """What is compared, in nats per character."""
+    margin: Positive | None = None
+    """How large a difference, in nats per character, still counts as none. With it the report says whether the stages
+    are equivalent (two one-sided tests at 5 %); without it nothing is said to be no different."""

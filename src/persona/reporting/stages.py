@@ -31,7 +31,7 @@ class Untrained:
 class Stage:
     """One stage: its settings, rows and metrics.
 
-    Scores are the mean over seeds; manifest, log and generations are those of the first seed.
+    `seeds` are the rows of each seed, `scores` their mean; manifest, log and generations are those of the first seed.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Stage:
     n_seeds: int
     metrics: dict[str, Any]
     untrained: Untrained
+    seeds: list[pl.DataFrame]
     scores: pl.DataFrame
     generations: pl.DataFrame
     prompts: pl.DataFrame
@@ -105,6 +106,7 @@ def _load(
         n_seeds=len(stage["scores"]),
         metrics=_json(Path(stage["metrics"])),
         untrained=_untrained(Path(stage["untrained"])),
+        seeds=seeds,
         scores=mean_of_seeds(seeds),
         generations=read_table(stage["generations"], schemas.GENERATIONS),
         prompts=read_table(stage["prompts"], schemas.PROMPTS, ["interaction_id", "prompt"]),
@@ -130,15 +132,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def stage_table(stages: list[Stage]) -> pl.DataFrame:
-    """One row per stage. Likelihoods are in nats per character; `_low` and `_high` are 95 % bounds over users.
+    """One row per stage. Likelihoods are in nats per character; `_low` and `_high` are 95 % bounds.
 
     Data without stars has no columns for them.
     """
     rows = []
     for stage in stages:
         likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
-        minus_first = difference(stage.scores, stages[0].scores, NLL)
-        minus_untrained = difference(stage.scores, stage.untrained.scores, NLL)
+        minus_first = difference(stage.seeds, stages[0].seeds, NLL)
+        minus_untrained = difference(stage.seeds, [stage.untrained.scores], NLL, fixed=True)
         rows.append(
             {
                 "stage": stage.name,

@@ -79,7 +79,7 @@ def make_stage(targets: pl.DataFrame, name: str, gap: float, sample: str) -> Sta
         name=name, sample=sample, ablation="history", recipe="tiny", parts=frozenset({"history"}),
         max_samples_per_user=2, model="tiny", base_model="models/tiny", prompt_style="detailed", n_seeds=1,
         metrics=metrics, untrained=Untrained(metrics, rows, written),
-        scores=rows, generations=written, prompts=prompts,
+        seeds=[rows], scores=rows, generations=written, prompts=prompts,
         manifest={
             "counts": {"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5,
                        "loading_seconds": 4.0},
@@ -109,7 +109,7 @@ def evidence(targets: pl.DataFrame) -> Evidence:
     ids = targets["interaction_id"].to_list()
     baselines = baseline_metrics(authors, authors, guesses, written, targets, ids, CANDIDATES)
     contrasts = compare(
-        {stage.name: stage.scores for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
+        {stage.name: stage.seeds for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
     )
     counts = {"rows": 42, "kept": 40, "rejected": 2, "reasons": {"no date": 2}, "users": 40, "items": 10}
     return Evidence(

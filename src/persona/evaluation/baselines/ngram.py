@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from persona.evaluation.metrics.bootstrap import Floats, Ints
+from persona.evaluation.metrics.intervals import Floats, Ints
 
 ORDER = 5
 END, BEGIN = 0, 1  # characters that mark the end and the beginning of a text; they are replaced inside texts

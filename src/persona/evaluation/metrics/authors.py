@@ -1,6 +1,6 @@
 """Swap gap and author identification from the likelihoods under the right and the wrong users' prompts.
 
-All values are per target, to be summed or averaged by `bootstrap.estimate`.
+All values are per target, to be summed or averaged by `intervals.estimate`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import comb
 import numpy as np
 import polars as pl
 
-from persona.evaluation.metrics.bootstrap import Floats
+from persona.evaluation.metrics.intervals import Floats
 
 
 def add_swap_gaps(scores: pl.DataFrame) -> pl.DataFrame:
