@@ -44,6 +44,7 @@ def evaluation_of(ablation, model=None, sample=None, recipe=None):
         "val_tokens": tokens.format("val"),
         "test_tokens": tokens.format("test"),
         "empty_tokens": empty_tokens(ablation, settings.model),
+        "impostor_tokens": impostor_tokens(ablation, settings.model),
         "max_tokens": settings.max_tokens_per_gpu,
         "scores": f"{RESULTS}/{name}/scores.parquet",
         "generations": f"{RESULTS}/{name}/generations.parquet",
@@ -93,9 +94,9 @@ def evaluations_of(wildcards):
 
 def tokens_to_evaluate(evaluations):
     """What evaluations read."""
-    return [
-        e[f"{name}_tokens"] for e in evaluations for name in ["val", "test", "empty"]
-    ]
+    names = ["val", "test", "empty", "impostor"]
+    paths = [e[f"{name}_tokens"] for e in evaluations for name in names]
+    return [path for path in paths if path]
 
 
 def report_stages():

@@ -15,9 +15,10 @@ from persona.errors import PersonaError
 from persona.evaluation.settings import UNTRAINED
 from persona.prompts import PARTS, load_style
 
-WITHOUT_USER = "without_user_"
+# Ablations that the evaluation adds: with nothing about the user, and with the conversation alone.
+WITHOUT_USER, CONTEXT_ALONE = "without_user_", "context_alone_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
-RESERVED_SAMPLES = {"val", "test", "untrained"}
+RESERVED_SAMPLES = {"val", "test", "impostors", "untrained"}
 # Keys that are no more, and what replaced them.
 REPLACED = {
     f"cohorts.{key}": f"cohorts.val.{key} and cohorts.test.{key}" for key in ("max_users", "max_samples_per_user")
@@ -122,8 +123,9 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
 
 
 def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
-    if name.startswith(WITHOUT_USER):
-        yield f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
+    for prefix in (WITHOUT_USER, CONTEXT_ALONE):
+        if name.startswith(prefix):
+            yield f"ablations.{name}: names that begin with {prefix} are reserved; allowed is any other"
     path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)

@@ -70,7 +70,10 @@ class Evidence:
     def author_curves(self) -> list[Curve]:
         """acc@1 by length of history, for each stage and for TF-IDF."""
         scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
-        tables: list[tuple[str | None, pl.DataFrame]] = [*scores, (None, self.authors)]
+        tables: list[tuple[str | None, pl.DataFrame]] = [
+            *scores,
+            (None, self.authors.filter(pl.col("cohort") == "test")),
+        ]
         return [(name, self._acc_by_history(table)) for name, table in tables]
 
     @cached_property

@@ -31,6 +31,7 @@ def targets() -> pl.DataFrame:
             "text": [f"text {n} & more" for n in ids],
             "names_star": False,
             "n_history": [n % 3 for n in ids],
+            "n_context": 0,
             "history_mean": [3.0 if n % 3 else None for n in ids],
             "block": [n // CANDIDATES for n in ids],
             "floor_text": "another text",

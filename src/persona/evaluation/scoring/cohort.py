@@ -28,10 +28,17 @@ STARS = ["1", "2", "3", "4", "5"]
 
 @dataclass(frozen=True)
 class CohortFiles:
-    """What a cohort is read from; `empty_tokens` are its prompts that tell nothing of a user."""
+    """What a cohort is read from.
+
+    Attributes:
+        tokens: of its own prompts.
+        empty_tokens: of its prompts that tell nothing of a user. Without them, only its own prompts are scored.
+        impostor_tokens: of the prompts of `targets.impostor_pairs`, if prompts show a conversation.
+    """
 
     tokens: Path
     empty_tokens: Path | None
+    impostor_tokens: Path | None = None
 
 
 def score_cohort(
@@ -46,7 +53,8 @@ def score_cohort(
     """Score the targets of a cohort.
 
     Args:
-        targets: `schemas.TARGETS`; targets of one block are scored under each other's prompts.
+        targets: `schemas.TARGETS`; the users of a block are each other's impostors. An impostor's prompt is that of
+            `impostor_tokens`, or the impostor's own one where that has none for the target.
         max_tokens: of a packed row.
         cues: the last line of the prompts, and the one that asks for the stars instead, if there is one. A model that
             writes reviews was not trained on that question: it is a zero-shot probe.
@@ -59,9 +67,8 @@ def score_cohort(
     known = tokens.select("interaction_id").join(
         targets.filter(pl.col("cohort") == cohort), on="interaction_id", how="left", maintain_order="left"
     )
-    impostors = _impostors(known["block"])
+    impostors = _impostors(known["block"] if files.empty_tokens else pl.repeat(None, known.height, eager=True))
     asks_stars = bool(files.empty_tokens and known["rating"].count() and cues[1])
-    requests = _requests(impostors, files.empty_tokens is not None, asks_stars)
     prompts, completions = _split(tokens)
     n_tokens = [len(completion) for completion in completions]
     if files.empty_tokens:
@@ -69,6 +76,12 @@ def score_cohort(
     if asks_stars:
         prompts += ask_for_stars(model.tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
         completions += [np.array(ids[:1]) for ids in encode(model.tokenizer, STARS, special=False)]
+    under = np.concatenate(impostors)
+    if files.impostor_tokens:
+        rendered = read_table(files.impostor_tokens, schemas.TOKENS)
+        under = _rendered_prompts(tokens, impostors, rendered, len(prompts))
+        prompts += _split(rendered)[0]
+    requests = _requests(impostors, under, files.empty_tokens is not None, asks_stars)
     pairs = Pairs(prompts, completions, np.concatenate(requests))
     nll = score_pairs(model, pairs, max_tokens, work, cohort)
     own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
@@ -90,17 +103,36 @@ def score_cohort(
     return scored.select(pl.col(name).cast(dtype) for name, dtype in schemas.SCORES.columns.items())
 
 
-def _requests(impostors: list[Ints], under_none: bool, stars: bool) -> list[Ints]:
+def _rendered_prompts(tokens: pl.DataFrame, impostors: list[Ints], rendered: pl.DataFrame, first: int) -> Ints:
+    """The numbers of the prompts with impostors, one target after the other.
+
+    They are counted from `first` in `rendered`; an impostor that is not there keeps the number of its own prompt.
+    """
+    own = np.concatenate(impostors)
+    target = np.repeat(np.arange(len(impostors)), [len(others) for others in impostors])
+    asked = pl.DataFrame({"interaction_id": tokens["interaction_id"].gather(target), "own": own}).with_columns(
+        tokens["user_id"].gather(own)
+    )
+    numbers = rendered.select("interaction_id", "user_id", number=first + pl.int_range(pl.len(), dtype=pl.Int64))
+    found = asked.join(numbers, on=["interaction_id", "user_id"], how="left", maintain_order="left")
+    return found.select(pl.coalesce("number", "own")).to_series().to_numpy()
+
+
+def _requests(impostors: list[Ints], under: Ints, under_none: bool, stars: bool) -> list[Ints]:
     """What is asked, each as numbers of prompt and completion `[N, 2]`.
 
-    Prompts are those of the targets, the empty ones and those that ask for stars, completions the targets' and the five
-    stars: each target's own text under its own prompt, under its impostors' and under the empty one, and each star.
+    Prompts are those of the targets, the empty ones, those that ask for stars and those with impostors, completions the
+    targets' and the five stars: each target's own text under its own prompt, under its impostors' and under the empty
+    one, and each star.
+
+    Args:
+        under: the prompts with impostors, one target after the other.
     """
     n = len(impostors)
     own = np.arange(n)
     asked: list[list[Any]] = [
         [own, own],
-        [np.concatenate(impostors), np.repeat(own, [len(others) for others in impostors])],
+        [under, np.repeat(own, [len(others) for others in impostors])],
         [n + own, own] if under_none else [[], []],
         [2 * n + np.repeat(own, len(STARS)), n + np.tile(np.arange(len(STARS)), n)] if stars else [[], []],
     ]
