@@ -81,6 +81,9 @@ def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
         ('sections: [{entry: ["{user_id}", "{cue}"]}]', r"the last section must not hold \{user_id\}"),
         ("sections: [", "not YAML in UTF-8"),
         ("other: 1", "one key `sections`"),
+        ('{sections: [{entry: "{cue}"}], completion: "{text} {rating}"}', r"completion: got '\{text\} \{rating\}'"),
+        ('{sections: [{entry: "{cue}"}], completion: "{day}\\n{text}"}', r'allowed is "\{text\}" or "\{rating\}\\n'),
+        ('{sections: [{entry: "{cue}"}], completion: [1]}', r"completion: got \[1\]"),
     ],
 )
 def test_a_wrong_style_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -122,7 +125,7 @@ def test_data_cannot_pass_for_structure(
     spec = PromptSpec(load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
     made = render(targets, interactions, users_table, items, spec)
     assert made["history_ids"].list.len().min() > 0  # type: ignore[operator]
-    headings = [s.heading for s in load_style(STYLES / f"{style}.yaml") if s.heading]
+    headings = [s.heading for s in load_style(STYLES / f"{style}.yaml").sections if s.heading]
     for row in made.iter_rows(named=True):
         lines = re.split(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]", row["prompt"])
         for heading in headings:

@@ -124,7 +124,7 @@ def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[st
     path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
-    parts = {section.part for section in load_style(path)} if path.exists() else set(PARTS)
+    parts = {section.part for section in load_style(path).sections} if path.exists() else set(PARTS)
     for part in PARTS:
         if getattr(ablation, f"use_{part}") and part not in parts:
             yield (

@@ -17,6 +17,13 @@ TAU_RESAMPLES = 1000
 _SQUARES = (np.arange(N_STARS)[:, None] - np.arange(N_STARS)) ** 2 / (N_STARS - 1) ** 2
 
 
+def not_a_star(ratings: pl.Series) -> float | None:
+    """The first known rating that is not a whole number from 1 to 5; None if there is none."""
+    known = ratings.drop_nulls()
+    others = known.filter(~known.is_in([float(star) for star in range(1, N_STARS + 1)]))
+    return float(others[0]) if len(others) else None
+
+
 def star_array(scores: pl.DataFrame) -> Floats:
     """The column `stars` as `[N, 5]`."""
     return np.array(scores["stars"].to_list(), dtype=float).reshape(-1, N_STARS)
@@ -146,7 +153,7 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
     if not rows.height:
         return {}
     stars = [star_array(table) for table in tables]
-    truth, users = rows["rating"].to_numpy().round().astype(int), codes(rows["user_id"])
+    truth, users = rows["rating"].to_numpy().astype(int), codes(rows["user_id"])
     metrics = point_metrics(rows, [expected_star(p) for p in stars])
 
     def mean(features: Callable[[Floats], Floats]) -> Floats:
@@ -163,7 +170,7 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
 
 
 def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estimate]:
-    """Metrics of guessed stars from any source, averaged over seeds per target.
+    """Metrics of guessed ratings from any source, averaged over seeds per target; kappa (`qwk`) of stars alone.
 
     Args:
         rows: with `user_id`, `item_id`, `rating`, `history_mean`; no rating is null.
@@ -172,15 +179,15 @@ def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estima
     if not rows.height:
         return {}
     truth, users = rows["rating"].cast(pl.Float64).to_numpy(), codes(rows["user_id"])
-    whole = truth.round().astype(int)
     squared = np.mean([squared_error(guess, truth) for guess in guesses], axis=0)
     absolute = np.mean([np.abs(guess - truth) for guess in guesses], axis=0)
-    tables = [agreement(guess.round().clip(1, N_STARS).astype(int), whole) for guess in guesses]
     metrics = {
         "rmse": estimate(squared, users, root_mean),
         "mae": estimate(np.column_stack([absolute, np.ones(len(truth))]), users),
-        "qwk": estimate(np.mean(tables, axis=0), users, quadratic_kappa),
     }
+    if not_a_star(rows["rating"]) is None:
+        tables = [agreement(guess.round().clip(1, N_STARS).astype(int), truth.astype(int)) for guess in guesses]
+        metrics["qwk"] = estimate(np.mean(tables, axis=0), users, quadratic_kappa)
     known = rows["history_mean"].is_not_null().to_numpy()
     if known.sum() > 1:
         subset = rows.filter(pl.Series(known))
