@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ def test_a_simple_prompt_reads_as_written_by_hand(small: Ingested) -> None:
         f"[USER_HASH={user}]\n\n[USER_PROFILE]\n[USER_NAME=甲]\n\n[HISTORY]\n1. [电影A] 评分：5.0\n\n"
         "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影B\n\n预测用户的影评："
     )
+
+
+def test_stars_stand_before_the_text_where_they_are_known(small: Ingested) -> None:
+    parts = Parts(profile=False, history=False, context=False)
+    rating = pl.when(pl.col("text") == "好").then(4.5).when(pl.col("text") != "差").then("rating").cast(pl.Float32)
+    some = replace(small, interactions=small.interactions.with_columns(rating=rating))
+    prompts = prompts_of(some, "detailed_with_stars", parts)
+    assert set(prompts.select("completion", "text_offset").iter_rows()) == {
+        ("3\n一般", 2), ("4.5\n好", 4), ("差", 0), ("4\n不错", 2)
+    }  # fmt: skip
+    plain = prompts_of(some, "detailed", parts)
+    assert set(plain["completion"]) == {"一般", "好", "差", "不错"}
+    assert plain["prompt"].equals(prompts["prompt"]) and not plain["text_offset"].any()
 
 
 def test_a_part_switched_off_leaves_no_trace(small: Ingested) -> None:
