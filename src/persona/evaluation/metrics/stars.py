@@ -17,11 +17,13 @@ TAU_RESAMPLES = 1000
 _SQUARES = (np.arange(N_STARS)[:, None] - np.arange(N_STARS)) ** 2 / (N_STARS - 1) ** 2
 
 
-def not_a_star(ratings: pl.Series) -> float | None:
-    """The first known rating that is not a whole number from 1 to 5; None if there is none."""
+def why_no_stars(ratings: pl.Series) -> str | None:
+    """Why ratings have no measures of stars, in one line: one is not a whole number from 1 to 5. None if all are."""
     known = ratings.drop_nulls()
     others = known.filter(~known.is_in([float(star) for star in range(1, N_STARS + 1)]))
-    return float(others[0]) if len(others) else None
+    if not len(others):
+        return None
+    return f"stars are not asked for: ratings are not whole numbers from 1 to {N_STARS}, such as {others[0]:g}"
 
 
 def star_array(scores: pl.DataFrame) -> Floats:
@@ -185,7 +187,7 @@ def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estima
         "rmse": estimate(squared, users, root_mean),
         "mae": estimate(np.column_stack([absolute, np.ones(len(truth))]), users),
     }
-    if not_a_star(rows["rating"]) is None:
+    if why_no_stars(rows["rating"]) is None:
         tables = [agreement(guess.round().clip(1, N_STARS).astype(int), truth.astype(int)) for guess in guesses]
         metrics["qwk"] = estimate(np.mean(tables, axis=0), users, quadratic_kappa)
     known = rows["history_mean"].is_not_null().to_numpy()

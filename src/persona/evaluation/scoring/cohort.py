@@ -16,7 +16,7 @@ import polars as pl
 import torch.distributed as dist
 
 from persona.errors import PersonaError
-from persona.evaluation.metrics.stars import not_a_star
+from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.model import EvaluatedModel
 from persona.evaluation.resumable import ResumableWork
 from persona.evaluation.scoring.pairs import Ids, Pairs, score_pairs
@@ -109,10 +109,10 @@ def star_line_lengths(tokens: pl.DataFrame) -> list[int]:
 
 def may_ask_stars(ratings: pl.Series) -> bool:
     """Whether there are ratings and all are stars; the log says it if some are not."""
-    other = not_a_star(ratings)
-    if other is not None and dist.get_rank() == 0:
-        logger.info("stars are not asked for: ratings are not whole numbers from 1 to 5, such as %g", other)
-    return bool(ratings.count()) and other is None
+    reason = why_no_stars(ratings)
+    if reason and dist.get_rank() == 0:
+        logger.info(reason)
+    return bool(ratings.count()) and reason is None
 
 
 def star_completions(tokenizer: Any, trained: bool) -> list[Ids]:
