@@ -2,6 +2,7 @@
 
 A prompt style is data: a list of sections, each with an optional heading and an entry. An entry is a list of
 fragments with `{placeholders}`. A fragment whose value is unknown is left out, and so is a section without entries.
+A style also says what the model is trained to write: the text alone, or a line with the stars and then the text.
 
 Texts of users cannot imitate headings or other structure. Their line breaks become spaces, so a text begins a line only
 where the style puts it, and there an opening bracket becomes a full-width one.
@@ -10,6 +11,7 @@ where the style puts it, and there an opening bracket becomes a full-width one.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import string
 from collections.abc import Iterator
@@ -35,6 +37,8 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "history": frozenset({"number", "title", "genres", "rating", "day", "text"}),
     "context": frozenset({"speaker", "text"}),
 }
+# What a completion may be, and whether it begins with a line of stars.
+COMPLETIONS = {"{text}": False, "{rating}\n{text}": True}
 SECTION_SEPARATOR = "\n\n"
 # Every character that some reader takes for a line break.
 LINE_BREAKS = r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+\s*"
@@ -51,6 +55,19 @@ class Section:
     part: Part
     heading: str | None
     entry: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What prompts and completions look like.
+
+    Attributes:
+        sections: the sections of a prompt, in their order.
+        trains_stars: whether a completion begins with a line of the stars, if they are known, before the text.
+    """
+
+    sections: list[Section]
+    trains_stars: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class PromptSpec:
         cue: stands for `{cue}`, the last line, which asks for the text.
     """
 
-    style: list[Section]
+    style: Style
     parts: Parts
     task: str
     cue: str
@@ -91,14 +108,15 @@ class PromptSpec:
     @property
     def sections(self) -> list[Section]:
         """The sections of the style that are switched on."""
-        return [section for section in self.style if self.parts.includes(section)]
+        return [section for section in self.style.sections if self.parts.includes(section)]
 
 
-def load_style(path: Path) -> list[Section]:
+def load_style(path: Path) -> Style:
     """Read a prompt style.
 
     Raises:
-        PersonaError: the file is missing, is not a prompt style, or contains an unknown placeholder.
+        PersonaError: the file is missing, is not a prompt style, contains an unknown placeholder, or asks for a
+            completion that is not one of `COMPLETIONS`.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -106,9 +124,21 @@ def load_style(path: Path) -> list[Section]:
         raise PersonaError(f"{path}: no such prompt style file") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PersonaError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict) or set(data) != {"sections"} or not isinstance(data["sections"], list):
-        raise PersonaError(f"{path}: a prompt style is one key `sections` with a list")
-    sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data["sections"])]
+    keys = set(data) if isinstance(data, dict) else set()
+    if "sections" not in keys or not keys <= {"sections", "completion"} or not isinstance(data["sections"], list):
+        raise PersonaError(f"{path}: a prompt style is one key `sections` with a list, and perhaps `completion`")
+    return Style(_sections(path, data["sections"]), _trains_stars(path, data.get("completion", "{text}")))
+
+
+def _trains_stars(path: Path, completion: Any) -> bool:
+    if not isinstance(completion, str) or completion not in COMPLETIONS:
+        allowed = " or ".join(json.dumps(known) for known in COMPLETIONS)
+        raise PersonaError(f"{path}: completion: got {completion!r}, allowed is {allowed}")
+    return COMPLETIONS[completion]
+
+
+def _sections(path: Path, data: list[Any]) -> list[Section]:
+    sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data)]
     if not sections or sections[-1].part != "always" or not sections[-1].entry[-1].endswith("{cue}"):
         raise PersonaError(f"{path}: the last section must be one without `part` that ends with {{cue}}")
     if "{genres}" in sections[-1].entry[-1]:
@@ -315,6 +345,7 @@ def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
     names = [f"section_{n}" for n in range(len(sections))]
     rows = rows.with_columns(_section_text(section).alias(names[n]) for n, section in enumerate(sections))
     offsets = {f"{part}_offsets": _offsets(part, names, sections) for part in ("history", "context")}
+    star_line = _star_line() if spec.style.trains_stars else pl.lit("")
     return rows.with_columns(
         prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True), **offsets
     ).select(
@@ -325,9 +356,17 @@ def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
         "history_ids",
         "prompt",
         *offsets,
-        completion="text",
+        completion=pl.concat_str(star_line, "text"),
+        text_offset=star_line.str.len_chars().cast(pl.Int32),
         n_context=pl.col("context").list.len() if spec.parts.context else pl.lit(0),
     )
+
+
+def _star_line() -> pl.Expr:
+    """The first line of a completion, such as `4`, with its line break; empty where the rating is unknown."""
+    # As few tokens as can be: history has `4.0`.
+    rating = pl.col("rating").cast(pl.Float32).cast(pl.String).str.strip_suffix(".0")
+    return pl.concat_str(rating, pl.lit("\n")).fill_null("")
 
 
 def _entries(section: Section) -> pl.Expr:

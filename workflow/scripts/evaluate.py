@@ -36,6 +36,7 @@ class Evaluation:
 
     name: str
     model: str
+    is_trained: bool
     val_tokens: Path
     test_tokens: Path
     empty_tokens: Path
@@ -83,13 +84,13 @@ def evaluate_all(args: Any) -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings.model_validate(args.generation)
     bar = progress_bar(len(args.evaluations), 0, "evaluating", "model", is_shown=dist.get_rank() == 0)
-    model = EvaluatedModel(args.evaluations[0].model)
+    model = EvaluatedModel(args.evaluations[0].model, args.evaluations[0].is_trained)
     for n, evaluation in enumerate(args.evaluations, start=1):
         bar.set_postfix(model=evaluation.name)
         if dist.get_rank() == 0:
             logger.info("evaluation %d of %d: %s", n, len(args.evaluations), evaluation.name)
         if evaluation.model != model.path:
-            model = EvaluatedModel(evaluation.model)
+            model = EvaluatedModel(evaluation.model, evaluation.is_trained)
         starting = seconds_since_launch() if n == 1 else 0.0
         work = resumable_work(model, evaluation.parts)
         scores, generations = evaluate_model(

@@ -7,6 +7,7 @@ from pathlib import Path
 from persona.errors import run_command
 from persona.evaluation.claims import claim
 from persona.evaluation.comparison import compare
+from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.settings import Contrast
 from persona.files import write_json, write_text
 from persona.reporting.evidence import Evidence
@@ -79,7 +80,9 @@ def main() -> None:
     for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
     write_text(page(evidence, drawn, tables["stages"], tables["methods"], tables["phases"]), args.folder / "index.html")
-    print(short_table(tables["stages"], args.candidates), *(english for english, _ in verdict(evidence)), sep="\n")
+    no_stars = [reason for reason in [why_no_stars(targets["rating"])] if reason]
+    sentences = [english for english, _ in verdict(evidence)]
+    print(short_table(tables["stages"], args.candidates), *sentences, *no_stars, sep="\n")
 
 
 if __name__ == "__main__":

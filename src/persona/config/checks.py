@@ -81,9 +81,6 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     yield from _path_problems(config)
     yield from _stage_problems(config)
     yield from _run_name_problems(config)
-    for n, contrast in enumerate(config.evaluation.contrasts):
-        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
-        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
     for name in sorted(RESERVED_SAMPLES & set(config.samples)):
         yield f"samples.{name}: this name is reserved; allowed is any other"
     if config.split.val_ratio + config.split.test_ratio >= 1:
@@ -94,6 +91,7 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
         yield from _recipe_problems(config, root, name, recipe)
     for name, ablation in config.ablations.items():
         yield from _ablation_problems(root, name, ablation)
+    yield from _contrast_problems(config, root)
 
 
 def _stage_problems(config: Config) -> Iterator[str]:
@@ -126,15 +124,34 @@ def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[st
     for prefix in (WITHOUT_USER, CONTEXT_ALONE):
         if name.startswith(prefix):
             yield f"ablations.{name}: names that begin with {prefix} are reserved; allowed is any other"
-    path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
+    path = _style_file(root, ablation.prompt_style)
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
-    parts = {section.part for section in load_style(path)} if path.exists() else set(PARTS)
+    parts = {section.part for section in load_style(path).sections} if path.exists() else set(PARTS)
     for part in PARTS:
         if getattr(ablation, f"use_{part}") and part not in parts:
             yield (
                 f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
             )
+
+
+def _contrast_problems(config: Config, root: Path) -> Iterator[str]:
+    for n, contrast in enumerate(config.evaluation.contrasts):
+        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
+        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
+        # The untrained model gets the prompts of the stage.
+        names = (contrast.stage, contrast.stage if contrast.against == UNTRAINED else contrast.against)
+        styles = [config.ablations[config.stages[name].ablation].prompt_style for name in names]
+        one, other = (load_style(_style_file(root, style)).trains_stars for style in styles)
+        if one != other:
+            yield (
+                f"evaluation.contrasts.{n}: the texts of {names[one < other]} are scored given their stars, those of "
+                f"{names[one > other]} are not; allowed are stages whose prompt styles have the same completion"
+            )
+
+
+def _style_file(root: Path, style: str) -> Path:
+    return root / "config" / "prompts" / f"{style}.yaml"
 
 
 def _path_problems(config: Config) -> Iterator[str]:

@@ -279,29 +279,37 @@ def shapley(evidence: Evidence, say: Say) -> Figure | None:
     return figure
 
 
+def _star_rows(evidence: Evidence) -> dict[str, pl.DataFrame]:
+    """By stage the test targets whose star is known (`truth`) and was asked for; no stage without any."""
+    known = evidence.targets.select("interaction_id", truth="rating").drop_nulls()
+    rows = {
+        stage.name: stage.scores.filter(pl.col("cohort") == "test").drop_nulls("stars").join(known, on="interaction_id")
+        for stage in evidence.stages
+    }
+    return {name: table for name, table in rows.items() if table.height}
+
+
 @plot(
     title=("Calibration of the star probabilities", "星级概率的校准"),
     caption=(
-        "A zero-shot probe: the model is asked for the stars before the text and was not trained to answer. Groups "
-        "of fewer than 20 cases are not shown.",
-        "零样本探测：在正文之前询问星级，模型没有为此训练过。少于 20 例的组不显示。",
+        "The stars before the text. Of a model that was trained on texts alone they are a zero-shot probe: it is asked "
+        "for them and was not trained to answer. Groups of fewer than 20 cases are not shown.",
+        "正文之前的星级。只用正文训练的模型没有学过回答星级，因此是零样本探测。少于 20 例的组不显示。",
     ),
 )
 def reliability(evidence: Evidence, say: Say) -> Figure | None:
-    stages, targets = evidence.stages, evidence.targets
-    known = targets.select("interaction_id", "rating").drop_nulls()
-    if not known.height:
+    stages = _star_rows(evidence)
+    if not stages:
         return None
     figure, (axes,) = _figure()
-    for n, stage in enumerate(stages):
-        rows = stage.scores.filter(pl.col("cohort") == "test").join(known, on="interaction_id")
+    for n, (name, rows) in enumerate(stages.items()):
         p = normalised(star_array(rows)).ravel()
-        hit = (rows["rating"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
+        hit = (rows["truth"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
         index = np.minimum((p * BINS).astype(int), BINS - 1)
         count = np.bincount(index, minlength=BINS)
         shown = count >= MIN_BIN_CASES
         x, y = (np.bincount(index, v, minlength=BINS)[shown] / count[shown] for v in (p, hit))
-        axes.plot(x, y, label=stage.name, **_look(n, len(stages)))
+        axes.plot(x, y, label=name, **_look(n, len(stages)))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label=say("perfect", "理想"))
     axes.set_xlabel(say("predicted probability of a star", "预测的星级概率"))
     axes.set_ylabel(say("observed share", "实际发生的比例"))
@@ -317,25 +325,18 @@ def reliability(evidence: Evidence, say: Say) -> Figure | None:
     ),
 )
 def error_by_star(evidence: Evidence, say: Say) -> Figure | None:
-    stages, targets, guesses = evidence.stages, evidence.targets, evidence.guesses
-    known = targets.select("interaction_id", truth="rating").drop_nulls()
-    if not known.height:
+    stages = _star_rows(evidence)
+    if not stages:
         return None
     figure, (axes,) = _figure()
-    tables = []
-    for stage in stages:
-        rows = stage.scores.filter(pl.col("cohort") == "test")
-        guess = pl.Series(expected_star(star_array(rows)))
-        tables.append((stage.name, rows.select("interaction_id").with_columns(guess=guess)))
-    bias = guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
-    test = stages[0].scores.filter(pl.col("cohort") == "test").select("interaction_id")
-    tables.append((say("damped bias", "阻尼偏置"), bias.join(test, on="interaction_id")))
+    tables = [
+        (name, rows.with_columns(guess=pl.Series(expected_star(star_array(rows))))) for name, rows in stages.items()
+    ]
+    bias = evidence.guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
+    first = next(iter(stages.values())).select("interaction_id", "truth")
+    tables.append((say("damped bias", "阻尼偏置"), bias.join(first, on="interaction_id")))
     for n, (name, table) in enumerate(tables):
-        errors = (
-            table.join(known, on="interaction_id")
-            .group_by("truth")
-            .agg(rmse=((pl.col("guess") - pl.col("truth")) ** 2).mean().sqrt())
-        )
+        errors = table.group_by("truth").agg(rmse=((pl.col("guess") - pl.col("truth")) ** 2).mean().sqrt())
         errors = errors.sort("truth")
         axes.plot(errors["truth"].to_list(), errors["rmse"].to_list(), label=name, **_look(n, len(tables)))
     axes.set_xticks(range(1, 6))

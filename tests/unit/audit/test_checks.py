@@ -19,7 +19,7 @@ from persona.audit.checks import (
 )
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
-from persona.prompts import Parts, PromptSpec, Section, load_style, render
+from persona.prompts import Parts, PromptSpec, Style, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_users
 
@@ -29,7 +29,7 @@ SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None,
 
 
 @pytest.fixture(scope="module")
-def style() -> list[Section]:
+def style() -> Style:
     return load_style(ROOT / "config" / "prompts" / "detailed.yaml")
 
 
@@ -44,7 +44,7 @@ def samples(tables: Ingested, split: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: list[Section]) -> pl.DataFrame:
+def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: Style) -> pl.DataFrame:
     t = tables
     return render(samples["train"], t.interactions, t.users, t.items, PromptSpec(style, PARTS, "任务", "影评："))
 
@@ -60,7 +60,7 @@ def with_entry(prompts: pl.DataFrame, history_id: pl.Expr) -> pl.DataFrame:
 
 
 def test_clean_prompts_have_no_findings(
-    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: list[Section]
+    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: Style
 ) -> None:
     t = tables
     assert prompts["history_ids"].list.len().sum() > 50
@@ -105,7 +105,7 @@ def test_another_users_entry_is_found(tables: Ingested, prompts: pl.DataFrame) -
     assert "history_of_another_user" in found["check"].to_list()
 
 
-def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: list[Section]) -> None:
+def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: Style) -> None:
     likes = tables.interactions.select("interaction_id", "likes")
     leaky = prompts.join(likes, on="interaction_id").with_columns(
         prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")

@@ -41,12 +41,16 @@ def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.D
     keys = targets.select("interaction_id", "user_id", "item_id")
     written = text_baselines(train, test, histories).join(keys, on="interaction_id")
     return Baselines(
-        ratings=rating_baselines(reviews, split, targets) if reviews["rating"].count() else _no_ratings(),
-        texts=written.with_columns(draw=pl.lit(0), stop_reason=pl.lit(None, dtype=pl.String)),
+        ratings=rating_baselines(reviews, split, targets) if train["rating"].count() else _no_ratings(),
+        texts=written.with_columns(
+            draw=pl.lit(0), written_rating=pl.lit(None, dtype=pl.Float64), stop_reason=pl.lit(None, dtype=pl.String)
+        ),
         authors=author_similarities(texts, targets, histories),
         # Its tokens are the characters and the end of the text.
         ngram=ngram_scores(texts, targets, histories).with_columns(
-            n_tokens=pl.col("n_characters") + 1, stars=pl.lit(None, dtype=pl.List(pl.Float64))
+            n_tokens=pl.col("n_characters") + 1,
+            stars=pl.lit(None, dtype=pl.List(pl.Float64)),
+            stars_trained=pl.lit(False),
         ),
     )
 
