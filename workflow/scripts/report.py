@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+import polars as pl
+
 from persona.errors import run_command
 from persona.evaluation.claims import claim
 from persona.evaluation.comparison import compare
@@ -18,6 +20,7 @@ from persona.reporting.verdict import verdict
 from persona.splitting import LEFT_OUT
 from persona.tables import schemas
 from persona.tables.parquet import read_table
+from persona.tables.splits import read_split
 
 
 def main() -> None:
@@ -43,7 +46,8 @@ def main() -> None:
     guesses = read_table(args.baselines / "ratings.parquet", schemas.RATINGS)
     targets = read_table(args.targets, schemas.TARGETS)
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
-    ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
+    split = read_split(args.split)
+    ingested["left_out"] = split.filter(pl.col("split") == LEFT_OUT)["user_id"].n_unique()
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
     contrasts = compare({s.name: s.scores for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
     evidence = Evidence(
