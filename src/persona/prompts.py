@@ -25,6 +25,7 @@ import yaml
 from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
+from persona.tables.splits import read_split, shown_reviews
 from persona.tables.user_ranges import user_ranges
 
 Part = Literal["always", "profile", "history", "context"]
@@ -271,6 +272,7 @@ def render_file(
     items: Path,
     spec: PromptSpec,
     bucket: tuple[int, int] = (1, 1),
+    split: tuple[Path, str] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Render a sample of any size, one range of users at a time, in the order of their ids.
 
@@ -278,6 +280,8 @@ def render_file(
         sample, interactions, users, items: Parquet files.
         spec: what a prompt is made of.
         bucket: (k, m) for the k-th of m parts of the users.
+        split: the split table and the split of the sample, whose prompts may show only some of the interactions; by
+            default they may show all.
 
     Yields:
         The prompts of one range of users, as `render` returns them.
@@ -287,6 +291,8 @@ def render_file(
     for user_range in user_ranges(max(1, n), bucket):
         targets = read_table(sample, schemas.SAMPLES, users=user_range)
         reviews = read_table(interactions, schemas.INTERACTIONS, users=user_range)
+        if split:
+            reviews = shown_reviews(reviews, read_split(split[0], user_range), split[1])
         profiles = read_table(users, schemas.USERS, users=user_range)
         yield render(targets, reviews, profiles, titles, spec)
 

@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+import polars as pl
+
 from persona.errors import run_command
 from persona.evaluation.claims import claim
 from persona.evaluation.comparison import compare
@@ -19,6 +21,7 @@ from persona.reporting.verdict import verdict
 from persona.splitting import LEFT_OUT
 from persona.tables import schemas
 from persona.tables.parquet import read_table
+from persona.tables.splits import read_split
 
 
 def main() -> None:
@@ -47,7 +50,8 @@ def main() -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     titles = dict(read_table(args.items, schemas.ITEMS).select("item_id", "title").drop_nulls().iter_rows())
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
-    ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
+    split = read_split(args.split)
+    ingested["left_out"] = split.filter(pl.col("split") == LEFT_OUT)["user_id"].n_unique()
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
     contrasts = compare(
         {stage.name: stage.seeds for stage in stages},

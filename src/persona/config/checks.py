@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from persona.config.models import Ablation, Config, LanguageModel, Recipe
+from persona.config.models import Ablation, Config, Dataset, LanguageModel, Recipe, Split
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
 from persona.evaluation.settings import UNTRAINED
@@ -83,8 +83,7 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     yield from _run_name_problems(config)
     for name in sorted(RESERVED_SAMPLES & set(config.samples)):
         yield f"samples.{name}: this name is reserved; allowed is any other"
-    if config.split.val_ratio + config.split.test_ratio >= 1:
-        yield "split: val_ratio + test_ratio must be under 1, or nobody is left to train on"
+    yield from _split_problems(config.split, config.datasets.get(config.dataset))
     for name, model in config.models.items():
         yield from _model_problems(config, name, model)
     for name, recipe in config.recipes.items():
@@ -92,6 +91,22 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     for name, ablation in config.ablations.items():
         yield from _ablation_problems(root, name, ablation)
     yield from _contrast_problems(config, root)
+
+
+def _split_problems(split: Split, dataset: Dataset | None) -> Iterator[str]:
+    by_time = split.by == "time"
+    dates = {key: getattr(split, key) for key in ("val_from", "test_from")}
+    drawn = split.model_fields_set & {"val_ratio", "test_ratio", "seed"}
+    for key in sorted(drawn) if by_time else [key for key, day in dates.items() if day]:
+        yield f"split.{key}: has no effect with by: {split.by}; leave it out"
+    if not by_time and split.val_ratio + split.test_ratio >= 1:
+        yield "split: val_ratio + test_ratio must be under 1, or nobody is left to train on"
+    for key in [key for key, day in dates.items() if by_time and not day]:
+        yield f"split.{key}: is missing; by: time needs the first day of val and of test, such as 2015-01-01"
+    if split.val_from and split.test_from and split.val_from >= split.test_from:
+        yield f"split.val_from: got {split.val_from}, allowed is a day before test_from, {split.test_from}"
+    if by_time and dataset and dataset.format == "cornell":
+        yield "split.by: got 'time', but format cornell has no days; allowed are user, item"
 
 
 def _stage_problems(config: Config) -> Iterator[str]:

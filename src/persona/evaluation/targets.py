@@ -12,6 +12,7 @@ import polars as pl
 from persona.audit.star_names import NAMES_STAR
 from persona.history import earlier_reviews
 from persona.seeded_hash import hash64_series, id_priority, mix64
+from persona.tables.splits import shown_reviews
 
 
 def build_targets(
@@ -44,6 +45,23 @@ def build_targets(
     return known.join(_floors(known, reviews, seed), on="interaction_id", how="left").join(
         _ceilings(known, reviews, seed), on="interaction_id", how="left"
     )
+
+
+def past_of_cohorts(targets: pl.DataFrame, reviews: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """Pair the val and test targets with those earlier reviews that their prompts may show.
+
+    Args:
+        targets: with `interaction_id`, `user_id`, `session`, `cohort`.
+        reviews, split: as in `persona.tables.splits.shown_reviews`.
+
+    Returns:
+        As `earlier_reviews`.
+    """
+    pairs = [
+        earlier_reviews(cohort, shown_reviews(reviews, split, str(name)))
+        for (name,), cohort in targets.group_by("cohort", maintain_order=True)
+    ]
+    return pl.concat(pairs).sort("interaction_id", "position")
 
 
 def _blocks(known: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:

@@ -58,7 +58,11 @@ ITEMS = TableSchema({"item_id": pl.String, "title": pl.String, "genres": pl.List
 # `n`: how often an item has this title and these genres.
 TITLES = TableSchema({**ITEMS.columns, "n": pl.UInt32}, key=("item_id", "title", "genres"))
 REJECTS = TableSchema({"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}, key=("file", "row"))
+# Where whole users are in a split, and where a user's reviews may be in several.
 SPLIT = TableSchema({"user_id": pl.String, "split": pl.String}, key=("user_id",))
+SPLIT_OF_REVIEWS = TableSchema(
+    {"user_id": pl.String, "interaction_id": pl.Int64, "split": pl.String}, key=("user_id", "interaction_id")
+)
 SAMPLES = TableSchema(_TARGET, key=("user_id", "interaction_id"))
 PROMPTS = TableSchema(
     {

@@ -10,9 +10,10 @@ from persona.evaluation.baselines.ngram import ngram_scores
 from persona.evaluation.baselines.ratings import rating_baselines
 from persona.evaluation.baselines.texts import author_similarities, text_baselines
 from persona.evaluation.metrics.authors import author_ranks
-from persona.history import earlier_reviews
+from persona.evaluation.targets import past_of_cohorts
 from persona.seeded_hash import id_priority
 from persona.tables import schemas
+from persona.tables.splits import reviews_in
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,20 @@ class Baselines:
 
 
 def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame, seed: int) -> Baselines:
-    """Fit every baseline on the training users, tune it on val, and apply it to the targets.
+    """Fit every baseline on the training reviews, tune it on val, and apply it to the targets.
+
+    A review of val or test is seen only in the history of its own user's targets.
 
     Args:
-        interactions, split, targets: `schemas.INTERACTIONS`, `SPLIT` and `TARGETS`.
+        interactions, targets: `schemas.INTERACTIONS` and `TARGETS`.
+        split: `schemas.SPLIT` or `SPLIT_OF_REVIEWS`.
         seed: of the random order of the training texts.
     """
     reviews = interactions.drop("likes", "context")
-    train = reviews.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
+    train = reviews_in(reviews, split, "train")
     train = train.with_columns(id_priority(train["interaction_id"], seed)).sort("priority", "interaction_id")
     texts = train["text"].to_list()
-    histories = _histories(targets, reviews)
+    histories = _histories(targets, reviews, split)
     test = targets.filter(pl.col("cohort") == "test")
     keys = targets.select("interaction_id", "user_id", "item_id")
     written = text_baselines(train, test, histories).join(keys, on="interaction_id")
@@ -84,9 +88,9 @@ def _no_ratings() -> pl.DataFrame:
     return pl.DataFrame(schema=schemas.RATINGS.columns)
 
 
-def _histories(targets: pl.DataFrame, reviews: pl.DataFrame) -> dict[int, list[str]]:
+def _histories(targets: pl.DataFrame, reviews: pl.DataFrame, split: pl.DataFrame) -> dict[int, list[str]]:
     """Texts of the earlier reviews of each target that has any, oldest first."""
     sessions = reviews.select("interaction_id", "session")
-    known = targets.select("interaction_id", "user_id").join(sessions, on="interaction_id")
-    past = earlier_reviews(known, reviews).group_by("interaction_id", maintain_order=True).agg("text")
+    known = targets.select("interaction_id", "user_id", "cohort").join(sessions, on="interaction_id")
+    past = past_of_cohorts(known, reviews, split).group_by("interaction_id", maintain_order=True).agg("text")
     return dict(past.iter_rows())
