@@ -84,8 +84,9 @@ def test_scoring_computes_each_prompt_once_and_rendered_prompts_but_for_what_the
     once = 4 + 2 * 5 + 2 * 5 + 2 * STAR_TOKENS
     # Each of the two texts of 3 tokens under the prompt of the other one's user.
     assert scored_tokens(val, test, test, None, 2) == once + 6
-    # One of them under a prompt of its own, the other under two that differ from the third token on.
+    # With prompts of their own for one text and for both: what begins like another prompt is not computed again.
     rendered = samples(([1, 3, 4], [5, 6, 7]))
-    assert scored_tokens(val, test, test, rendered, 2) == once + 3 + 6
-    rendered = samples(([1, 2, 3], [5, 6, 7]), ([1, 2, 4], [5, 8, 9]))
-    assert scored_tokens(val, test, test, rendered, 2) == once + 6 + 4
+    shared = 1  # of the own prompts: their first token
+    assert scored_tokens(val, test, test, rendered, 2) == once - shared + 3 + 4
+    rendered = samples(([1, 3, 4], [5, 6, 7]), ([1, 2, 4], [5, 8, 9]))
+    assert scored_tokens(val, test, test, rendered, 2) == once - shared + 4 + 4
