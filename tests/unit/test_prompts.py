@@ -90,10 +90,11 @@ def test_another_user_in_a_prompt_changes_profile_history_and_id_and_nothing_els
     )  # fmt: skip
     spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(True, True, True), TASK, CUE)
     pairs = pl.DataFrame({"interaction_id": [1, 4], "user_id": ["b", "a"], "impostor_id": [4, 1]})
-    for name in ("interactions", "users", "items"):
+    names = ("interactions", "users", "items")
+    interactions, users, items = (tmp_path / f"{name}.parquet" for name in names)
+    for name in names:
         getattr(tables, name).write_parquet(tmp_path / f"{name}.parquet")
-    files = [tmp_path / f"{name}.parquet" for name in ("interactions", "users", "items")]
-    prompts = pl.concat(render_pairs_file(pairs, *files, spec)).sort("interaction_id")
+    prompts = pl.concat(render_pairs_file(pairs, interactions, users, items, spec)).sort("interaction_id")
     assert prompts["prompt"][0] == (
         f"[USER_HASH=b]\n\n[USER_PROFILE]\n[USER_NAME=B]\n\n[HISTORY]\n1. first of b\n\n[TASK]\n{TASK}\n\n"
         f"[CONVERSATION]\nX: to a\n\n{CUE}"
@@ -102,7 +103,7 @@ def test_another_user_in_a_prompt_changes_profile_history_and_id_and_nothing_els
     assert prompts.select("user_id", "history_ids", "n_context").rows() == [("b", [3], 1), ("a", [0], 2)]
     # A user under its own id has its own prompt.
     own = pairs.with_columns(user_id=pl.col("user_id").reverse(), impostor_id="interaction_id")
-    again = pl.concat(render_pairs_file(own, *files, spec)).sort("interaction_id")
+    again = pl.concat(render_pairs_file(own, interactions, users, items, spec)).sort("interaction_id")
     assert again.equals(
         prompts_of(tables, "dialogue", spec.parts, pairs.select("interaction_id")).sort("interaction_id")
     )

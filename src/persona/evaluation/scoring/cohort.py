@@ -69,19 +69,7 @@ def score_cohort(
     )
     impostors = _impostors(known["block"] if files.empty_tokens else pl.repeat(None, known.height, eager=True))
     asks_stars = bool(files.empty_tokens and known["rating"].count() and cues[1])
-    prompts, completions = _split(tokens)
-    n_tokens = [len(completion) for completion in completions]
-    if files.empty_tokens:
-        prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
-    if asks_stars:
-        prompts += ask_for_stars(model.tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
-        completions += [np.array(ids[:1]) for ids in encode(model.tokenizer, STARS, special=False)]
-    under = np.concatenate(impostors)
-    if files.impostor_tokens:
-        rendered = read_table(files.impostor_tokens, schemas.TOKENS)
-        under = _rendered_prompts(tokens, impostors, rendered, len(prompts))
-        prompts += _split(rendered)[0]
-    requests = _requests(impostors, under, files.empty_tokens is not None, asks_stars)
+    prompts, completions, requests = _questions(model, tokens, impostors, files, cues if asks_stars else None)
     pairs = Pairs(prompts, completions, np.concatenate(requests))
     nll = score_pairs(model, pairs, max_tokens, work, cohort)
     own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
@@ -92,7 +80,7 @@ def score_cohort(
         "item_id",
         "cohort",
         n_characters=pl.col("text").str.len_chars(),
-        n_tokens=pl.Series(n_tokens),
+        n_tokens=tokens["input_ids"].list.len() - tokens["prompt_length"],
         nll=pl.Series(own),
         impostor_ids=_lists([ids[i] for i in impostors], pl.Int64) if files.empty_tokens else pl.lit(None),
         nll_impostors=_lists(_like(impostors, under_others), pl.Float64) if files.empty_tokens else pl.lit(None),
@@ -101,6 +89,32 @@ def score_cohort(
         stars=_lists(list(np.exp(-of_stars).reshape(-1, len(STARS))), pl.Float64) if asks_stars else pl.lit(None),
     )
     return scored.select(pl.col(name).cast(dtype) for name, dtype in schemas.SCORES.columns.items())
+
+
+def _questions(
+    model: EvaluatedModel,
+    tokens: pl.DataFrame,
+    impostors: list[Ints],
+    files: CohortFiles,
+    star_cues: tuple[str, str | None] | None,
+) -> tuple[list[Ids], list[Ids], list[Ints]]:
+    """All prompts and completions of a cohort, and what is asked of them; see `_requests`.
+
+    Args:
+        star_cues: the cues of `score_cohort` if stars are asked for.
+    """
+    prompts, completions = _split(tokens)
+    if files.empty_tokens:
+        prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
+    if star_cues:
+        prompts += ask_for_stars(model.tokenizer, prompts[: tokens.height], (star_cues[0], str(star_cues[1])))
+        completions += [np.array(ids[:1]) for ids in encode(model.tokenizer, STARS, special=False)]
+    under = np.concatenate(impostors)
+    if files.impostor_tokens:
+        rendered = read_table(files.impostor_tokens, schemas.TOKENS)
+        under = _rendered_prompts(tokens, impostors, rendered, len(prompts))
+        prompts += _split(rendered)[0]
+    return prompts, completions, _requests(impostors, under, files.empty_tokens is not None, star_cues is not None)
 
 
 def _rendered_prompts(tokens: pl.DataFrame, impostors: list[Ints], rendered: pl.DataFrame, first: int) -> Ints:
