@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from persona.errors import run_command
+from persona.evaluation.baselines.baselines import best_author_baseline
 from persona.evaluation.claims import claim
 from persona.evaluation.comparison import compare
 from persona.evaluation.metrics.stars import why_no_stars
@@ -52,7 +53,10 @@ def main() -> None:
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     split = read_split(args.split)
     ingested["left_out"] = split.filter(pl.col("split") == LEFT_OUT)["user_id"].n_unique()
-    stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
+    ngram = read_table(args.baselines / "ngram.parquet", schemas.SCORES)
+    author_baseline = best_author_baseline(authors, ngram, args.candidates)
+    free, k = author_baseline[1], args.candidates
+    stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, free, guesses, targets, k))
     contrasts = compare(
         {stage.name: stage.seeds for stage in stages},
         [Contrast.model_validate(contrast) for contrast in args.contrasts],
@@ -62,7 +66,7 @@ def main() -> None:
         stages,
         baselines,
         targets,
-        authors,
+        author_baseline,
         guesses,
         contrasts,
         args.candidates,

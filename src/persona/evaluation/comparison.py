@@ -107,6 +107,11 @@ def better_by_user(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metri
     return user_effects(_paired(seeds, against, metric).with_columns(pl.col(metric) * better), metric, "n_characters")
 
 
+def swap_gap_by_user(scores: pl.DataFrame) -> pl.DataFrame:
+    """The swap gap of each user, in nats per character; see `users.user_effects`."""
+    return user_effects(_per_target(scores, "swap_gap"), "swap_gap", "n_characters")
+
+
 def _paired(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: str) -> pl.DataFrame:
     """The difference of each target, as the column `metric`."""
     one, other = (_per_target(mean_of_seeds(tables), metric) for tables in (seeds, against))

@@ -19,8 +19,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from persona.evaluation.comparison import swap_gap_by_user
 from persona.evaluation.metrics.stars import BINS, expected_star, normalised, star_array
-from persona.reporting.evidence import HISTORY_BINS, Bilingual, Evidence, note_in_both
+from persona.evaluation.metrics.users import user_shares
+from persona.reporting.evidence import AUTHOR_BASELINES, HISTORY_BINS, Bilingual, Evidence, note_in_both
 from persona.reporting.stages import Stage
 
 STYLE = {
@@ -206,7 +208,7 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     for n, (name, estimates) in enumerate(curves):
         x = [index + 0.08 * (n - len(curves) / 2) for index in estimates]
         bars = _bars([e.as_json() for e in estimates.values()])
-        label = name or say("TF-IDF of characters", "字符 TF-IDF")
+        label = name or say(*AUTHOR_BASELINES[evidence.author_baseline[0]])
         axes.errorbar(
             x, [e.value for e in estimates.values()], bars, label=label, elinewidth=0.8, **_look(n, len(curves))
         )
@@ -216,6 +218,38 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     axes.set_xlabel(say("earlier texts of the user", "该用户更早的文本数（条）"))
     axes.set_ylabel(say(f"author found among {candidates} users (share)", f"{candidates} 名用户中认出作者的比例"))
     axes.legend(fontsize=8)
+    return figure
+
+
+@plot(
+    title=("Swap gap of each user", "每个用户的换人似然差"),
+    caption=(
+        "Users in the order of their own mean, stage by stage; the band is one standard error to both sides, for the "
+        "last stage. Noise alone spreads the users too, so the legend gives the share above 0 as observed and, in "
+        "brackets, corrected for noise.",
+        "各阶段的用户按自己的均值排序；阴影为最后一个阶段的正负一个标准误。仅噪声也会使用户分散，"
+        "因此图例给出大于 0 的用户比例：观测值，括号内为去除噪声后的估计。",
+    ),
+)
+def users(evidence: Evidence, say: Say) -> Figure | None:
+    effects = [(stage, swap_gap_by_user(stage.scores)) for stage in evidence.stages]
+    effects = [(stage, table.sort("effect")) for stage, table in effects if table.height]
+    if not effects:
+        return None
+    figure, (axes,) = _figure()
+    for n, (stage, table) in enumerate(effects):
+        look = {name: value for name, value in _look(n, len(effects)).items() if name in ("color", "linestyle")}
+        shares = user_shares(table)
+        corrected = shares["helped_corrected"]
+        share = f"{shares['helped']:.0%}" + ("" if corrected is None else f" ({corrected:.0%})")
+        axes.plot(range(1, table.height + 1), table["effect"], label=f"{stage.name}: {share}", **look)
+    low, high = (table["effect"] + sign * table["se"] for sign in (-1, 1))
+    if not low.null_count():
+        axes.fill_between(range(1, table.height + 1), low, high, color=look["color"], alpha=0.2, linewidth=0)
+    axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(say("users, from the smallest to the largest swap gap", "用户（按换人似然差从小到大）"))
+    axes.set_ylabel(say("swap gap (nats per character)", "换人似然差（奈特/字）"))
+    axes.legend(fontsize=8, title=say("share of users above 0", "大于 0 的用户比例"), title_fontsize=8)
     return figure
 
 

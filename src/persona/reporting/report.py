@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from persona.evaluation.targets import choose_targets
-from persona.reporting.evidence import Bilingual, Evidence
+from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
 from persona.reporting.legend import TERMS, legend
 from persona.reporting.plots import Picture
 from persona.reporting.stages import Stage
-from persona.reporting.verdict import verdict
+from persona.reporting.verdict import METRICS, verdict
 
 EXAMPLES = 6
 PHASES = {
@@ -27,6 +27,12 @@ PHASES = {
     "loading for evaluation": ("loading for evaluation", "评测前加载"),
     "scoring": ("scoring", "打分"),
     "writing texts": ("writing texts", "生成文本"),
+}
+SUBGROUPS = {
+    "with_history": ("with earlier texts", "有更早的文本"),
+    "without_history": ("without earlier texts", "没有更早的文本"),
+    "with_context": ("with a conversation", "有对话"),
+    "without_context": ("without a conversation", "没有对话"),
 }
 CONDITIONS = {
     "swap_gap": ("swap gap", "换人似然差"),
@@ -66,7 +72,9 @@ def page(
         versions=_versions(evidence.stages),
         terms=TERMS,
         legend=legend(["personal", "nll", *methods.columns], evidence.candidates),
-        author_baseline=evidence.author_baseline,
+        author_baseline=AUTHOR_BASELINES[evidence.author_baseline[0]],
+        metric_names=METRICS,
+        subgroups=_subgroups(evidence.stages),
         counts=evidence.stages[0].metrics["counts"],
         conditions=CONDITIONS,
         phase_names=PHASES,
@@ -89,6 +97,15 @@ def _facts(evidence: Evidence) -> Bilingual:
         + (f"；训练于 {day}" if day else "")
         + (f"；代码 {commits}" if commits else ""),
     )
+
+
+def _subgroups(stages: list[Stage]) -> list[dict[str, Any]]:
+    """Swap gap and author identification of each stage in each group of targets that it has."""
+    return [
+        {"stage": stage.name, "group": SUBGROUPS[name], **metrics}
+        for stage in stages
+        for name, metrics in stage.metrics["subgroups"].items()
+    ]
 
 
 def _training(stage: Stage) -> dict[str, Any]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from persona.reporting.evidence import Bilingual, Evidence
+from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
 from persona.reporting.legend import TERMS
 from persona.reporting.stages import Stage
 
-AUTHOR_BASELINES: dict[str, Bilingual] = {
-    "ngram": ("n-gram model with a user cache", "带用户缓存的 n 元模型"),
-    "tfidf_authors": ("character TF-IDF", "字符 TF-IDF"),
-}
 METRICS: dict[str, Bilingual] = {"nll": ("test NLL", "测试集负对数似然"), "swap_gap": ("swap gap", "换人似然差")}
 
 

@@ -54,6 +54,7 @@ def scores(targets: pl.DataFrame, gap: float) -> pl.DataFrame:
         nll_impostors=pl.Series([[float(value + gap)] * 3 for value in nll]),
         nll_empty=pl.Series(nll + 2 * gap),
         stars=pl.Series([[0.2] * 5] * targets.height),
+        stars_trained=pl.lit(False),
     )
 
 
@@ -117,7 +118,7 @@ def evidence(targets: pl.DataFrame) -> Evidence:
         stages,
         baselines,
         targets,
-        authors,
+        ("ngram", authors),
         guesses,
         contrasts,
         CANDIDATES,
