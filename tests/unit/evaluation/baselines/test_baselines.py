@@ -10,7 +10,9 @@ import pytest
 from persona.evaluation.baselines import ngram
 from persona.evaluation.baselines.baselines import Baselines, all_baselines, best_author_baseline
 from persona.evaluation.metrics.authors import author_ranks
-from persona.evaluation.metrics.summary import likelihood_metrics
+from persona.evaluation.metrics.summary import baseline_metrics, likelihood_metrics
+from persona.tables import schemas
+from persona.tables.parquet import read_table, write_table
 from tests.unit.evaluation.baselines.prepared import prepared
 
 
@@ -74,3 +76,24 @@ def test_baselines_score_val_targets_against_their_blocks(own: tuple[pl.DataFram
         assert 100 < ranks.height < targets.filter(pl.col("cohort") == "val").height
     name, rows = best_author_baseline(baselines.authors, baselines.ngram, 10)
     assert name in ("tfidf_authors", "ngram") and set(rows["cohort"]) == {"test"}
+
+
+@pytest.mark.parametrize("block", [None, 0])
+def test_two_test_users_are_enough(tmp_path: Path, block: int | None) -> None:
+    """With a block of two they have a swap gap, and nobody is picked out of ten."""
+    interactions, split, targets = prepared(tmp_path, "own", 200)
+    few = pl.concat([targets.filter(cohort="val").head(2), targets.filter(cohort="test").head(2)])
+    few = few.with_columns(block=pl.when(cohort="test").then(pl.lit(block, pl.Int32)))
+    made = all_baselines(interactions, split, few, 42)
+    written = {"ngram": (made.ngram, schemas.SCORES), "authors": (made.authors, schemas.AUTHORS),
+               "ratings": (made.ratings, schemas.RATINGS), "texts": (made.texts, schemas.GENERATIONS)}  # fmt: skip
+    tables = []
+    for name, (rows, schema) in written.items():
+        write_table(rows, tmp_path / f"{name}.parquet", schema)
+        tables.append(read_table(tmp_path / f"{name}.parquet", schema))
+    ids = few.filter(cohort="test")["interaction_id"].to_list()
+    metrics = baseline_metrics(tables[0], tables[1], tables[2], tables[3], few, ids, 10)
+    assert ("swap_gap" in metrics["ngram"]) == (block is not None)
+    assert "acc" not in metrics["ngram"] and metrics["tfidf_authors"] == {}
+    assert metrics["ratings"]["damped_bias"]["rmse"]["value"] > 0
+    assert best_author_baseline(tables[1], tables[0], 10)[0] == "ngram"
