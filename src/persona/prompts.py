@@ -209,8 +209,50 @@ def render(
     Returns:
         The columns of `schemas.PROMPTS`.
     """
-    reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
+    reviews = _with_titles(interactions, items)
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
+    return _render(rows, reviews, users, spec)
+
+
+def render_pairs(
+    pairs: pl.DataFrame,
+    targets: pl.DataFrame,
+    interactions: pl.DataFrame,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    spec: PromptSpec,
+) -> pl.DataFrame:
+    """Render prompts of targets with another user: item, conversation and text are the target's.
+
+    Profile, id and history are the other user's. The history ends where it does for that user's own target, so each
+    user has the same one for all targets.
+
+    Args:
+        pairs: `interaction_id` of the target, `user_id` of the other user and `impostor_id`, that user's own target.
+        targets: the interactions of the targets.
+        interactions: all interactions of the other users.
+        users, items, spec: as for `render`.
+
+    Returns:
+        The columns of `schemas.PROMPTS`, with the other user's id.
+    """
+    reviews = _with_titles(interactions, items)
+    asked = _with_titles(targets, items).drop("user_id", "session", "position")
+    until = reviews.select("session", impostor_id="interaction_id")
+    rows = pairs.join(until, on="impostor_id", how="left").join(asked, on="interaction_id", how="left")
+    return _render(rows, reviews, users, spec)
+
+
+def _with_titles(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    return interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
+
+
+def _render(rows: pl.DataFrame, reviews: pl.DataFrame, users: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
+    """Render rows that have an item, a conversation, a text, and a user with the session that the history ends before.
+
+    Args:
+        reviews: all of these users, with titles.
+    """
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(spec.task), cue=pl.lit(spec.cue))
     section = next((section for section in spec.sections if section.part == "history"), None)
     if section:
@@ -247,6 +289,36 @@ def render_file(
         reviews = read_table(interactions, schemas.INTERACTIONS, users=user_range)
         profiles = read_table(users, schemas.USERS, users=user_range)
         yield render(targets, reviews, profiles, titles, spec)
+
+
+def render_pairs_file(
+    pairs: pl.DataFrame, interactions: Path, users: Path, items: Path, spec: PromptSpec
+) -> Iterator[pl.DataFrame]:
+    """Render pairs of targets and other users, one range of these users at a time, in the order of their ids.
+
+    Args:
+        pairs: as for `render_pairs`.
+        interactions, users, items: Parquet files.
+        spec: what a prompt is made of.
+
+    Yields:
+        The prompts of one range of users, as `render_pairs` returns them.
+    """
+    titles = read_table(items, schemas.ITEMS)
+    asked = pairs.select("interaction_id").unique()
+    targets = pl.concat(
+        read_table(interactions, schemas.INTERACTIONS, users=part).join(asked, on="interaction_id", how="semi")
+        for part in user_ranges(max(1, math.ceil(count_rows(interactions) / CHUNK)))
+    )
+    for part in user_ranges(max(1, math.ceil(pairs.height / CHUNK))):
+        yield render_pairs(
+            pairs.filter(pl.col("user_id") >= part[0], pl.col("user_id") < part[1]),
+            targets,
+            read_table(interactions, schemas.INTERACTIONS, users=part),
+            read_table(users, schemas.USERS, users=part),
+            titles,
+            spec,
+        )
 
 
 def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:

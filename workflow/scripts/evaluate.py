@@ -40,6 +40,7 @@ class Evaluation:
     val_tokens: Path
     test_tokens: Path
     empty_tokens: Path
+    impostor_tokens: Path | None
     max_tokens: int
     scores: Path
     generations: Path
@@ -53,13 +54,15 @@ class Evaluation:
     @property
     def cohorts(self) -> dict[str, CohortFiles]:
         """The token files of each cohort."""
-        return {"val": CohortFiles(self.val_tokens, None), "test": CohortFiles(self.test_tokens, self.empty_tokens)}
+        test = CohortFiles(self.test_tokens, self.empty_tokens, self.impostor_tokens)
+        return {"val": CohortFiles(self.val_tokens, None), "test": test}
 
 
 def parse_evaluations(text: str) -> list[Evaluation]:
     """A JSON list of objects with the fields of `Evaluation`."""
-    paths = ("val_tokens", "test_tokens", "empty_tokens", "scores", "generations", "seconds")
-    return [Evaluation(**fields | {name: Path(fields[name]) for name in paths}) for fields in json.loads(text)]
+    files = ("val_tokens", "test_tokens", "empty_tokens", "impostor_tokens", "scores", "generations", "seconds")
+    evaluations = json.loads(text)
+    return [Evaluation(**e | {name: Path(e[name]) for name in files if e[name] is not None}) for e in evaluations]
 
 
 def main() -> None:

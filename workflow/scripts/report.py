@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--ingested", type=Path, required=True, help="the counts of the ingestion")
     parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--dataset", required=True, help="its name")
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     parser.add_argument(
@@ -43,12 +45,27 @@ def main() -> None:
     authors = read_table(args.baselines / "authors.parquet", schemas.AUTHORS)
     guesses = read_table(args.baselines / "ratings.parquet", schemas.RATINGS)
     targets = read_table(args.targets, schemas.TARGETS)
+    titles = dict(read_table(args.items, schemas.ITEMS).select("item_id", "title").drop_nulls().iter_rows())
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
     ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
     stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
-    contrasts = compare({s.name: s.scores for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
+    contrasts = compare(
+        {stage.name: stage.seeds for stage in stages},
+        [Contrast.model_validate(contrast) for contrast in args.contrasts],
+        {stage.name: stage.untrained.scores for stage in stages},
+    )
     evidence = Evidence(
-        stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
+        stages,
+        baselines,
+        targets,
+        authors,
+        guesses,
+        contrasts,
+        args.candidates,
+        args.caution,
+        args.dataset,
+        titles,
+        ingested,
     )
     tables = {
         "stages": stage_table(stages),

@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from persona.config.models import Ablation, Config, LanguageModel, Recipe
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
+from persona.evaluation.settings import UNTRAINED
 from persona.prompts import PARTS, load_style
 
-WITHOUT_USER = "without_user_"
+# Ablations that the evaluation adds: with nothing about the user, and with the conversation alone.
+WITHOUT_USER, CONTEXT_ALONE = "without_user_", "context_alone_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
-RESERVED_SAMPLES = {"val", "test", "untrained"}
+RESERVED_SAMPLES = {"val", "test", "impostors", "untrained"}
 # Keys that are no more, and what replaced them.
 REPLACED = {
     f"cohorts.{key}": f"cohorts.val.{key} and cohorts.test.{key}" for key in ("max_users", "max_samples_per_user")
@@ -102,6 +104,8 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield (
                 f"stages.{name}.seeds: got {stage.seeds}, allowed are seeds other than the recipe's {own}, each once"
             )
+    if UNTRAINED in config.stages:
+        yield f"stages.{UNTRAINED}: this name is reserved for models before any training; allowed is any other"
     if "all" in config.stages:
         yield "stages.all: this name is reserved, because train_all trains every stage; allowed is any other"
 
@@ -117,8 +121,9 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
 
 
 def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
-    if name.startswith(WITHOUT_USER):
-        yield f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
+    for prefix in (WITHOUT_USER, CONTEXT_ALONE):
+        if name.startswith(prefix):
+            yield f"ablations.{name}: names that begin with {prefix} are reserved; allowed is any other"
     path = _style_file(root, ablation.prompt_style)
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
@@ -133,8 +138,9 @@ def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[st
 def _contrast_problems(config: Config, root: Path) -> Iterator[str]:
     for n, contrast in enumerate(config.evaluation.contrasts):
         yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
-        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
-        names = (contrast.stage, contrast.against)
+        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
+        # The untrained model has the stage's own prompts.
+        names = (contrast.stage, contrast.stage if contrast.against == UNTRAINED else contrast.against)
         styles = [config.ablations[config.stages[name].ablation].prompt_style for name in names]
         one, other = (load_style(_style_file(root, style)).trains_stars for style in styles)
         if one != other:

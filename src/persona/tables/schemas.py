@@ -101,10 +101,12 @@ TARGETS = TableSchema(
         "text": pl.String,
         # Whether the text says how many stars it gives.
         "names_star": pl.Boolean,
+        # Texts of strictly earlier sessions, which a prompt could show; turns of the conversation before the text.
         "n_history": pl.Int32,
+        "n_context": pl.Int32,
         # Mean rating of the history.
         "history_mean": pl.Float64,
-        # The users of the targets in one block are each other's impostors.
+        # The users of the targets in one block are each other's impostors. A target that is alone has none.
         "block": pl.Int32,
         # `floor_text`: another user's review of the item, with the same star if there is one. `ceiling_text`: another
         # review of the same user.
@@ -122,7 +124,7 @@ SCORES = TableSchema(
         "n_tokens": pl.Int32,
         # Negative log-likelihoods in nats, summed over the text and its end: under the target's own prompt,
         "nll": pl.Float64,
-        # under the prompts of the impostors, and under the prompt without a user.
+        # with each impostor as the prompt's user (`impostor_ids` are their targets in the block), and without a user.
         "impostor_ids": pl.List(pl.Int64),
         "nll_impostors": pl.List(pl.Float64),
         "nll_empty": pl.Float64,
@@ -155,6 +157,8 @@ AUTHORS = TableSchema(
     {
         "interaction_id": pl.Int64,
         "user_id": pl.String,
+        "cohort": pl.String,
+        "n_history": pl.Int32,
         "impostor_ids": pl.List(pl.Int64),
         "nll": pl.Float64,
         "nll_impostors": pl.List(pl.Float64),

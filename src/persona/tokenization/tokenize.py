@@ -171,7 +171,8 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, 
     """
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
-    both = prompts.join(tokens, on="interaction_id")
+    # With the user too: of an evaluation's impostors there are several for a target.
+    both = prompts.join(tokens, on=["user_id", "interaction_id"])
     chosen = both.gather_every(max(1, math.ceil(both.height / at_most)))
     for row in chosen.iter_rows(named=True):
         prompt, completion = encode(tokenizer, [_trimmed(row), row["completion"]], special=False)

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
-from persona.evaluation.metrics.bootstrap import Floats
+from persona.evaluation.metrics.intervals import Floats
 from persona.history import earlier_reviews
 from persona.seeded_hash import id_priority
 

@@ -33,10 +33,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CohortFiles:
-    """What a cohort is read from; `empty_tokens` are its prompts that tell nothing of a user."""
+    """What a cohort is read from.
+
+    Attributes:
+        tokens: of its own prompts.
+        empty_tokens: of its prompts that tell nothing of a user. Without them, only its own prompts are scored.
+        impostor_tokens: of the prompts of `targets.impostor_pairs`, if prompts show a conversation.
+    """
 
     tokens: Path
     empty_tokens: Path | None
+    impostor_tokens: Path | None = None
 
 
 def score_cohort(
@@ -51,7 +58,8 @@ def score_cohort(
     """Score the targets of a cohort.
 
     Args:
-        targets: `schemas.TARGETS`; targets of one block are scored under each other's prompts.
+        targets: `schemas.TARGETS`; the users of a block are each other's impostors. An impostor's prompt is that of
+            `impostor_tokens`, or the impostor's own one where that has none for the target.
         max_tokens: of a packed row.
         cues: the last line of the prompts, and the one that asks for the stars instead, if there is one. The stars of
             a model that was trained to write them before the text are read there, without that question. Another model
@@ -65,21 +73,26 @@ def score_cohort(
     known = tokens.select("interaction_id").join(
         targets.filter(pl.col("cohort") == cohort), on="interaction_id", how="left", maintain_order="left"
     )
-    impostors = _impostors(known["block"])
+    impostors = _impostors(known["block"] if files.empty_tokens else pl.repeat(None, known.height, eager=True))
     given = star_line_lengths(tokens)
     stars_trained = model.is_trained and any(given)
     asks_stars = bool(files.empty_tokens and (stars_trained or cues[1]) and may_ask_stars(targets["rating"]))
-    # Those that ask for stars are behind the targets' and the empty prompts.
-    star_prompts = (0 if stars_trained else 2 * len(given)) if asks_stars else None
-    requests = _requests(impostors, files.empty_tokens is not None, star_prompts)
     prompts, completions = _split(tokens)
     n_tokens = [len(completion) - n for completion, n in zip(completions, given, strict=True)]
     if files.empty_tokens:
         prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
     if asks_stars and not stars_trained:
         prompts += ask_for_stars(model.tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
+    # Those that ask for stars are the targets' own ones, or others behind them and the empty ones.
+    star_prompts = (0 if stars_trained else 2 * len(given)) if asks_stars else None
     if asks_stars:
         completions += star_completions(model.tokenizer, stars_trained)
+    under = np.concatenate(impostors)
+    if files.impostor_tokens:
+        rendered = read_table(files.impostor_tokens, schemas.TOKENS)
+        under = _rendered_prompts(tokens, impostors, rendered, len(prompts))
+        prompts += _split(rendered)[0]
+    requests = _requests(impostors, under, files.empty_tokens is not None, star_prompts)
     pairs = Pairs(prompts, completions, np.concatenate(requests), given + [0] * (len(completions) - len(given)))
     nll = score_pairs(model, pairs, max_tokens, work, cohort)
     own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
@@ -121,20 +134,37 @@ def star_completions(tokenizer: Any, trained: bool) -> list[Ids]:
     return [np.array(ids if trained else ids[:1]) for ids in lines]
 
 
-def _requests(impostors: list[Ints], under_none: bool, star_prompts: int | None) -> list[Ints]:
+def _rendered_prompts(tokens: pl.DataFrame, impostors: list[Ints], rendered: pl.DataFrame, first: int) -> Ints:
+    """The numbers of the prompts with impostors, one target after the other.
+
+    They are counted from `first` in `rendered`; an impostor that is not there keeps the number of its own prompt.
+    """
+    own = np.concatenate(impostors)
+    target = np.repeat(np.arange(len(impostors)), [len(others) for others in impostors])
+    asked = pl.DataFrame({"interaction_id": tokens["interaction_id"].gather(target), "own": own}).with_columns(
+        tokens["user_id"].gather(own)
+    )
+    numbers = rendered.select("interaction_id", "user_id", number=first + pl.int_range(pl.len(), dtype=pl.Int64))
+    found = asked.join(numbers, on=["interaction_id", "user_id"], how="left", maintain_order="left")
+    return found.select(pl.coalesce("number", "own")).to_series().to_numpy()
+
+
+def _requests(impostors: list[Ints], under: Ints, under_none: bool, star_prompts: int | None) -> list[Ints]:
     """What is asked, each as numbers of prompt and completion `[N, 2]`.
 
-    Prompts are those of the targets, the empty ones and those that ask for stars, completions the targets' and the five
-    stars: each target's own text under its own prompt, under its impostors' and under the empty one, and each star.
+    Prompts are those of the targets, the empty ones, those that ask for stars and those with impostors, completions the
+    targets' and the five stars: each target's own text under its own prompt, under its impostors' and under the empty
+    one, and each star.
 
     Args:
+        under: the prompts with impostors, one target after the other.
         star_prompts: the number of the first prompt that asks for stars; None asks for none.
     """
     n = len(impostors)
     own = np.arange(n)
     asked: list[list[Any]] = [
         [own, own],
-        [np.concatenate(impostors), np.repeat(own, [len(others) for others in impostors])],
+        [under, np.repeat(own, [len(others) for others in impostors])],
         [n + own, own] if under_none else [[], []],
         [[], []]
         if star_prompts is None
