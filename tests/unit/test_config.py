@@ -115,6 +115,11 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
         ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),
+        (
+            "ablations.profile_and_history.prompt_style",
+            "detailed_with_stars",
+            r"evaluation\.contrasts\.0: the texts of history are scored given their stars, those of quick are not",
+        ),
         ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
         (
             "cohorts.max_users",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ def test_a_simple_prompt_reads_as_written_by_hand(small: Ingested) -> None:
         f"[USER_HASH={user}]\n\n[USER_PROFILE]\n[USER_NAME=甲]\n\n[HISTORY]\n1. [电影A] 评分：5.0\n\n"
         "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影B\n\n预测用户的影评："
     )
+
+
+def test_stars_stand_before_the_text_where_they_are_known(small: Ingested) -> None:
+    parts = Parts(profile=False, history=False, context=False)
+    rating = pl.when(pl.col("text") == "好").then(4.5).when(pl.col("text") != "差").then("rating").cast(pl.Float32)
+    some = replace(small, interactions=small.interactions.with_columns(rating=rating))
+    prompts = prompts_of(some, "detailed_with_stars", parts)
+    assert set(prompts.select("completion", "text_offset").iter_rows()) == {
+        ("3\n一般", 2), ("4.5\n好", 4), ("差", 0), ("4\n不错", 2)
+    }  # fmt: skip
+    plain = prompts_of(some, "detailed", parts)
+    assert set(plain["completion"]) == {"一般", "好", "差", "不错"}
+    assert plain["prompt"].equals(prompts["prompt"]) and plain["text_offset"].sum() == 0
 
 
 def test_a_part_switched_off_leaves_no_trace(small: Ingested) -> None:
@@ -81,6 +95,9 @@ def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
         ('sections: [{entry: ["{user_id}", "{cue}"]}]', r"the last section must not hold \{user_id\}"),
         ("sections: [", "not YAML in UTF-8"),
         ("other: 1", "one key `sections`"),
+        ('{sections: [{entry: "{cue}"}], completion: "{text} {rating}"}', r"completion: got '\{text\} \{rating\}'"),
+        ('{sections: [{entry: "{cue}"}], completion: "{day}\\n{text}"}', r'allowed is "\{text\}" or "\{rating\}\\n'),
+        ('{sections: [{entry: "{cue}"}], completion: [1]}', r"completion: got \[1\]"),
     ],
 )
 def test_a_wrong_style_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -122,7 +139,7 @@ def test_data_cannot_pass_for_structure(
     spec = PromptSpec(load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
     made = render(targets, interactions, users_table, items, spec)
     assert made["history_ids"].list.len().min() > 0  # type: ignore[operator]
-    headings = [s.heading for s in load_style(STYLES / f"{style}.yaml") if s.heading]
+    headings = [s.heading for s in load_style(STYLES / f"{style}.yaml").sections if s.heading]
     for row in made.iter_rows(named=True):
         lines = re.split(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]", row["prompt"])
         for heading in headings:

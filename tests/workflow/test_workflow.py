@@ -59,6 +59,9 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["train_samples"] > 0
     assert manifest["parameters"]["processes"] == 2
+    assert manifest["finished"].endswith("+00:00")
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    assert head.stdout.startswith((manifest["commit"] or "").removesuffix("-dirty"))
 
 
 def test_transformers_4_reads_the_trained_model_and_computes_the_same(finished: Path) -> None:

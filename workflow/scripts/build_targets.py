@@ -1,10 +1,10 @@
-"""Build the table of the val and test targets, and group test targets in blocks of impostors."""
+"""Build the table of the val and test targets, and group them in blocks of impostors."""
 
 import argparse
 from pathlib import Path
 
 from persona.errors import run_command
-from persona.evaluation.targets import build_targets
+from persona.evaluation.targets import build_targets, count_blocks
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
 
@@ -22,6 +22,11 @@ def main() -> None:
     interactions = read_table(args.interactions, schemas.INTERACTIONS)
     targets = build_targets(cohorts, interactions, args.candidates, args.seed)
     write_table(targets, args.output, schemas.TARGETS)
+    for row in count_blocks(targets, args.candidates).iter_rows(named=True):
+        print(
+            f"{row['cohort']}, {'with' if row['has_history'] else 'without'} history: {row['targets']:,} targets, "
+            f"{row['with_impostors']:,} with impostors, {row['with_candidates']:,} among {args.candidates} or more"
+        )
 
 
 if __name__ == "__main__":

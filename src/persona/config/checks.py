@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from persona.config.models import Ablation, Config, Dataset, LanguageModel, Recipe, Split
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
+from persona.evaluation.settings import UNTRAINED
 from persona.prompts import PARTS, load_style
 
-WITHOUT_USER = "without_user_"
+# Ablations that the evaluation adds: with nothing about the user, and with the conversation alone.
+WITHOUT_USER, CONTEXT_ALONE = "without_user_", "context_alone_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
-RESERVED_SAMPLES = {"val", "test", "untrained"}
+RESERVED_SAMPLES = {"val", "test", "impostors", "untrained"}
 # Keys that are no more, and what replaced them.
 REPLACED = {
     f"cohorts.{key}": f"cohorts.val.{key} and cohorts.test.{key}" for key in ("max_users", "max_samples_per_user")
@@ -79,9 +81,6 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     yield from _path_problems(config)
     yield from _stage_problems(config)
     yield from _run_name_problems(config)
-    for n, contrast in enumerate(config.evaluation.contrasts):
-        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
-        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
     for name in sorted(RESERVED_SAMPLES & set(config.samples)):
         yield f"samples.{name}: this name is reserved; allowed is any other"
     yield from _split_problems(config.split, config.datasets.get(config.dataset))
@@ -91,6 +90,7 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
         yield from _recipe_problems(config, root, name, recipe)
     for name, ablation in config.ablations.items():
         yield from _ablation_problems(root, name, ablation)
+    yield from _contrast_problems(config, root)
 
 
 def _split_problems(split: Split, dataset: Dataset | None) -> Iterator[str]:
@@ -119,6 +119,8 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield (
                 f"stages.{name}.seeds: got {stage.seeds}, allowed are seeds other than the recipe's {own}, each once"
             )
+    if UNTRAINED in config.stages:
+        yield f"stages.{UNTRAINED}: this name is reserved for models before any training; allowed is any other"
     if "all" in config.stages:
         yield "stages.all: this name is reserved, because train_all trains every stage; allowed is any other"
 
@@ -134,17 +136,37 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
 
 
 def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
-    if name.startswith(WITHOUT_USER):
-        yield f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
-    path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
+    for prefix in (WITHOUT_USER, CONTEXT_ALONE):
+        if name.startswith(prefix):
+            yield f"ablations.{name}: names that begin with {prefix} are reserved; allowed is any other"
+    path = _style_file(root, ablation.prompt_style)
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
-    parts = {section.part for section in load_style(path)} if path.exists() else set(PARTS)
+    parts = {section.part for section in load_style(path).sections} if path.exists() else set(PARTS)
     for part in PARTS:
         if getattr(ablation, f"use_{part}") and part not in parts:
             yield (
                 f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
             )
+
+
+def _contrast_problems(config: Config, root: Path) -> Iterator[str]:
+    for n, contrast in enumerate(config.evaluation.contrasts):
+        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
+        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
+        # The untrained model gets the prompts of the stage.
+        names = (contrast.stage, contrast.stage if contrast.against == UNTRAINED else contrast.against)
+        styles = [config.ablations[config.stages[name].ablation].prompt_style for name in names]
+        one, other = (load_style(_style_file(root, style)).trains_stars for style in styles)
+        if one != other:
+            yield (
+                f"evaluation.contrasts.{n}: the texts of {names[one < other]} are scored given their stars, those of "
+                f"{names[one > other]} are not; allowed are stages whose prompt styles have the same completion"
+            )
+
+
+def _style_file(root: Path, style: str) -> Path:
+    return root / "config" / "prompts" / f"{style}.yaml"
 
 
 def _path_problems(config: Config) -> Iterator[str]:

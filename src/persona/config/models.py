@@ -46,7 +46,8 @@ class Dataset(Options):
     cue: Text = "预测用户的影评："
     """Last line of the prompt."""
     rating_cue: Text | None = "预测用户的评分："
-    """Last line of the prompt that asks for the stars instead of the text; `null` never asks for stars."""
+    """Last line of the prompt that asks for the stars instead of the text; `null` never asks. A prompt style that
+    trains the stars does not need it."""
     synthetic: Synthetic | None = None
     """Write the raw file instead of expecting it."""
 

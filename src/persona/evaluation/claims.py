@@ -9,7 +9,8 @@ import polars as pl
 
 from persona.evaluation.comparison import mean_of_seeds
 from persona.evaluation.metrics.authors import add_swap_gaps, author_ranks
-from persona.evaluation.metrics.bootstrap import Estimate, estimate_columns
+from persona.evaluation.metrics.balance import add_balanced_gaps
+from persona.evaluation.metrics.intervals import Estimate, estimate_columns
 from persona.evaluation.metrics.stars import expected_star, star_array
 from persona.evaluation.metrics.summary import mean_ranks
 
@@ -25,6 +26,11 @@ class Condition:
     def holds(self) -> bool | None:
         """Whether the interval lies above 0; None if it could not be computed."""
         return self.advantage.low > 0 if np.isfinite(self.advantage.low) else None
+
+    @property
+    def mark(self) -> str:
+        """As the report shows it."""
+        return "·" if self.holds is None else "✓" if self.holds else "✗"
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ def claim(
     """
     tests = [table.filter(pl.col("cohort") == "test") for table in seeds]
     keys = targets.select("interaction_id", "user_id", "item_id")
-    gap = add_swap_gaps(mean_of_seeds(tests)).select(
-        "interaction_id", "swap_gap", n=pl.col("n_characters").cast(pl.Float64)
+    gap = add_balanced_gaps(add_swap_gaps(mean_of_seeds(tests))).select(
+        "interaction_id", advantage="swap_gap_balanced", n=pl.col("n_characters").cast(pl.Float64)
     )
     model, baseline = mean_ranks(tests, candidates), author_ranks(authors, candidates)
     ranks = model.join(baseline.select("interaction_id", baseline="acc"), on="interaction_id").select(
@@ -65,7 +71,7 @@ def claim(
     )
     stars = _star_advantage(tests, guesses, targets)
     conditions = [
-        Condition("swap_gap", _estimate(gap.rename({"swap_gap": "advantage"}), keys)),
+        Condition("swap_gap", _estimate(gap, keys)),
         Condition("author", _estimate(ranks, keys)),
     ]
     return Claim([*conditions, Condition("rating", _estimate(stars, keys))] if stars.height else conditions)
@@ -88,4 +94,4 @@ def _star_advantage(tests: list[pl.DataFrame], guesses: pl.DataFrame, targets: p
 def _estimate(rows: pl.DataFrame, keys: pl.DataFrame) -> Estimate:
     """Sum of `advantage` divided by the sum of `n`, with its interval over users and items."""
     both = rows.drop_nulls("advantage").join(keys, on="interaction_id").sort("user_id", "interaction_id")
-    return estimate_columns(both, "advantage", "n", items=True)
+    return estimate_columns(both, "advantage", "n")

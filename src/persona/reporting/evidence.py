@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,18 +11,31 @@ import numpy as np
 import polars as pl
 
 from persona.evaluation.metrics.authors import author_ranks
-from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate
+from persona.evaluation.metrics.intervals import Estimate, codes, estimate
 from persona.reporting.stages import Stage, shapley_values
 
 # Numbers of earlier texts, from and to.
 HISTORY_BINS = [(0, 0), (1, 1), (2, 3), (4, 7), (8, 10**9)]
-CURVE_RESAMPLES = 2000
 MIN_BIN_TARGETS = 10
 
 # A text in English and Chinese.
 Bilingual = tuple[str, str]
 # A name (None for the TF-IDF baseline), and acc@1 by index of `HISTORY_BINS`.
 Curve = tuple[str | None, dict[int, Estimate]]
+
+NOTES = {
+    r"no interval: only (\d+) users?": r"无区间：仅 \1 名用户",
+    r"no interval: only (\d+) items?": r"无区间：仅 \1 个条目",
+    r"no interval: most targets are of few of the (\d+) users": r"无区间：多数目标来自 \1 名用户中的少数几名",
+    r"no interval: most targets are of few of the (\d+) items": r"无区间：多数目标属于 \1 个条目中的少数几个",
+    "no interval: no targets": "无区间：没有目标",
+    "no interval: the value cannot be computed": "无区间：无法计算",
+}
+
+
+def note_in_both(note: str) -> Bilingual:
+    """Why an estimate has no interval (`Estimate.note`), in English and Chinese."""
+    return note, next((re.sub(p, words, note) for p, words in NOTES.items() if re.fullmatch(p, note)), note)
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,8 @@ class Evidence:
         contrasts: from `comparison.compare`; the first is the primary one.
         candidates: number of users among whom an author is identified.
         caution: what a reader must know first, in English and Chinese.
+        dataset: its name in the configuration.
+        titles: of the items that have one.
         ingested: the counts of `ingest.json`, and `left_out`: users in no split.
     """
 
@@ -45,6 +61,8 @@ class Evidence:
     contrasts: list[dict[str, Any]]
     candidates: int
     caution: Bilingual | None
+    dataset: str
+    titles: dict[str, str]
     ingested: dict[str, Any]
 
     # Both are computed once and drawn in two languages.
@@ -52,8 +70,16 @@ class Evidence:
     def author_curves(self) -> list[Curve]:
         """acc@1 by length of history, for each stage and for TF-IDF."""
         scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
-        tables: list[tuple[str | None, pl.DataFrame]] = [*scores, (None, self.authors)]
+        tables: list[tuple[str | None, pl.DataFrame]] = [
+            *scores,
+            (None, self.authors.filter(pl.col("cohort") == "test")),
+        ]
         return [(name, self._acc_by_history(table)) for name, table in tables]
+
+    @cached_property
+    def author_baseline(self) -> str:
+        """The name of the baseline that finds authors best on val."""
+        return "TF-IDF"
 
     @cached_property
     def shapley(self) -> dict[str, dict[str, Any]]:
@@ -62,12 +88,12 @@ class Evidence:
 
     def _acc_by_history(self, scores: pl.DataFrame) -> dict[int, Estimate]:
         """acc@1 in each of `HISTORY_BINS` with at least `MIN_BIN_TARGETS` targets."""
-        known = self.targets.select("interaction_id", "user_id", "n_history")
+        known = self.targets.select("interaction_id", "user_id", "item_id", "n_history")
         ranks = author_ranks(scores, self.candidates).join(known, on="interaction_id")
         estimates = {}
         for index, (least, most) in enumerate(HISTORY_BINS):
             subset = ranks.filter(pl.col("n_history").is_between(least, most))
             if subset.height >= MIN_BIN_TARGETS:
                 features = np.column_stack([subset["acc"], np.ones(subset.height)])
-                estimates[index] = estimate(features, codes(subset["user_id"]), n=CURVE_RESAMPLES)
+                estimates[index] = estimate(features, codes(subset["user_id"]), codes(subset["item_id"]))
         return estimates

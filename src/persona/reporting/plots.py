@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from persona.evaluation.metrics.stars import BINS, expected_star, normalised, star_array
-from persona.reporting.evidence import HISTORY_BINS, Bilingual, Evidence
+from persona.reporting.evidence import HISTORY_BINS, Bilingual, Evidence, note_in_both
 from persona.reporting.stages import Stage
 
 STYLE = {
@@ -122,12 +122,27 @@ def _look(n: int, of: int) -> dict[str, Any]:
     return {"color": shade, "marker": MARKERS[n % len(MARKERS)], "linestyle": DASHES[n % len(DASHES)], "markersize": 5}
 
 
-def _forest(axes: Axes, rows: Sequence[tuple[str, dict[str, Any] | None, bool]]) -> None:
+def _interval(axes: Axes, value: dict[str, Any], height: float, say: Say) -> None:
+    """A line from the lower to the upper bound, or the words why there is none."""
+    if value["low"] is None:
+        axes.annotate(say(*note_in_both(value["note"])), (value["value"], height), xytext=(6, 4),
+                      textcoords="offset points", fontsize=7)  # fmt: skip
+    else:
+        axes.plot([value["low"], value["high"]], [height, height], color="black", linewidth=1)
+
+
+def _bars(values: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Lengths below and above the values for `errorbar`; 0 where there is no interval."""
+    known = [v if v["low"] is not None else dict.fromkeys(v, v["value"]) for v in values]
+    return [[max(0.0, v["value"] - v["low"]) for v in known], [max(0.0, v["high"] - v["value"]) for v in known]]
+
+
+def _forest(axes: Axes, rows: Sequence[tuple[str, dict[str, Any] | None, bool]], say: Say) -> None:
     """Points with intervals, one row each. Hollow points are not stages."""
     for index, (_, value, is_stage) in enumerate(rows):
         if value is None:
             continue
-        axes.plot([value["low"], value["high"]], [index, index], color="black", linewidth=1)
+        _interval(axes, value, index, say)
         axes.plot(value["value"], index, "o", color="black", markerfacecolor="black" if is_stage else "white")
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.invert_yaxis()
@@ -151,7 +166,7 @@ def swap_gap(evidence: Evidence, say: Say) -> Figure:
     for axes, name, title in zip(panels, ("swap_gap", "format_gap"), titles, strict=True):
         rows = [(stage.name, stage.metrics["likelihood"].get(name), True) for stage in stages]
         rows.append((say("n-gram + cache", "n 元 + 缓存"), baselines["ngram"].get(name), False))
-        _forest(axes, rows)
+        _forest(axes, rows, say)
         axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
         axes.set_title(title)
         axes.set_xlabel(say("nats per character", "奈特/字"))
@@ -170,9 +185,9 @@ def nll_by_stage(evidence: Evidence, say: Say) -> Figure:
     stages, baselines = evidence.stages, evidence.baselines
     rows = [(stage.name, stage.metrics["likelihood"]["nll"], True) for stage in stages]
     rows.append((say("n-gram + user cache", "n 元模型 + 用户缓存"), baselines["ngram"]["nll"], False))
-    rows.append((say("untrained model", "未训练模型"), stages[0].untrained["likelihood"]["nll"], False))
+    rows.append((say("untrained model", "未训练模型"), stages[0].untrained.metrics["likelihood"]["nll"], False))
     figure, (axes,) = _figure(0.45 * len(rows) + 1)
-    _forest(axes, rows)
+    _forest(axes, rows, say)
     axes.set_xlabel(say("test NLL (nats per character), 95 % interval", "测试集负对数似然（奈特/字），95% 区间"))
     return figure
 
@@ -190,11 +205,10 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     figure, (axes,) = _figure()
     for n, (name, estimates) in enumerate(curves):
         x = [index + 0.08 * (n - len(curves) / 2) for index in estimates]
-        low = [max(0.0, e.value - e.low) for e in estimates.values()]
-        high = [max(0.0, e.high - e.value) for e in estimates.values()]
+        bars = _bars([e.as_json() for e in estimates.values()])
         label = name or say("TF-IDF of characters", "字符 TF-IDF")
         axes.errorbar(
-            x, [e.value for e in estimates.values()], [low, high], label=label, elinewidth=0.8, **_look(n, len(curves))
+            x, [e.value for e in estimates.values()], bars, label=label, elinewidth=0.8, **_look(n, len(curves))
         )
     axes.axhline(1 / candidates, color="black", linewidth=0.8, linestyle=":", label=say("chance", "随机水平"))
     labels = [str(a) if a == b else f"{a}-{b}" if b < 100 else f"{a}+" for a, b in HISTORY_BINS]
@@ -225,12 +239,12 @@ def dose_response(evidence: Evidence, say: Say) -> Figure | None:
         members = sorted(members, key=lambda stage: stage.counts["train_samples"])
         values = [stage.metrics["likelihood"]["nll"] for stage in members]
         x = [stage.counts["train_samples"] for stage in members]
-        spread = [[v["value"] - v["low"] for v in values], [v["high"] - v["value"] for v in values]]
-        axes.errorbar(x, [v["value"] for v in values], spread, label=ablation, **_look(n, len(groups)))
-        for samples, stage in zip(x, members, strict=True):
+        bars = _bars(values)
+        axes.errorbar(x, [v["value"] for v in values], bars, label=ablation, **_look(n, len(groups)))
+        for samples, stage, value, above in zip(x, members, values, bars[1], strict=True):
             most = stage.max_samples_per_user
             dose = say(f"{most or 'all'} per user", f"每用户 {most} 条" if most else "全部")
-            axes.annotate(dose, (samples, stage.metrics["likelihood"]["nll"]["high"]), textcoords="offset points",
+            axes.annotate(dose, (samples, value["value"] + above), textcoords="offset points",
                           xytext=(0, 6), ha="center", fontsize=8)  # fmt: skip
     axes.set_xscale("log")
     axes.margins(0.12)
@@ -258,36 +272,44 @@ def shapley(evidence: Evidence, say: Say) -> Figure | None:
     figure, (axes,) = _figure(2.4)
     for index, value in enumerate(values.values()):
         axes.barh(index, value["value"], color=str(0.35 + 0.2 * index), edgecolor="black")
-        axes.plot([value["low"], value["high"]], [index, index], color="black")
+        _interval(axes, value, index, say)
     axes.set_yticks(range(len(values)), [names[part] for part in values])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(say("NLL reduction (nats per character), 95 % interval", "降低的负对数似然（奈特/字），95% 区间"))
     return figure
 
 
+def _star_rows(evidence: Evidence) -> dict[str, pl.DataFrame]:
+    """By stage the test targets whose star is known (`truth`) and was asked for; no stage without any."""
+    known = evidence.targets.select("interaction_id", truth="rating").drop_nulls()
+    rows = {
+        stage.name: stage.scores.filter(pl.col("cohort") == "test").drop_nulls("stars").join(known, on="interaction_id")
+        for stage in evidence.stages
+    }
+    return {name: table for name, table in rows.items() if table.height}
+
+
 @plot(
     title=("Calibration of the star probabilities", "星级概率的校准"),
     caption=(
-        "A zero-shot probe: the model is asked for the stars before the text and was not trained to answer. Groups "
-        "of fewer than 20 cases are not shown.",
-        "零样本探测：在正文之前询问星级，模型没有为此训练过。少于 20 例的组不显示。",
+        "The stars before the text. Of a model that was trained on texts alone they are a zero-shot probe: it is asked "
+        "for them and was not trained to answer. Groups of fewer than 20 cases are not shown.",
+        "正文之前的星级。只用正文训练的模型没有学过回答星级，因此是零样本探测。少于 20 例的组不显示。",
     ),
 )
 def reliability(evidence: Evidence, say: Say) -> Figure | None:
-    stages, targets = evidence.stages, evidence.targets
-    known = targets.select("interaction_id", "rating").drop_nulls()
-    if not known.height:
+    stages = _star_rows(evidence)
+    if not stages:
         return None
     figure, (axes,) = _figure()
-    for n, stage in enumerate(stages):
-        rows = stage.scores.filter(pl.col("cohort") == "test").join(known, on="interaction_id")
+    for n, (name, rows) in enumerate(stages.items()):
         p = normalised(star_array(rows)).ravel()
-        hit = (rows["rating"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
+        hit = (rows["truth"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
         index = np.minimum((p * BINS).astype(int), BINS - 1)
         count = np.bincount(index, minlength=BINS)
         shown = count >= MIN_BIN_CASES
         x, y = (np.bincount(index, v, minlength=BINS)[shown] / count[shown] for v in (p, hit))
-        axes.plot(x, y, label=stage.name, **_look(n, len(stages)))
+        axes.plot(x, y, label=name, **_look(n, len(stages)))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label=say("perfect", "理想"))
     axes.set_xlabel(say("predicted probability of a star", "预测的星级概率"))
     axes.set_ylabel(say("observed share", "实际发生的比例"))
@@ -303,25 +325,18 @@ def reliability(evidence: Evidence, say: Say) -> Figure | None:
     ),
 )
 def error_by_star(evidence: Evidence, say: Say) -> Figure | None:
-    stages, targets, guesses = evidence.stages, evidence.targets, evidence.guesses
-    known = targets.select("interaction_id", truth="rating").drop_nulls()
-    if not known.height:
+    stages = _star_rows(evidence)
+    if not stages:
         return None
     figure, (axes,) = _figure()
-    tables = []
-    for stage in stages:
-        rows = stage.scores.filter(pl.col("cohort") == "test")
-        guess = pl.Series(expected_star(star_array(rows)))
-        tables.append((stage.name, rows.select("interaction_id").with_columns(guess=guess)))
-    bias = guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
-    test = stages[0].scores.filter(pl.col("cohort") == "test").select("interaction_id")
-    tables.append((say("damped bias", "阻尼偏置"), bias.join(test, on="interaction_id")))
+    tables = [
+        (name, rows.with_columns(guess=pl.Series(expected_star(star_array(rows))))) for name, rows in stages.items()
+    ]
+    bias = evidence.guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
+    first = next(iter(stages.values())).select("interaction_id", "truth")
+    tables.append((say("damped bias", "阻尼偏置"), bias.join(first, on="interaction_id")))
     for n, (name, table) in enumerate(tables):
-        errors = (
-            table.join(known, on="interaction_id")
-            .group_by("truth")
-            .agg(rmse=((pl.col("guess") - pl.col("truth")) ** 2).mean().sqrt())
-        )
+        errors = table.group_by("truth").agg(rmse=((pl.col("guess") - pl.col("truth")) ** 2).mean().sqrt())
         errors = errors.sort("truth")
         axes.plot(errors["truth"].to_list(), errors["rmse"].to_list(), label=name, **_look(n, len(tables)))
     axes.set_xticks(range(1, 6))

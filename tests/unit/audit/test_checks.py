@@ -22,7 +22,7 @@ from persona.audit.checks import (
 )
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
-from persona.prompts import Parts, PromptSpec, Section, load_style, render
+from persona.prompts import Parts, PromptSpec, Style, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_by_item, split_by_time, split_users
 from persona.tables.splits import SPLITS, shown_reviews
@@ -33,7 +33,7 @@ SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None,
 
 
 @pytest.fixture(scope="module")
-def style() -> list[Section]:
+def style() -> Style:
     return load_style(ROOT / "config" / "prompts" / "detailed.yaml")
 
 
@@ -48,7 +48,7 @@ def samples(tables: Ingested, split: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: list[Section]) -> pl.DataFrame:
+def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: Style) -> pl.DataFrame:
     t = tables
     return render(samples["train"], t.interactions, t.users, t.items, PromptSpec(style, PARTS, "任务", "影评："))
 
@@ -64,7 +64,7 @@ def with_entry(prompts: pl.DataFrame, history_id: pl.Expr) -> pl.DataFrame:
 
 
 def test_clean_prompts_have_no_findings(
-    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: list[Section]
+    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: Style
 ) -> None:
     t = tables
     assert prompts["history_ids"].list.len().sum() > 50
@@ -109,7 +109,7 @@ def test_another_users_entry_is_found(tables: Ingested, prompts: pl.DataFrame) -
     assert "history_of_another_user" in found["check"].to_list()
 
 
-def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: list[Section]) -> None:
+def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: Style) -> None:
     likes = tables.interactions.select("interaction_id", "likes")
     leaky = prompts.join(likes, on="interaction_id").with_columns(
         prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")
@@ -160,7 +160,7 @@ def test_by_time_a_target_outside_of_its_time_is_found(tables: Ingested) -> None
     assert set(found["interaction_id"]) == {*first["interaction_id"], *samples["test"]["interaction_id"]}
 
 
-def test_by_item_an_item_or_an_entry_of_a_later_split_is_found(tables: Ingested, style: list[Section]) -> None:
+def test_by_item_an_item_or_an_entry_of_a_later_split_is_found(tables: Ingested, style: Style) -> None:
     t = tables
     split = split_by_item(t.interactions, 0.2, 0.3, 42)
     samples = {name: sample_targets(t.interactions, split, name, 2, None, 42) for name in SPLITS}

@@ -18,12 +18,15 @@ def judged(gap: float, right: bool, star: float, targets: pl.DataFrame) -> Claim
         n_characters=pl.lit(10),
         nll=pl.Series(own),
         impostor_ids=targets["others"],
-        nll_impostors=pl.Series([[10.0 + gap * (1 if right else -1)] * 9] * n),
+        nll_impostors=pl.Series(
+            [[10.0 + gap * (1 if right else -1)] * len(others) for others in targets["others"]],
+            dtype=pl.List(pl.Float64),
+        ),
         nll_empty=pl.Series(own),
-        stars=pl.Series(probabilities),
+        stars=pl.Series(probabilities, dtype=pl.List(pl.Float64)),
     )
     authors = scored.select("interaction_id", "user_id", "impostor_ids", nll=pl.lit(0.0)).with_columns(
-        nll_impostors=pl.Series([[0.0] * 9] * n)
+        nll_impostors=pl.Series([[0.0] * len(others) for others in targets["others"]], dtype=pl.List(pl.Float64))
     )
     guesses = targets.select("interaction_id", method=pl.lit("damped_bias"), rating=pl.lit(3.0))
     return claim([scored], authors, guesses, targets, 10)
@@ -52,3 +55,11 @@ def test_without_stars_or_without_enough_impostors(hundred: pl.DataFrame) -> Non
     lonely = hundred.with_columns(others=pl.col("others").list.head(2))
     few = judged(1.0, True, 5, lonely)
     assert few.conditions[1].holds is None and not few.allowed
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_of_few_targets_the_claim_cannot_be_computed(n: int, hundred: pl.DataFrame) -> None:
+    few = hundred.head(n).with_columns(others=pl.col("others").list.set_intersection(list(range(n))))
+    found = judged(1.0, True, 5, few)
+    assert not found.allowed and [condition.holds for condition in found.conditions] == [None] * len(found.conditions)
+    assert all(condition.advantage.note for condition in found.conditions)

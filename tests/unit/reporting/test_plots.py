@@ -30,6 +30,16 @@ def test_data_without_stars_has_no_plots_of_stars(evidence: Evidence) -> None:
     assert "nll_by_stage" in names and not names & {"reliability", "error_by_star"}
 
 
+def test_stages_that_were_not_asked_for_stars_are_not_in_their_plots(evidence: Evidence) -> None:
+    asked, other = evidence.stages
+    not_asked = dataclasses.replace(other, scores=other.scores.with_columns(stars=pl.lit(None, pl.List(pl.Float64))))
+    drawn = pictures(dataclasses.replace(evidence, stages=[asked, not_asked]))
+    reliability = next(picture.english for picture in drawn if picture.name == "reliability")
+    assert asked.name in reliability and not_asked.name not in reliability
+    names = {picture.name for picture in pictures(dataclasses.replace(evidence, stages=[not_asked]))}
+    assert "nll_by_stage" in names and not names & {"reliability", "error_by_star"}
+
+
 def test_snakemakes_report_has_a_caption_for_every_plot() -> None:
     captions = (ROOT / "workflow" / "report" / "plot.rst").read_text(encoding="utf-8")
     assert all(f'"{plot.name}":' in captions for plot in PLOTS)

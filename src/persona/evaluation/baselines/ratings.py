@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
-from persona.evaluation.metrics.bootstrap import Floats
+from persona.evaluation.metrics.intervals import Floats
 from persona.evaluation.targets import past_of_cohorts
 from persona.history import earlier_reviews
 from persona.seeded_hash import id_priority
@@ -57,10 +57,12 @@ class RatingData:
 def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
     """Stars of all val and test targets as predicted by each method, in the columns of `schemas.RATINGS`.
 
-    A method with settings uses those with the smallest RMSE on val.
+    A method with settings uses those with the smallest RMSE on val. No guess is beyond the ratings of the training
+    users, of which there must be one.
     """
     data = RatingData.build(interactions, split, targets)
-    mean = float(data.train["rating"].mean())  # type: ignore[arg-type]
+    ratings = data.train["rating"].to_numpy()
+    mean = float(ratings.mean())
     biases = item_biases(data, mean)
     candidates: dict[str, list[Floats]] = {
         "global_mean": [np.full(data.targets.height, mean)],
@@ -77,7 +79,7 @@ def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: p
         best = guesses[int(np.argmin(errors))]
         tables.append(
             data.targets.select("interaction_id", "user_id", "item_id").with_columns(
-                method=pl.lit(method), rating=pl.Series(best.clip(1, 5))
+                method=pl.lit(method), rating=pl.Series(best.clip(ratings.min(), ratings.max()))
             )
         )
     return pl.concat(tables)

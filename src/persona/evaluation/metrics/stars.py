@@ -6,15 +6,23 @@ from collections.abc import Callable
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
-from persona.evaluation.metrics.bootstrap import SEED, Estimate, Floats, Ints, codes, draw, estimate, interval
+from persona.evaluation.metrics.intervals import Estimate, Floats, Ints, codes, estimate, from_influence, gradient
 
 N_STARS = 5
 BINS = 10
-TAU_RESAMPLES = 1000
+PAIRED_ROWS = 500  # rows of pairs held at once
 
 _SQUARES = (np.arange(N_STARS)[:, None] - np.arange(N_STARS)) ** 2 / (N_STARS - 1) ** 2
+
+
+def why_no_stars(ratings: pl.Series) -> str | None:
+    """Why ratings have no measures of stars, in one line: one is not a whole number from 1 to 5. None if all are."""
+    known = ratings.drop_nulls()
+    others = known.filter(~known.is_in([float(star) for star in range(1, N_STARS + 1)]))
+    if not len(others):
+        return None
+    return f"stars are not asked for: ratings are not whole numbers from 1 to {N_STARS}, such as {others[0]:g}"
 
 
 def star_array(scores: pl.DataFrame) -> Floats:
@@ -106,33 +114,34 @@ def within_item_tau(guesses: Floats, truth: Floats, user_mean: Floats, items: In
         truth, user_mean: `[targets]`, in stars.
         items, users: `[targets]`, numbered from 0.
     """
-    pairs = _item_pairs(items)
-    sign_truth = _signs(truth - user_mean, pairs)
-    signs = np.array([_signs(guess - user_mean, pairs) for guess in guesses])
-    features = [(signs * sign_truth).mean(0), (signs**2).mean(0), sign_truth**2]
-    matrices = [sparse.csr_matrix((f, pairs), shape=(len(items), len(items))) for f in features]
-    rng = np.random.default_rng(SEED)
-    weights = np.concatenate([np.ones((1, len(items))), draw(rng, int(users.max()) + 1, TAU_RESAMPLES)[:, users]])
-    sums = [np.asarray((matrix.T @ weights.T).T * weights).sum(1) for matrix in matrices]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tau = sums[0] / np.sqrt(sums[1] * sums[2])
-    return Estimate(float(tau[0]), *interval(tau[1:][np.isfinite(tau[1:])]), np.nan)
-
-
-def _signs(values: Floats, pairs: tuple[Ints, Ints]) -> Floats:
-    """The sign of each pair's difference. It is rounded, so that a rounding error does not break a tie."""
-    return np.asarray(np.sign(np.round(values[pairs[0]] - values[pairs[1]], 9)))
-
-
-def _item_pairs(items: Ints) -> tuple[Ints, Ints]:
-    """All pairs of targets of the same item, each pair once."""
-    first, second = [], []
+    features = np.zeros((len(items), 3))
     for item in np.unique(items):
         members = np.flatnonzero(items == item)
-        i, j = np.triu_indices(len(members), 1)
-        first.append(members[i])
-        second.append(members[j])
-    return np.concatenate(first), np.concatenate(second)
+        for some in np.array_split(members, len(members) // PAIRED_ROWS + 1):
+            features[some] = _pair_sums(guesses - user_mean, truth - user_mean, some, members)
+    value = float(_tau(features.sum(0)))
+    # Each pair is in the sums of both of its targets. So it counts for two targets, but for one item.
+    influence = features @ gradient(features.sum(0), _tau)
+    return from_influence(value, 2 * influence, users, items, item_influence=influence)
+
+
+def _tau(sums: Floats) -> Floats:
+    """From the sums over pairs of concordance, of guesses that are not tied, and of truths that are not tied."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2]))
+
+
+def _pair_sums(guesses: Floats, truth: Floats, some: Ints, members: Ints) -> Floats:
+    """For each of `some` targets, the sums that `_tau` needs over its pairs with `members`: `[some, 3]`."""
+    signs = [_signs(guess[some], guess[members]) for guess in guesses]
+    sign_truth = _signs(truth[some], truth[members])
+    pairs = [np.mean([s * sign_truth for s in signs], axis=0), np.mean([s**2 for s in signs], axis=0), sign_truth**2]
+    return np.column_stack([values.sum(1) for values in pairs])
+
+
+def _signs(some: Floats, others: Floats) -> Floats:
+    """The sign of each pair's difference. It is rounded, so that a rounding error does not break a tie."""
+    return np.asarray(np.sign(np.round(some[:, None] - others, 9)))
 
 
 def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
@@ -146,7 +155,8 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
     if not rows.height:
         return {}
     stars = [star_array(table) for table in tables]
-    truth, users = rows["rating"].to_numpy().round().astype(int), codes(rows["user_id"])
+    truth = rows["rating"].to_numpy().astype(int)
+    users, items = codes(rows["user_id"]), codes(rows["item_id"])
     metrics = point_metrics(rows, [expected_star(p) for p in stars])
 
     def mean(features: Callable[[Floats], Floats]) -> Floats:
@@ -154,16 +164,16 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
         return values if values.ndim == 2 else np.column_stack([values, np.ones(len(truth))])
 
     return metrics | {
-        "mae_median": estimate(mean(lambda p: np.abs(median_star(p) - truth)), users),
-        "qwk_likeliest": estimate(mean(lambda p: agreement(p.argmax(1) + 1, truth)), users, quadratic_kappa),
-        "rps": estimate(mean(lambda p: ranked_probability_score(p, truth)), users),
-        "ece": estimate(mean(lambda p: calibration(p, truth)), users, calibration_error),
-        "leaked": estimate(mean(lambda p: 1 - p.sum(1)), users),
+        "mae_median": estimate(mean(lambda p: np.abs(median_star(p) - truth)), users, items),
+        "qwk_likeliest": estimate(mean(lambda p: agreement(p.argmax(1) + 1, truth)), users, items, quadratic_kappa),
+        "rps": estimate(mean(lambda p: ranked_probability_score(p, truth)), users, items),
+        "ece": estimate(mean(lambda p: calibration(p, truth)), users, items, calibration_error),
+        "leaked": estimate(mean(lambda p: 1 - p.sum(1)), users, items),
     }
 
 
 def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estimate]:
-    """Metrics of guessed stars from any source, averaged over seeds per target.
+    """Metrics of guessed ratings from any source, averaged over seeds per target; kappa (`qwk`) of stars alone.
 
     Args:
         rows: with `user_id`, `item_id`, `rating`, `history_mean`; no rating is null.
@@ -171,16 +181,17 @@ def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estima
     """
     if not rows.height:
         return {}
-    truth, users = rows["rating"].cast(pl.Float64).to_numpy(), codes(rows["user_id"])
-    whole = truth.round().astype(int)
+    truth = rows["rating"].cast(pl.Float64).to_numpy()
+    users, items = codes(rows["user_id"]), codes(rows["item_id"])
     squared = np.mean([squared_error(guess, truth) for guess in guesses], axis=0)
     absolute = np.mean([np.abs(guess - truth) for guess in guesses], axis=0)
-    tables = [agreement(guess.round().clip(1, N_STARS).astype(int), whole) for guess in guesses]
     metrics = {
-        "rmse": estimate(squared, users, root_mean),
-        "mae": estimate(np.column_stack([absolute, np.ones(len(truth))]), users),
-        "qwk": estimate(np.mean(tables, axis=0), users, quadratic_kappa),
+        "rmse": estimate(squared, users, items, root_mean),
+        "mae": estimate(np.column_stack([absolute, np.ones(len(truth))]), users, items),
     }
+    if why_no_stars(rows["rating"]) is None:
+        tables = [agreement(guess.round().clip(1, N_STARS).astype(int), truth.astype(int)) for guess in guesses]
+        metrics["qwk"] = estimate(np.mean(tables, axis=0), users, items, quadratic_kappa)
     known = rows["history_mean"].is_not_null().to_numpy()
     if known.sum() > 1:
         subset = rows.filter(pl.Series(known))

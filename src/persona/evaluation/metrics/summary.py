@@ -10,54 +10,86 @@ import polars as pl
 
 from persona.evaluation.comparison import mean_of_seeds
 from persona.evaluation.metrics import authors, stars, texts
-from persona.evaluation.metrics.bootstrap import Estimate, codes, estimate, estimate_columns
+from persona.evaluation.metrics.balance import add_balanced_gaps
+from persona.evaluation.metrics.intervals import Estimate, codes, estimate, estimate_columns
+from persona.evaluation.metrics.users import user_effects, user_shares
 from persona.evaluation.settings import GREEDY, SAMPLE
 
 Metrics = dict[str, Any]
 
+MIN_SUBGROUP = 10  # targets
+SUBGROUP_METRICS = ("nll", "swap_gap", "acc")
+
 
 def likelihood_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
-    """NLL, swap gap and author identification of scored targets, as estimates with 95 % intervals over users.
+    """NLL, swap gap and author identification of scored targets, as estimates with 95 % intervals over users and items.
 
-    The intervals of `*_items` are over users and items. Values are averaged over seeds per target.
+    Values are averaged over seeds per target. `swap_gap_users` says how many users the prompt helps.
 
     Args:
         seeds: one table of `schemas.SCORES` per seed.
         candidates: number of users among whom an author is identified.
     """
     scores = mean_of_seeds(seeds)
-    test = authors.add_swap_gaps(scores.filter(pl.col("cohort") == "test"))
-    metrics: Metrics = {
-        "nll": _per_character(test, "nll"),
-        "nll_items": _per_character(test, "nll", items=True),
-    }
+    test = add_balanced_gaps(authors.add_swap_gaps(scores.filter(pl.col("cohort") == "test")))
+    metrics: Metrics = {"nll": _per_character(test, "nll")}
     val = scores.filter(pl.col("cohort") == "val")
     if val.height:
         metrics["val_nll"] = _per_character(val, "nll")
     swapped = test.drop_nulls("swap_gap")
     if swapped.height:
         metrics |= {
-            "swap_gap": _per_character(swapped, "swap_gap"),
-            "swap_gap_items": _per_character(swapped, "swap_gap", items=True),
-            "format_gap": _per_character(swapped, "format_gap"),
+            "swap_gap": _per_character(swapped, "swap_gap_balanced"),
+            "swap_gap_users": user_shares(user_effects(swapped, "swap_gap_balanced", "n_characters")),
+            "format_gap": _per_character(swapped, "format_gap_balanced"),
         }
-    return metrics | author_metrics([table.filter(pl.col("cohort") == "test") for table in seeds], candidates)
+    return metrics | author_metrics([table.filter(pl.col("cohort") == "test") for table in seeds], test, candidates)
 
 
-def author_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
-    """acc@1 and mean reciprocal rank: raw, double-centred, and pooled over the reviews of each user."""
-    users = seeds[0].select("interaction_id", "user_id")
-    ranks = mean_ranks(seeds, candidates).join(users, on="interaction_id")
-    metrics = {
-        name: _mean(ranks[name], ranks["user_id"])
-        for name in ("acc", "mrr", "acc_centred", "mrr_centred")
-        if ranks.height
+def subgroups(targets: pl.DataFrame) -> dict[str, pl.Series]:
+    """Ids of the test targets with and without history, with and without a conversation before the text.
+
+    Args:
+        targets: `schemas.TARGETS`.
+    """
+    test = targets.filter(pl.col("cohort") == "test")
+    conditions = {
+        "with_history": pl.col("n_history") > 0,
+        "without_history": pl.col("n_history") == 0,
+        "with_context": pl.col("n_context") > 0,
+        "without_context": pl.col("n_context") == 0,
     }
-    pooled = pl.concat([authors.pooled_ranks(table, candidates) for table in seeds])
-    pooled = pooled.group_by("user_id").mean().sort("user_id")
-    return metrics | {
-        f"{name}_pooled": _mean(pooled[name], pooled["user_id"]) for name in ("acc", "mrr") if pooled.height
-    }
+    return {name: test.filter(condition)["interaction_id"] for name, condition in conditions.items()}
+
+
+def subgroup_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame, candidates: int) -> dict[str, Metrics]:
+    """NLL, swap gap and acc@1 of each of the `subgroups` that has at least `MIN_SUBGROUP` targets, but not all."""
+    metrics = {}
+    n_test = targets.filter(pl.col("cohort") == "test").height
+    for name, ids in subgroups(targets).items():
+        if MIN_SUBGROUP <= len(ids) < n_test:
+            rows = [table.filter(pl.col("interaction_id").is_in(ids.implode())) for table in seeds]
+            found = likelihood_metrics(rows, candidates)
+            metrics[name] = {"targets": len(ids)} | {key: found[key] for key in SUBGROUP_METRICS if key in found}
+    return metrics
+
+
+def author_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame, candidates: int) -> Metrics:
+    """acc@1 and mean reciprocal rank: raw, double-centred, and pooled over the reviews of each user.
+
+    Args:
+        seeds: one table of `schemas.AUTHORS` or `schemas.SCORES` per seed.
+        targets: with `interaction_id`, `user_id`, `item_id`.
+        candidates: number of users among whom an author is identified.
+    """
+    keys = targets.select("interaction_id", "user_id", "item_id")
+    ranks = mean_ranks(seeds, candidates).join(keys, on="interaction_id")
+    metrics = {name: _mean(ranks[name], ranks) for name in ("acc", "mrr", "acc_centred", "mrr_centred") if ranks.height}
+    pooled = pl.concat([authors.pooled_ranks(table, candidates) for table in seeds]).group_by("user_id").mean()
+    # The item of a user who belongs to one, such as the character of a film; otherwise the user alone.
+    item = pl.when(pl.col("item_id").n_unique() == 1).then(pl.col("item_id").first()).otherwise("user_id")
+    pooled = pooled.join(keys.group_by("user_id").agg(item_id=item.first()), on="user_id").sort("user_id")
+    return metrics | {f"{name}_pooled": _mean(pooled[name], pooled) for name in ("acc", "mrr") if pooled.height}
 
 
 def mean_ranks(seeds: list[pl.DataFrame], candidates: int) -> pl.DataFrame:
@@ -89,16 +121,16 @@ def text_metrics(written: pl.DataFrame, targets: pl.DataFrame) -> Metrics:
     """
     rows = written.rename({"text": "written"}).join(targets.drop("user_id", "item_id"), on="interaction_id")
     rows = rows.sort("interaction_id")
-    made, real, users = rows["written"].to_list(), rows["text"].to_list(), rows["user_id"]
+    made, real = rows["written"].to_list(), rows["text"].to_list()
     metrics: Metrics = {}
     for name, score in (("chrf", texts.chrf), ("rouge_l", texts.rouge_l), ("bleu_zh", texts.bleu_zh)):
         values = [score(a, b) for a, b in zip(made, real, strict=True)]
-        metrics[name] = _mean(pl.Series(values, dtype=pl.Float64), users)
+        metrics[name] = _mean(pl.Series(values, dtype=pl.Float64), rows)
         metrics |= _between_floor_and_ceiling(name, score, rows.with_columns(value=pl.Series(values)))
     lengths = [texts.log_length_difference(a, b) for a, b in zip(made, real, strict=True)]
     return metrics | {
         "targets": rows.height,
-        "log_length_difference": _mean(pl.Series(lengths, dtype=pl.Float64), users),
+        "log_length_difference": _mean(pl.Series(lengths, dtype=pl.Float64), rows),
         "style_distance": texts.style_distance(made, real),
         "distinct_1": texts.distinct(made, 1),
         "distinct_2": texts.distinct(made, 2),
@@ -165,6 +197,7 @@ def stage_metrics(
     methods = {method: first.filter(pl.col("method") == method) for method in (GREEDY, SAMPLE)}
     return {
         "likelihood": likelihood_metrics(seeds, candidates),
+        "subgroups": subgroup_metrics(seeds, targets, candidates),
         "stars": star_metrics(seeds, targets),
         "texts": {method: text_metrics(rows, targets) for method, rows in methods.items() if rows.height},
         "copying": copy_metrics(methods[SAMPLE] if methods[SAMPLE].height else first, targets, prompts, train_texts),
@@ -172,6 +205,8 @@ def stage_metrics(
         "counts": {
             "targets": test.height,
             "users": test["user_id"].n_unique(),
+            "with_impostors": int((test["impostor_ids"].list.len() > 0).sum()),
+            "with_candidates": int((test["impostor_ids"].list.len() >= candidates - 1).sum()),
             "seeds": len(seeds),
             "generated": generations["interaction_id"].n_unique(),
         },
@@ -191,7 +226,7 @@ def baseline_metrics(
     subset = written.filter(pl.col("interaction_id").is_in(generated_for))
     return {
         "ngram": likelihood_metrics([ngram], candidates),
-        "tfidf_authors": author_metrics([authors], candidates),
+        "tfidf_authors": author_metrics([authors.filter(pl.col("cohort") == "test")], targets, candidates),
         "ratings": {
             method: point_metrics(rows, targets)
             for (method,), rows in guesses.sort("method").group_by(["method"], maintain_order=True)
@@ -203,14 +238,14 @@ def baseline_metrics(
     }
 
 
-def _per_character(rows: pl.DataFrame, column: str, items: bool = False) -> Metrics:
+def _per_character(rows: pl.DataFrame, column: str) -> Metrics:
     """In nats per character."""
-    return estimate_columns(rows, column, "n_characters", items).as_json()
+    return estimate_columns(rows, column, "n_characters").as_json()
 
 
-def _mean(values: pl.Series, users: pl.Series) -> Metrics:
+def _mean(values: pl.Series, rows: pl.DataFrame) -> Metrics:
     features = np.column_stack([values.to_numpy(), np.ones(len(values))])
-    return estimate(features, codes(users)).as_json()
+    return estimate(features, codes(rows["user_id"]), codes(rows["item_id"])).as_json()
 
 
 def _asdict(estimates: dict[str, Estimate]) -> Metrics:

@@ -18,7 +18,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from scipy.spatial.distance import jensenshannon
 
-from persona.evaluation.metrics.bootstrap import Ints
+from persona.evaluation.metrics.intervals import Ints
 
 UInt64s = npt.NDArray[np.uint64]
 

@@ -15,7 +15,7 @@ from tests.unit.evaluation.baselines.prepared import prepared
 
 def test_the_protocol_finds_users_who_have_a_style(own: tuple[pl.DataFrame, pl.DataFrame, Baselines]) -> None:
     found = likelihood_metrics([own[2].ngram], 10)
-    assert found["swap_gap_items"]["low"] > 0
+    assert found["swap_gap"]["low"] > 0
     assert found["acc"]["low"] > 0.15 and found["acc_centred"]["low"] > 0.15
 
 

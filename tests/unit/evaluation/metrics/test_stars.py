@@ -53,11 +53,27 @@ def test_tau_is_that_of_scipy_in_one_film_and_pools_films() -> None:
     one = np.zeros(60, dtype=int)
     found = within_item_tau(guess[None], truth, mean, one, np.arange(60))
     assert found.value == pytest.approx(kendalltau(guess - mean, truth - mean).statistic)
-    assert found.low < found.value < found.high
+    assert found.low < found.value < found.high and found.items == 1
     two = within_item_tau(
         np.array([[1.0, 2, 9, 8]]), np.array([1.0, 2, 1, 2]), np.zeros(4), np.array([0, 0, 1, 1]), np.arange(4)
     )
     assert two.value == 0.0  # agrees in one film, disagrees in the other
+
+
+def test_the_interval_of_tau_agrees_with_the_jackknife_and_finds_nothing_in_noise() -> None:
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(100), 2)
+    items, like, zero = rng.integers(0, 10, 200), rng.normal(size=100)[users], np.zeros(200)
+    guess, truth = like + rng.normal(size=200), like + rng.normal(size=200)
+
+    def tau(kept: np.ndarray) -> float:
+        return within_item_tau(guess[None, kept], truth[kept], zero[kept], items[kept], users[kept]).value
+
+    left_out = np.array([tau(users != user) for user in range(100)])
+    found = within_item_tau(guess[None], truth, zero, items, users)
+    assert found.users_se == pytest.approx(np.sqrt(99 / 100 * np.sum((left_out - left_out.mean()) ** 2)), rel=0.1)
+    noise = [within_item_tau(rng.normal(size=(1, 200)), truth, zero, items, users) for _ in range(200)]
+    assert 0.9 <= np.mean([e.low <= 0 <= e.high for e in noise]) <= 0.99
 
 
 def test_seeds_are_averaged_and_do_not_make_a_better_model(hundred: pl.DataFrame) -> None:
