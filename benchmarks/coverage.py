@@ -18,7 +18,7 @@ from persona.evaluation.metrics.balance import add_balanced_gaps
 from persona.evaluation.metrics.intervals import Estimate, Floats, Ints, add_spread, estimate, estimate_columns
 
 REVIEWS, BLOCK, SEEDS = 5, 10, 3
-USERS, ITEMS = (20, 100, 1000), (3, 10, 28)
+USERS, ITEMS = (20, 100, 1000), (3, 5, 10, 28)
 Cell = dict[str, Any]
 
 

@@ -132,6 +132,7 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             r"samples\.everything\.min_history: got -1: .* greater than or equal to 0",
         ),
         ("samples.val", {"max_samples_per_user": 2}, r"samples\.val: this name is reserved"),
+        ("samples.impostors", {"max_samples_per_user": 2}, r"samples\.impostors: this name is reserved"),
         ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
         ("wandb.run_name", "{smaple}", r"wandb\.run_name: got '\{smaple\}'; allowed placeholders are \{sample\}"),
         ("dataset", "dmcs", r"dataset: got 'dmcs' \(did you mean dmsc\?\)"),

@@ -13,9 +13,10 @@ import pytest
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
-from persona.prompts import Parts, PromptSpec, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render, render_pairs, render_pairs_file
 from persona.sampling import sample_targets
 from persona.splitting import split_users
+from persona.tables import schemas
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import check_assembly, tokenize
 from tests.ingesting import ingested
@@ -70,6 +71,68 @@ def test_history_is_of_strictly_earlier_days(tables: Ingested) -> None:
     assert (pairs["item_id_past"] != pairs["item_id"]).all()
     n_earlier = days.join(days, on="user_id", suffix="_past").filter(pl.col("day_past") < pl.col("day")).height
     assert pairs.height == n_earlier
+
+
+def talk(lines: list[tuple[str, int, str, list[str]]]) -> Ingested:
+    """Lines of users, each with its session and the turns before it."""
+    table = pl.DataFrame(
+        {
+            "interaction_id": range(len(lines)),
+            "user_id": [user for user, *_ in lines],
+            "item_id": "film",
+            "session": [session for _, session, *_ in lines],
+            "text": [text for *_, text, _ in lines],
+            "context": [[{"speaker": "X", "text": turn} for turn in turns] for *_, turns in lines],
+        }
+    ).with_columns(position=pl.int_range(pl.len()).over("user_id"), day=None, rating=None, likes=None)
+    interactions = table.select(pl.col(name).cast(kind) for name, kind in schemas.INTERACTIONS.columns.items())
+    users = (
+        table.select("user_id")
+        .unique()
+        .with_columns(
+            profile=pl.concat_list(pl.struct(field=pl.lit("name"), value=pl.col("user_id").str.to_uppercase()))
+        )
+    )
+    items = pl.DataFrame({"item_id": ["film"], "title": ["Heat"], "genres": [[]]}, schema=schemas.ITEMS.columns)
+    return Ingested(interactions, users, items, interactions.clear())
+
+
+def test_another_user_in_a_prompt_changes_profile_history_and_id_and_nothing_else(tmp_path: Path) -> None:
+    tables = talk(
+        [("a", 0, "first of a", []), ("a", 1, "target of a", ["to a"]), ("a", 2, "last of a", []),
+         ("b", 0, "first of b", []), ("b", 1, "target of b", ["to b", "and b"]), ("b", 2, "last of b", [])]
+    )  # fmt: skip
+    spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(True, True, True), TASK, CUE)
+    pairs = pl.DataFrame({"interaction_id": [1, 4], "user_id": ["b", "a"], "impostor_id": [4, 1]})
+    names = ("interactions", "users", "items")
+    interactions, users, items = (tmp_path / f"{name}.parquet" for name in names)
+    for name in names:
+        getattr(tables, name).write_parquet(tmp_path / f"{name}.parquet")
+    prompts = pl.concat(render_pairs_file(pairs, interactions, users, items, spec)).sort("interaction_id")
+    assert prompts["prompt"][0] == (
+        f"[USER_HASH=b]\n\n[USER_PROFILE]\n[USER_NAME=B]\n\n[HISTORY]\n1. first of b\n\n[TASK]\n{TASK}\n\n"
+        f"[CONVERSATION]\nX: to a\n\n{CUE}"
+    )
+    assert prompts["completion"].to_list() == ["target of a", "target of b"]
+    assert prompts.select("user_id", "history_ids", "n_context").rows() == [("b", [3], 1), ("a", [0], 2)]
+    # A user under its own id has its own prompt.
+    own = pairs.with_columns(user_id=pl.col("user_id").reverse(), impostor_id="interaction_id")
+    again = pl.concat(render_pairs_file(own, interactions, users, items, spec)).sort("interaction_id")
+    assert again.equals(
+        prompts_of(tables, "dialogue", spec.parts, pairs.select("interaction_id")).sort("interaction_id")
+    )
+
+
+def test_several_users_of_one_target_are_tokenized_each(qwen: Any) -> None:
+    tables = talk([(user, n, f"line {n} of {user}", ["hello"]) for user in "abc" for n in range(3)])
+    spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(True, True, True), TASK, CUE)
+    pairs = pl.DataFrame({"interaction_id": [2, 2], "user_id": ["b", "c"], "impostor_id": [5, 8]})
+    prompts = render_pairs(pairs, tables.interactions, tables.interactions, tables.users, tables.items, spec)
+    tokens = tokenize(prompts, qwen, FitSettings(max_length=400))
+    check_assembly(prompts, tokens, qwen)
+    texts = [qwen.decode(ids) for ids in tokens.sort("user_id")["input_ids"]]
+    assert "2. line 1 of b" in texts[0] and "2. line 1 of c" in texts[1]
+    assert all("line 2 of a" in text for text in texts)
 
 
 def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:

@@ -123,6 +123,61 @@ def test_a_review_is_scored_under_its_own_the_impostors_and_the_empty_prompt(
         assert row["n_tokens"] == len(completion)
 
 
+def test_impostors_with_rendered_prompts_are_scored_under_these(
+    model: Any, folder: Path, tmp_path: Path, tables: Ingested, tokens: pl.DataFrame
+) -> None:
+    own = halves(tokens)
+    cohort = tables.interactions.join(tokens.select("interaction_id"), on="interaction_id", how="semi")
+    targets = build_targets({"test": cohort.select(list(schemas.SAMPLES.columns))}, tables.interactions, 10, 42)
+    first, second, third = targets.filter(pl.col("block") == 0)["interaction_id"].to_list()[:3]
+    # The first target's text under a prompt that only the second user has for it: the empty one and two more tokens.
+    empty = halves(read_table(folder / "empty.parquet", schemas.TOKENS))[first][0]
+    prompt = [7, 9, *empty]
+    row = tokens.filter(pl.col("interaction_id") == second).with_columns(
+        interaction_id=pl.lit(first), input_ids=pl.Series([prompt + own[first][1]]), prompt_length=len(prompt)
+    )
+    write_table(row, tmp_path / "impostors.parquet", schemas.TOKENS)
+    files = CohortFiles(folder / "own.parquet", folder / "empty.parquet", tmp_path / "impostors.parquet")
+    work = ResumableWork(None, {})
+    table = score_cohort(EvaluatedModel(str(folder / "model")), "test", files, targets, 700, (CUES[0], None), work)
+    scored = {row["interaction_id"]: row for row in table.iter_rows(named=True)}
+
+    def under(target: int, other: int) -> float:
+        return float(scored[target]["nll_impostors"][scored[target]["impostor_ids"].index(other)])
+
+    assert under(first, second) == pytest.approx(nll(model, prompt, own[first][1]), rel=1e-5)
+    assert under(first, third) == pytest.approx(nll(model, own[third][0], own[first][1]), rel=1e-5)
+    assert under(second, first) == pytest.approx(nll(model, own[first][0], own[second][1]), rel=1e-5)
+
+
+def test_val_targets_are_scored_under_their_own_prompts_alone(
+    folder: Path, tables: Ingested, tokens: pl.DataFrame
+) -> None:
+    cohort = tables.interactions.join(tokens.select("interaction_id"), on="interaction_id", how="semi")
+    targets = build_targets({"val": cohort.select(list(schemas.SAMPLES.columns))}, tables.interactions, 10, 42)
+    assert targets["block"].null_count() == 0
+    files, work = CohortFiles(folder / "own.parquet", None), ResumableWork(None, {})
+    model = EvaluatedModel(str(folder / "model"))
+    scored = score_cohort(model, "val", files, targets, 700, CUES, work)
+    assert scored["impostor_ids"].null_count() == scored["nll_empty"].null_count() == scored.height == tokens.height
+
+
+def test_targets_without_impostors_are_scored_under_no_other_prompt(
+    folder: Path, tables: Ingested, tokens: pl.DataFrame, scored: pl.DataFrame, tmp_path: Path
+) -> None:
+    for name in ("own", "empty"):
+        two = read_table(folder / f"{name}.parquet", schemas.TOKENS).head(2)
+        write_table(two, tmp_path / f"{name}.parquet", schemas.TOKENS)
+    cohort = tables.interactions.join(two, on="interaction_id", how="semi").select(list(schemas.SAMPLES.columns))
+    targets = build_targets({"test": cohort}, tables.interactions, 10, 42).with_columns(block=pl.lit(None, pl.Int32))
+    files, work = CohortFiles(tmp_path / "own.parquet", tmp_path / "empty.parquet"), ResumableWork(None, {})
+    model = EvaluatedModel(str(folder / "model"))
+    alone = score_cohort(model, "test", files, targets, 700, CUES, work).sort("interaction_id")
+    assert alone["nll_impostors"].to_list() == [[], []]
+    expected = scored.join(alone, on="interaction_id", how="semi").sort("interaction_id")
+    np.testing.assert_allclose(alone["nll"], expected["nll"], rtol=1e-5)
+
+
 def test_star_probabilities_are_those_of_the_prompt_with_the_other_cue(
     model: Any, folder: Path, scored: pl.DataFrame
 ) -> None:

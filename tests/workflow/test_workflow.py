@@ -163,6 +163,17 @@ def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path, na
     assert scheduled(snakemake(tmp_path, config, "-n", "train_all"))["train"] == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "buckets", "rendered"), [("chameleons", 1, 3), ("chameleons", 2, 3), ("dmsc_30b", 1, 0)]
+)
+def test_impostors_have_prompts_of_their_own_where_prompts_show_a_conversation(
+    tmp_path: Path, name: str, buckets: int, rendered: int
+) -> None:
+    config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")) | {"buckets": buckets}
+    jobs = scheduled(snakemake(tmp_path, config, "-n", "evaluate_all", "plan"))
+    assert jobs.get("render_impostors", 0) == rendered
+
+
 def test_a_missing_raw_file_is_named(tmp_path: Path, small_config: dict[str, Any]) -> None:
     config = json.loads(json.dumps(small_config))
     config["datasets"]["dmsc"] = {"format": "dmsc_csv", "path": "data/nothing.csv"}

@@ -55,10 +55,12 @@ rule plan:
     params:
         stages=json.dumps(STAGES_TO_PLAN),
         hardware=as_json(CONFIG.hardware.model_dump()),
+        assumed_sd=CONFIG.evaluation.assumed_sd,
         code=digest("plan"),
     shell:
         'python "$SCRIPTS/plan.py"'
         " {output.table:q} {output.figures:q} --stages {params.stages:q} --hardware {params.hardware:q}"
+        " --assumed-sd {params.assumed_sd}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}; cat {output.table:q}'
 
 

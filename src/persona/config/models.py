@@ -11,7 +11,7 @@ from persona.evaluation.settings import Contrast, GenerationSettings
 from persona.ingestion.settings import Options
 from persona.modeling.settings import TinyModel
 from persona.planning.settings import Hardware
-from persona.settings import Count, Day, Name, Ratio, Seed, Settings, Share, Text
+from persona.settings import Count, Day, Name, Positive, Ratio, Seed, Settings, Share, Text
 from persona.tokenization.settings import FitSettings
 from persona.training.settings import Lora, Optimization, ScheduleSettings
 
@@ -235,6 +235,10 @@ class Evaluation(Settings):
     together: bool = False
     """Evaluate all stages in one job, which saves process starts where models are tiny. Then a change of one stage
     evaluates all of them again."""
+    assumed_sd: Positive = 0.1
+    """Standard deviation of the users' effects, in nats per character, from which the plan says how small a gap the
+    test users can show. An assumption: in the demo on synthetic reviews it is 0.04 to 0.06 for differences between
+    stages and 0.11 for the swap gap; see [evaluation.md](../docs/evaluation.md#how-many-users)."""
     contrasts: list[Contrast] = Field(default_factory=list)
     """Comparisons planned before training. The first is the primary one; the p-values of the others are adjusted for
     their number."""

@@ -104,15 +104,16 @@ def scored_tokens(
     """Tokens that scoring computes, nearly: each prompt once, and each test text under the prompts of its block.
 
     Args:
-        rendered: the test texts under prompts that were rendered for impostors, which share what they begin with.
+        rendered: the test texts under prompts that were rendered for impostors; they share much with the own prompts.
     """
-    swapped = (candidates - 1) * int(test.completion_lengths.sum())
-    if rendered is not None and len(rendered):
-        samples = [rendered[n] for n in range(len(rendered))]
+    under_others = (candidates - 1) * int(test.completion_lengths.sum())
+    under_own = int(test.lengths.sum())
+    if rendered is not None:
+        under_others = max(0, under_others - int(rendered.completion_lengths.sum()))
+        samples = [table[n] for table in (test, rendered) for n in range(len(table))]
         order = PrefixOrder.of(samples, np.arange(len(samples)))
-        swapped = max(0, swapped - int(rendered.completion_lengths.sum())) + int((order.lengths - order.shared).sum())
-    once = int(val.lengths.sum() + test.lengths.sum() + empty.lengths.sum())
-    return once + swapped + STAR_TOKENS * len(empty)
+        under_own = int((order.lengths - order.shared).sum())
+    return int(val.lengths.sum() + empty.lengths.sum()) + under_own + under_others + STAR_TOKENS * len(empty)
 
 
 def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float) -> dict[str, float]:

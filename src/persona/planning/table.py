@@ -7,16 +7,19 @@ from typing import Any
 
 from tabulate import tabulate
 
+from persona.evaluation.metrics.intervals import detectable_gap
 from persona.planning.settings import Hardware
 
 BOUNDS = {"compute": "computing", "traffic": "the traffic between GPUs", "host": "the host, which starts the work"}
 
 
-def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
+def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware, test_users: int, assumed_sd: float) -> str:
     """The plan as Markdown that is also readable on a terminal.
 
     Args:
         stages: `stage.plan_stage` by stage.
+        test_users: users of the test cohort.
+        assumed_sd: standard deviation of the users' effects, in nats per character.
     """
     header = ["stage", "samples", "tokens/epoch", "computed", "steps/epoch", "micro-steps/step", "s/step", "h/epoch",
               "GPU-h/epoch", "GiB/process", "GB disk", "GB host memory"]  # fmt: skip
@@ -45,6 +48,7 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware) -> str:
         if not plan["fits"]
     ]
     notes = [*_grouped(_sharing(stages)), *_fill(stages), *_grouped(_memory(stages)), *warnings, _assumptions(hardware)]
+    notes.append(_power(test_users, assumed_sd))
     return "\n".join([table, "", _phases(stages), "", *notes]) + "\n"
 
 
@@ -121,6 +125,17 @@ def _assumptions(hardware: Hardware) -> str:
         f"micro-step, {hardware.host_s_per_layer:g} s of the host per layer and micro-step; computation, "
         "communication and host overlap. A training ends between `at least`, where no validation is better than the "
         "first, and `at most`."
+    )
+
+
+def _power(test_users: int, assumed_sd: float) -> str:
+    """The smallest gap that the test cohort can show."""
+    if not test_users:
+        return "No test users: no gap can be shown."
+    gap = detectable_gap(assumed_sd, test_users)
+    return (
+        f"{test_users:,} test users show a gap of {gap:.2g} nats per character in 4 of 5 studies (two-sided 5 %), if "
+        f"users' effects vary by {assumed_sd:g} (evaluation.assumed_sd, an assumption) and items and seeds do not."
     )
 
 

@@ -40,7 +40,7 @@ def stage(**changed: Any) -> dict[str, Any]:
 
 
 def test_the_table_is_markdown_with_a_row_per_stage() -> None:
-    table = plan_table({"quick": stage(), "all_data": stage(samples=99)}, HARDWARE)
+    table = plan_table({"quick": stage(), "all_data": stage(samples=99)}, HARDWARE, 1000, 0.1)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     assert rows[0][:3] == ["stage", "samples", "tokens/epoch"]
     assert set("".join(rows[1])) == {"-"}
@@ -51,25 +51,25 @@ def test_the_table_is_markdown_with_a_row_per_stage() -> None:
 
 def test_a_stage_that_does_not_fit_is_marked_with_advice() -> None:
     plan = stage(memory_gib={"total": 90.0}, fits=False, advice="set gradient_checkpointing: true")
-    table = plan_table({"quick": plan}, HARDWARE)
+    table = plan_table({"quick": plan}, HARDWARE, 1000, 0.1)
     assert "90.0 of 79 (!)" in table
     assert "quick: does not fit, 90.0 of 79 GiB: set gradient_checkpointing: true" in table
 
 
 def test_ordering_by_user_is_mentioned_where_it_computes_much_less() -> None:
-    much = plan_table({"quick": stage(computed_tokens_per_epoch_by_user=1_000_000)}, HARDWARE)
+    much = plan_table({"quick": stage(computed_tokens_per_epoch_by_user=1_000_000)}, HARDWARE, 1000, 0.1)
     assert "with batch_by: user 1,000,000 tokens computed" in much
-    assert "batch_by" not in plan_table({"quick": stage()}, HARDWARE)
+    assert "batch_by" not in plan_table({"quick": stage()}, HARDWARE, 1000, 0.1)
 
 
 def test_how_full_rows_are_and_what_larger_steps_cost_is_told() -> None:
-    table = plan_table({"quick": stage()}, HARDWARE)
+    table = plan_table({"quick": stage()}, HARDWARE, 1000, 0.1)
     assert "quick: 812 of 8,192 tokens in a row; a step is bound by the host, which starts the work; " in table
     assert "; steps of an epoch with more samples per step: 0:30:00 with 256" in table
 
 
 def test_each_phase_is_told_for_each_stage_and_in_sum() -> None:
-    table = plan_table({"quick": stage(), "all_data": stage()}, HARDWARE)
+    table = plan_table({"quick": stage(), "all_data": stage()}, HARDWARE, 1000, 0.1)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"][4:]
     assert rows[0] == ["stage", "epochs", "loading", "steps", "scoring", "total", "longest"]
     assert rows[2] == ["quick", "at least 1", "0:01:40", "1:30:00", "0:00:20", "1:32:00", "steps"]
@@ -80,6 +80,13 @@ def test_each_phase_is_told_for_each_stage_and_in_sum() -> None:
 
 
 def test_the_plan_says_whether_the_hardware_was_measured() -> None:
-    assert "Assumed, not measured here: " in plan_table({"quick": stage()}, HARDWARE)
+    assert "Assumed, not measured here: " in plan_table({"quick": stage()}, HARDWARE, 1000, 0.1)
     measured = HARDWARE.model_copy(update={"measured": "H100, 2026-11-26"})
-    assert "Measured (H100, 2026-11-26): " in plan_table({"quick": stage()}, measured)
+    assert "Measured (H100, 2026-11-26): " in plan_table({"quick": stage()}, measured, 1000, 0.1)
+
+
+def test_the_plan_says_how_small_a_gap_the_test_users_can_show() -> None:
+    table = plan_table({"quick": stage()}, HARDWARE, 2000, 0.2)
+    assert f"2,000 test users show a gap of {2.8016 * 0.2 / 2000**0.5:.2g} nats per character" in table
+    assert "vary by 0.2 (evaluation.assumed_sd, an assumption)" in table
+    assert "no gap can be shown" in plan_table({"quick": stage()}, HARDWARE, 0, 0.2)

@@ -24,6 +24,19 @@ def test_plots_are_drawn_in_both_languages_with_the_same_bytes_every_time(eviden
         assert f'id="{picture.name}-' in picture.english
 
 
+def test_where_there_is_no_interval_the_plots_say_why(evidence: Evidence) -> None:
+    none = {"low": None, "high": None, "p": None, "note": "no interval: only 3 items"}
+    stages = []
+    for stage in evidence.stages:
+        likelihood = {name: value | none for name, value in stage.metrics["likelihood"].items()}
+        stages.append(dataclasses.replace(stage, metrics=stage.metrics | {"likelihood": likelihood}))
+    drawn = {picture.name: picture for picture in pictures(dataclasses.replace(evidence, stages=stages))}
+    for name in ("swap_gap", "nll_by_stage"):
+        assert drawn[name].english.count("no interval: only 3 items") >= len(stages)
+        assert "无区间：仅 3 个条目" in drawn[name].chinese
+    assert "dose_response" in drawn
+
+
 def test_data_without_stars_has_no_plots_of_stars(evidence: Evidence) -> None:
     no_stars = evidence.targets.with_columns(rating=pl.lit(None, pl.Float32))
     names = {picture.name for picture in pictures(dataclasses.replace(evidence, targets=no_stars))}

@@ -17,8 +17,9 @@ Ints = npt.NDArray[np.int64]
 # From sums over targets `[..., features]` to the value of a metric `[...]`.
 Statistic = Callable[[Floats], Floats]
 
-# With 3 items the interval is nearly twice as wide as the estimate varies, and where items differ much it still
-# misses the truth too often; from 5 on both are right (`python -m benchmarks.evaluation --coverage`).
+# With 3 items an interval that covers 95 % is twice as wide as the estimate varies, and its width is mostly chance: it
+# rests on two degrees of freedom. With 5 it is 1.3 to 1.4 times as wide, with 10 or more 1.0 to 1.15 times
+# (`python -m benchmarks.evaluation --coverage`).
 MIN_CLUSTERS = 5
 MIN_EFFECTIVE = 4.0  # as many, if they hold unequal shares of the targets
 STEP = 1e-5  # of the numerical derivative, relative to the sum

@@ -39,9 +39,11 @@ def user_shares(effects: pl.DataFrame) -> dict[str, Any]:
 
     - `helped`, `harmed`: observed, with the 95 % interval of the first (Wilson, J. American Statistical Association
       1927). Noise draws both towards a half, because the signs of small effects are chance.
-    - `helped_corrected`: the share above 0 of N(mean, tau^2), where tau^2 is the variance of the effects minus the mean
-      of their squared standard errors, at least 0 (Efron and Morris, J. American Statistical Association 1975; normal
-      effects are an assumption). With tau = 0 the data do not show that users differ, and the share is 0 or 1.
+    - `helped_corrected`: the share above 0 of N(mean, tau^2), where tau^2 (`between_sd` squared) is the variance of the
+      effects minus the mean of their squared standard errors, at least 0 (Efron and Morris, J. American Statistical
+      Association 1975; that true effects are normal is an assumption). `_low` and `_high` are its smallest and largest
+      value within the 95 % intervals of the mean and of tau^2 (both normal). They are far apart where noise is much
+      larger than tau. With tau = 0 the data do not show that users differ, and the share is 0 or 1.
 
     Args:
         effects: from `user_effects`; above 0 is better.
@@ -50,24 +52,24 @@ def user_shares(effects: pl.DataFrame) -> dict[str, Any]:
     if not n:
         return {"users": 0}
     low, high = wilson(int((x > 0).sum()), n)
-    tau = between_sd(effects)
-    return {
-        "users": n,
-        "helped": float((x > 0).mean()),
-        "helped_low": low,
-        "helped_high": high,
-        "harmed": float((x < 0).mean()),
-        "between_sd": tau,
-        "helped_corrected": None if tau is None else _share_above_zero(float(x.mean()), tau),
-    }
+    shares = {"users": n, "helped": float((x > 0).mean()), "helped_low": low, "helped_high": high}
+    return shares | {"harmed": float((x < 0).mean())} | _corrected(effects)
 
 
-def between_sd(effects: pl.DataFrame) -> float | None:
-    """Standard deviation of the true effects; None if it cannot be told from noise."""
+def _corrected(effects: pl.DataFrame) -> dict[str, float | None]:
+    """The part of `user_shares` without noise; null where noise cannot be told from users."""
+    names = ["between_sd", "helped_corrected", "helped_corrected_low", "helped_corrected_high"]
     if effects.height < 2 or effects["se"].null_count():
-        return None
-    variance = effects["effect"].to_numpy().var(ddof=1) - np.mean(effects["se"].to_numpy() ** 2)
-    return float(np.sqrt(max(0.0, variance)))
+        return dict.fromkeys(names)
+    x, repeated = effects["effect"].to_numpy(), int((effects["n"] - 1).sum())
+    noise, total = float(np.mean(effects["se"].to_numpy() ** 2)), float(x.var(ddof=1))
+    # The middle and both ends of the intervals. A variance s^2 with df degrees of freedom has the variance 2 s^4 / df.
+    spread = np.sqrt(2 * total**2 / (len(x) - 1) + 2 * noise**2 / repeated)
+    ends = np.array([0, -1.96, 1.96])
+    means = x.mean() + ends * np.sqrt(total / len(x))
+    sds = np.sqrt(np.maximum(0.0, total - noise + ends * spread))
+    shares = [_share_above_zero(float(mean), float(sd)) for mean in means for sd in sds]
+    return dict(zip(names, [float(sds[0]), shares[0], min(shares), max(shares)], strict=True))
 
 
 def _share_above_zero(mean: float, sd: float) -> float:

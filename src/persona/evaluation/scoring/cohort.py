@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,8 @@ from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tokenization.chat import chat_frame, encode
 
+# How stars are asked for: where the model was trained to write them, by a question of its own, or not at all.
+Stars = Literal["trained", "asked"] | None
 STARS = ["1", "2", "3", "4", "5"]
 
 logger = logging.getLogger(__name__)
@@ -77,22 +79,8 @@ def score_cohort(
     given = star_line_lengths(tokens)
     stars_trained = model.is_trained and any(given)
     asks_stars = bool(files.empty_tokens and (stars_trained or cues[1]) and may_ask_stars(targets["rating"]))
-    # Those that ask for stars are behind the targets' and the empty prompts.
-    star_prompts = (0 if stars_trained else 2 * len(given)) if asks_stars else None
-    prompts, completions = _split(tokens)
-    n_tokens = [len(completion) - n for completion, n in zip(completions, given, strict=True)]
-    if files.empty_tokens:
-        prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
-    if asks_stars and not stars_trained:
-        prompts += ask_for_stars(model.tokenizer, prompts[: len(n_tokens)], (cues[0], str(cues[1])))
-    if asks_stars:
-        completions += star_completions(model.tokenizer, stars_trained)
-    under = np.concatenate(impostors)
-    if files.impostor_tokens:
-        rendered = read_table(files.impostor_tokens, schemas.TOKENS)
-        under = _rendered_prompts(tokens, impostors, rendered, len(prompts))
-        prompts += _split(rendered)[0]
-    requests = _requests(impostors, under, files.empty_tokens is not None, star_prompts)
+    stars: Stars = ("trained" if stars_trained else "asked") if asks_stars else None
+    prompts, completions, requests = _questions(model, tokens, impostors, files, cues, stars)
     pairs = Pairs(prompts, completions, np.concatenate(requests), given + [0] * (len(completions) - len(given)))
     nll = score_pairs(model, pairs, max_tokens, work, cohort)
     own, under_others, under_none, of_stars = np.split(nll, np.cumsum([len(asked) for asked in requests])[:-1])
@@ -103,7 +91,7 @@ def score_cohort(
         "item_id",
         "cohort",
         n_characters=pl.col("text").str.len_chars(),
-        n_tokens=pl.Series(n_tokens),
+        n_tokens=tokens["input_ids"].list.len() - tokens["text_start"],
         nll=pl.Series(own),
         impostor_ids=_lists([ids[i] for i in impostors], pl.Int64) if files.empty_tokens else pl.lit(None),
         nll_impostors=_lists(_like(impostors, under_others), pl.Float64) if files.empty_tokens else pl.lit(None),
@@ -113,6 +101,32 @@ def score_cohort(
         stars_trained=pl.lit(stars_trained),
     )
     return scored.select(pl.col(name).cast(dtype) for name, dtype in schemas.SCORES.columns.items())
+
+
+def _questions(
+    model: EvaluatedModel,
+    tokens: pl.DataFrame,
+    impostors: list[Ints],
+    files: CohortFiles,
+    cues: tuple[str, str | None],
+    stars: Stars,
+) -> tuple[list[Ids], list[Ids], list[Ints]]:
+    """All prompts and completions of a cohort, and what is asked of them; see `_requests`."""
+    prompts, completions = _split(tokens)
+    if files.empty_tokens:
+        prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
+    # Stars that were trained are asked for by the targets' own prompts.
+    star_prompts = {"trained": 0, "asked": len(prompts), None: None}[stars]
+    if stars == "asked":
+        prompts += ask_for_stars(model.tokenizer, prompts[: tokens.height], (cues[0], str(cues[1])))
+    if stars:
+        completions += star_completions(model.tokenizer, stars == "trained")
+    under = np.concatenate(impostors)
+    if files.impostor_tokens:
+        rendered = read_table(files.impostor_tokens, schemas.TOKENS)
+        under = _rendered_prompts(tokens, impostors, rendered, len(prompts))
+        prompts += _split(rendered)[0]
+    return prompts, completions, _requests(impostors, under, files.empty_tokens is not None, star_prompts)
 
 
 def _rendered_prompts(tokens: pl.DataFrame, impostors: list[Ints], rendered: pl.DataFrame, first: int) -> Ints:

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from persona.evaluation.baselines import ngram
-from persona.evaluation.baselines.baselines import Baselines, all_baselines
+from persona.evaluation.baselines.baselines import Baselines, all_baselines, best_author_baseline
+from persona.evaluation.metrics.authors import author_ranks
 from persona.evaluation.metrics.summary import likelihood_metrics
 from persona.evaluation.targets import build_targets, past_of_cohorts
 from persona.ingestion.ingest import Ingested
@@ -82,3 +83,45 @@ def test_a_val_prompt_and_what_is_known_of_its_target_hide_test_items(tables: In
     assert counted["n_history"].to_list() == counted["n"].fill_null(0).to_list()
     with_hidden = build_targets({"val": val}, reviews, 10, 42)
     assert with_hidden["n_history"].sum() > targets["n_history"].sum()
+
+
+def ranked(cohort: str, n_history: int, finds: bool, start: int) -> pl.DataFrame:
+    """Two targets of two users; the author is found or not."""
+    ids = [start, start + 1]
+    return pl.DataFrame(
+        {
+            "interaction_id": ids,
+            "user_id": [f"u{n}" for n in ids],
+            "cohort": cohort,
+            "n_history": n_history,
+            "impostor_ids": [ids[1:], ids[:1]],
+            "nll": 1.0,
+            "nll_impostors": [[2.0 if finds else 0.0]] * 2,
+        }
+    )
+
+
+def table(val: bool, val_without_history: bool, test: bool) -> pl.DataFrame:
+    """Of a method that finds the authors of these targets or not."""
+    return pl.concat([ranked("val", 3, val, 0), ranked("val", 0, val_without_history, 2), ranked("test", 3, test, 4)])
+
+
+def test_the_baseline_of_authors_is_chosen_on_the_val_targets_with_history() -> None:
+    good_on_val, good_on_test = table(True, False, False), table(False, True, True)
+    name, rows = best_author_baseline(good_on_val, good_on_test, 2)
+    assert name == "tfidf_authors" and rows.equals(good_on_val.tail(2))
+    name, rows = best_author_baseline(good_on_test, good_on_val, 2)
+    assert name == "ngram" and rows.equals(good_on_val.tail(2))
+    assert best_author_baseline(good_on_val, good_on_val, 2)[0] == "ngram"
+    assert best_author_baseline(good_on_val.filter(cohort="test"), good_on_test.filter(cohort="test"), 2)[0] == "ngram"
+
+
+def test_baselines_score_val_targets_against_their_blocks(own: tuple[pl.DataFrame, pl.DataFrame, Baselines]) -> None:
+    _, targets, baselines = own
+    blocked = targets.drop_nulls("block")
+    for scored in (baselines.authors, baselines.ngram.filter(pl.col("impostor_ids").list.len() > 0)):
+        assert set(scored["interaction_id"]) == set(blocked["interaction_id"])
+        ranks = author_ranks(scored.filter(pl.col("cohort") == "val"), 10)
+        assert 100 < ranks.height < targets.filter(pl.col("cohort") == "val").height
+    name, rows = best_author_baseline(baselines.authors, baselines.ngram, 10)
+    assert name in ("tfidf_authors", "ngram") and set(rows["cohort"]) == {"test"}

@@ -6,11 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from persona.evaluation.metrics.users import between_sd, user_effects, user_shares, wilson
+from persona.evaluation.metrics.users import user_effects, user_shares, wilson
 
 
-def simulated(mean: float, sd: float, users: int = 2000, noise: float = 1.0, reviews: int = 2) -> pl.DataFrame:
-    rng = np.random.default_rng(0)
+def simulated(
+    mean: float, sd: float, users: int = 2000, noise: float = 1.0, reviews: int = 2, seed: int = 0
+) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
     ids = np.repeat(np.arange(users), reviews)
     values = rng.normal(mean, sd, users)[ids] + rng.normal(0, noise, ids.size)
     return pl.DataFrame({"user_id": [f"u{n:05}" for n in ids], "gap": values, "n": 1.0})
@@ -31,18 +33,29 @@ def test_effects_by_hand() -> None:
 
 def test_the_corrected_share_finds_the_truth_that_noise_hides() -> None:
     # 97.7 % of users have an effect above 0, but noise hides it in many.
-    found = user_shares(user_effects(simulated(0.4, 0.2), "gap", "n"))
-    assert found["helped"] < 0.75
-    assert found["helped_corrected"] == pytest.approx(0.977, abs=0.03)
+    found = user_shares(user_effects(simulated(0.4, 0.2, reviews=10), "gap", "n"))
+    assert found["helped"] < 0.9 and found["helped_high"] < 0.93
+    assert found["helped_corrected"] == pytest.approx(0.977, abs=0.02)
     assert found["helped"] + found["harmed"] == pytest.approx(1.0)
     assert found["helped_low"] < found["helped"] < found["helped_high"]
 
 
+def test_the_interval_of_the_corrected_share_holds_the_truth_and_is_wide_where_little_is_known() -> None:
+    widths = []
+    for reviews in (2, 10):
+        simulations = [simulated(0.1, 0.1, users=250, noise=0.2, reviews=reviews, seed=seed) for seed in range(60)]
+        found = [user_shares(user_effects(rows, "gap", "n")) for rows in simulations]
+        ends = np.array([(shares["helped_corrected_low"], shares["helped_corrected_high"]) for shares in found])
+        assert np.mean((ends[:, 0] <= 0.841) & (ends[:, 1] >= 0.841)) >= 0.9
+        widths.append(np.mean(ends[:, 1] - ends[:, 0]))
+    assert widths[0] > 1.5 * widths[1]
+
+
 def test_users_who_do_not_differ_are_not_said_to() -> None:
-    effects = user_effects(simulated(0.0, 0.0), "gap", "n")
-    spread = between_sd(effects)
-    assert spread is not None and spread < 0.15  # the noise of an effect is 0.7
-    assert user_shares(effects)["helped"] == pytest.approx(0.5, abs=0.04)
+    found = user_shares(user_effects(simulated(0.0, 0.0), "gap", "n"))
+    assert found["between_sd"] < 0.2  # the noise of an effect is 0.7
+    assert found["helped"] == pytest.approx(0.5, abs=0.04)
+    assert (found["helped_corrected_low"], found["helped_corrected_high"]) == (0.0, 1.0)
 
 
 def test_with_one_review_a_user_noise_cannot_be_told_from_users() -> None:
