@@ -95,14 +95,14 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         (
             "split",
             {"by": "time", "val_from": "2015-01-01"},
-            r"split\.test_from: is missing; by: time needs the first day",
+            r"split\.test_from: is missing; by: time needs",
         ),
         ("split", {"val_from": "2015-01-01"}, r"split\.val_from: has no effect with by: user; leave it out"),
         ("split", BY_TIME | {"seed": 1}, r"split\.seed: has no effect with by: time; leave it out"),
         (
             "split",
             BY_TIME | {"val_from": "2016-01-01"},
-            r"split\.val_from: got 2016-01-01, allowed is a day before test",
+            r"split\.val_from: got 2016-01-01, allowed is a day before",
         ),
         ("split", BY_TIME | {"test_from": "soon"}, r"split\.test_from: got 'soon': .*isoformat"),
         ("split", BY_TIME | {"test_from": 2016}, r"split\.test_from: got 2016: Input should be a valid date"),

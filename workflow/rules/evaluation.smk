@@ -6,6 +6,7 @@ rule build_targets:
         val=f"{RESULTS}/samples/val.parquet",
         test=f"{RESULTS}/samples/test.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
     output:
         f"{RESULTS}/targets.parquet",
     log:
@@ -24,7 +25,7 @@ rule build_targets:
     shell:
         'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
-        " --candidates {params.candidates} --seed {params.seed}"
+        " --split {input.split:q} --candidates {params.candidates} --seed {params.seed}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

@@ -17,6 +17,6 @@ class Allowances(Settings):
     person. With `split.by: user` only."""
     repeated_in_history: Share = 0.05
     """Share of a sample's or cohort's targets that may be nearly the same as an entry of their own history."""
-    quoted_in_history: Share = 0.05
+    quoted_in_history: Share = 0.1
     """Share of a sample's or cohort's targets that may have 20 characters in a row in common with an entry of their own
     history."""

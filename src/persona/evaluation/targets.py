@@ -16,7 +16,11 @@ from persona.tables.splits import shown_reviews
 
 
 def build_targets(
-    cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame, candidates: int, seed: int
+    cohorts: dict[str, pl.DataFrame],
+    interactions: pl.DataFrame,
+    candidates: int,
+    seed: int,
+    split: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The targets of the cohorts `val` and `test`, with the columns that the evaluation needs.
 
@@ -26,6 +30,7 @@ def build_targets(
         candidates: number of users among whom an author is identified. A block has at least as many targets if there
             are as many to choose from.
         seed: of the random choices, such as the order within equal stars.
+        split: as in `persona.tables.splits.shown_reviews`; by default prompts may show all earlier reviews.
 
     Returns:
         The columns of `schemas.TARGETS`.
@@ -33,10 +38,9 @@ def build_targets(
     sampled = pl.concat([c.with_columns(cohort=pl.lit(name)) for name, c in cohorts.items()])
     reviews = interactions.with_columns(n_context=pl.col("context").list.len()).drop("likes", "context")
     known = sampled.select("interaction_id", "cohort").join(reviews, on="interaction_id").sort("interaction_id")
-    past = (
-        earlier_reviews(known, reviews)
-        .group_by("interaction_id")
-        .agg(n_history=pl.len().cast(pl.Int32), history_mean=pl.col("rating").cast(pl.Float64).mean())
+    earlier = earlier_reviews(known, reviews) if split is None else past_of_cohorts(known, reviews, split)
+    past = earlier.group_by("interaction_id").agg(
+        n_history=pl.len().cast(pl.Int32), history_mean=pl.col("rating").cast(pl.Float64).mean()
     )
     known = known.join(past, on="interaction_id", how="left").with_columns(
         pl.col("n_history").fill_null(0), names_star=pl.col("text").str.contains(NAMES_STAR)

@@ -11,8 +11,13 @@ from persona.evaluation.baselines import ngram
 from persona.evaluation.baselines.baselines import Baselines, all_baselines, best_author_baseline
 from persona.evaluation.metrics.authors import author_ranks
 from persona.evaluation.metrics.summary import baseline_metrics, likelihood_metrics
+from persona.evaluation.targets import build_targets, past_of_cohorts
+from persona.ingestion.ingest import Ingested
+from persona.sampling import sample_targets
+from persona.splitting import split_by_item, split_by_time
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
+from persona.tables.splits import reviews_in
 from tests.unit.evaluation.baselines.prepared import prepared
 
 
@@ -34,6 +39,52 @@ def test_the_protocol_finds_nothing_where_there_is_nothing(tmp_path: Path) -> No
         found = likelihood_metrics([table], 10)
         assert found["swap_gap"]["low"] <= 0 <= found["swap_gap"]["high"]
         assert found["acc"]["low"] <= 0.1 <= found["acc"]["high"]
+
+
+@pytest.mark.parametrize("by", ["time", "item"])
+def test_baselines_see_nothing_of_val_and_test_but_the_history_of_a_target(tables: Ingested, by: str) -> None:
+    """All other texts and stars of val and test may be others without changing a guess."""
+    reviews = tables.interactions
+    days = reviews["day"].sort()
+    split = (
+        split_by_item(reviews, 0.2, 0.3, 42)
+        if by == "item"
+        else split_by_time(reviews, days[int(0.6 * len(days))], days[int(0.8 * len(days))])
+    )
+    cohorts = {name: sample_targets(reviews, split, name, 1, 60, 42) for name in ("val", "test")}
+    targets = build_targets(cohorts, reviews, 10, 42, split)
+    known = targets.select("interaction_id", "user_id", "cohort").join(
+        reviews.select("interaction_id", "session"), on="interaction_id"
+    )
+    seen = pl.concat(
+        [past_of_cohorts(known, reviews, split)["history_id"], reviews_in(reviews, split, "train")["interaction_id"]]
+    )
+    is_seen = pl.col("interaction_id").is_in(seen.implode())
+    changed = reviews.with_columns(
+        text=pl.when(is_seen).then("text").otherwise(pl.format("改{}", "interaction_id")),
+        rating=pl.when(is_seen).then("rating").otherwise(pl.lit(6) - pl.col("rating")),
+    )
+    assert (changed["text"] != reviews["text"]).sum() > 50
+    before, after = (all_baselines(table, split, targets, 42) for table in (reviews, changed))
+    for name in ("ratings", "texts", "authors", "ngram"):
+        assert getattr(before, name).equals(getattr(after, name)), name
+    guessed = before.ratings.filter(pl.col("method") == "item_mean")["rating"].unique()
+    assert by == "time" or guessed.to_list() == [reviews_in(reviews, split, "train")["rating"].mean()]
+
+
+def test_a_val_prompt_and_what_is_known_of_its_target_hide_test_items(tables: Ingested) -> None:
+    reviews = tables.interactions
+    split = split_by_item(reviews, 0.2, 0.3, 42)
+    val = sample_targets(reviews, split, "val", None, None, 42)
+    targets = build_targets({"val": val}, reviews, 10, 42, split)
+    in_test = reviews_in(reviews, split, "test")["interaction_id"].implode()
+    shown = reviews.filter(~pl.col("interaction_id").is_in(in_test)).select("user_id", "session")
+    pairs = val.join(reviews.select("interaction_id", "session"), on="interaction_id").join(shown, on="user_id")
+    n = pairs.filter(pl.col("session_right") < pl.col("session")).group_by("interaction_id").len("n")
+    counted = targets.join(n, on="interaction_id", how="left")
+    assert counted["n_history"].to_list() == counted["n"].fill_null(0).to_list()
+    with_hidden = build_targets({"val": val}, reviews, 10, 42)
+    assert with_hidden["n_history"].sum() > targets["n_history"].sum()
 
 
 def ranked(cohort: str, n_history: int, finds: bool, start: int) -> pl.DataFrame:
