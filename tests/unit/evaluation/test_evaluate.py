@@ -106,8 +106,10 @@ SCALES = {
 }
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("style", ["detailed", "detailed_with_stars"])
+@pytest.mark.parametrize(
+    ("scale", "style"),
+    [(scale, "detailed_with_stars") for scale in SCALES] + [("half_stars", "detailed"), ("some", "detailed")],
+)
 def test_ratings_of_any_scale_are_evaluated(
     tmp_path: Path, model: str, scale: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
