@@ -187,7 +187,7 @@ def trained_in(style: str, tables: Ingested, folder: Path) -> dict[str, pl.DataF
     tokenizer = load_tokenizer(str(folder / "base"))
     tokens = tokenize(prompts.join(users, on="user_id", how="semi"), tokenizer, FitSettings(max_length=900))
     write_table(tokens, folder / "train.parquet", schemas.TOKENS)
-    trained = train_for(60, folder / "train.parquet", str(folder / "base"), folder / "model")
+    trained = train_for(80, folder / "train.parquet", str(folder / "base"), folder / "model")
     return tables_of(folder, tables, trained, style, (CUE, "预测用户的评分："))
 
 
