@@ -106,8 +106,10 @@ SCALES = {
 }
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("style", ["detailed", "detailed_with_stars"])
+@pytest.mark.parametrize(
+    ("scale", "style"),
+    [(scale, "detailed_with_stars") for scale in SCALES] + [("half_stars", "detailed"), ("some", "detailed")],
+)
 def test_ratings_of_any_scale_are_evaluated(
     tmp_path: Path, model: str, scale: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,7 +187,7 @@ def trained_in(style: str, tables: Ingested, folder: Path) -> dict[str, pl.DataF
     tokenizer = load_tokenizer(str(folder / "base"))
     tokens = tokenize(prompts.join(users, on="user_id", how="semi"), tokenizer, FitSettings(max_length=900))
     write_table(tokens, folder / "train.parquet", schemas.TOKENS)
-    trained = train_for(60, folder / "train.parquet", str(folder / "base"), folder / "model")
+    trained = train_for(80, folder / "train.parquet", str(folder / "base"), folder / "model")
     return tables_of(folder, tables, trained, style, (CUE, "预测用户的评分："))
 
 
