@@ -83,8 +83,9 @@ def raw_to_samples(raw: Path, folder: Path, limit: int | None = None) -> list[St
     tables = folder / "interactions.parquet", folder / "split.parquet"
     options = ["--options", "{}", "--max-reject-share", 1.0]
     steps = [run("ingest", "ingest.py", raw, "--format", "dmsc_csv", "--folder", folder, *options, limit=limit)]
-    ratios = ["--by", "user", "--val-ratio", 0.1, "--test-ratio", 0.1, "--seed", 42, "--min-reviews", 1]
-    steps.append(run("split", "split.py", *tables, *ratios, limit=limit))
+    ratios = {"by": "user", "val_ratio": 0.1, "test_ratio": 0.1, "seed": 42}
+    options = ["--settings", json.dumps(ratios), "--min-reviews", 1]
+    steps.append(run("split", "split.py", *tables, *options, limit=limit))
     for name, (split, most, users) in SAMPLES.items():
         choice = {"max_samples_per_user": most, "max_users": users, "min_history": 0, "sample_seed": 42}
         settings = {"split_name": split, **choice}
@@ -97,9 +98,11 @@ def raw_to_samples(raw: Path, folder: Path, limit: int | None = None) -> list[St
 
 def render(folder: Path, limit: int | None = None) -> Step:
     """Prompts of all training reviews, with profile, history and its texts."""
-    tables = [part for name in ("interactions", "users", "items") for part in (f"--{name}", folder / f"{name}.parquet")]
+    names = ("interactions", "split", "users", "items")
+    tables = [part for name in names for part in (f"--{name}", folder / f"{name}.parquet")]
     sample, prompts = folder / "samples" / "everything.parquet", folder / "prompts.parquet"
     style = ["--style", STYLE, "--prompt", json.dumps({"parts": PARTS, "task": TASK, "cue": CUE})]
+    tables += ["--split-name", "train"]
     return run("render", "render.py", prompts, "--sample", sample, *tables, *style, limit=limit)
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.writers                # two CPU processes, or two GPUs
 
-Each process holds an optimizer state and computes steps of a matrix product while the state is written, in several ways,
-turn by turn. `async_save` is that of `torch.distributed.checkpoint`, with a thread and with a process that writes. The
-last line is one JSON object: seconds that the steps waited, seconds until the files were complete, and seconds of a step
-meanwhile over those of a step alone.
+Each process holds an optimizer state and computes steps of a matrix product while the state is written, in several
+ways, turn by turn. `async_save` is that of `torch.distributed.checkpoint`, with a thread and with a process that
+writes. The last line is one JSON object: seconds that the steps waited, seconds until the files were complete, and
+seconds of a step meanwhile over those of a step alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save
 
 from benchmarks.workers import run_workers
 from persona.modeling.loading import default_device
@@ -62,7 +62,7 @@ def compare(folder: Path, args: argparse.Namespace) -> None:
     group = dist.new_group(backend="gloo")
 
     def torch_saves(kind: AsyncCheckpointerType, path: Path) -> Callable[[], Any]:
-        future = dcp.async_save(state, checkpoint_id=path, process_group=group, async_checkpointer_type=kind)
+        future = async_save(state, checkpoint_id=path, process_group=group, async_checkpointer_type=kind)
         return future.result if not hasattr(future, "upload_completion") else future.upload_completion.result
 
     def written_by_the_project(behind: bool, path: Path) -> Callable[[], Any]:
@@ -110,8 +110,6 @@ def measured(
     save: Callable[[Path], Callable[[], Any]], path: Path, step: Callable[[], float], alone: float
 ) -> tuple[float, float, float]:
     """Seconds that the steps waited, seconds until everything was written, and a step meanwhile over one alone."""
-    import threading
-
     started = time.perf_counter()
     wait = save(path)
     waited = time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 A prompt style is data: a list of sections, each with an optional heading and an entry. An entry is a list of
 fragments with `{placeholders}`. A fragment whose value is unknown is left out, and so is a section without entries.
+A style also says what the model is trained to write: the text alone, or a line with the stars and then the text.
 
 Texts of users cannot imitate headings or other structure. Their line breaks become spaces, so a text begins a line only
 where the style puts it, and there an opening bracket becomes a full-width one.
@@ -10,6 +11,7 @@ where the style puts it, and there an opening bracket becomes a full-width one.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import string
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ import yaml
 from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
+from persona.tables.splits import read_split, shown_reviews
 from persona.tables.user_ranges import user_ranges
 
 Part = Literal["always", "profile", "history", "context"]
@@ -35,6 +38,8 @@ PLACEHOLDERS: dict[str, frozenset[str]] = {
     "history": frozenset({"number", "title", "genres", "rating", "day", "text"}),
     "context": frozenset({"speaker", "text"}),
 }
+# What a completion may be, and whether it begins with a line of stars.
+COMPLETIONS = {"{text}": False, "{rating}\n{text}": True}
 SECTION_SEPARATOR = "\n\n"
 # Every character that some reader takes for a line break.
 LINE_BREAKS = r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+\s*"
@@ -51,6 +56,19 @@ class Section:
     part: Part
     heading: str | None
     entry: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What prompts and completions look like.
+
+    Attributes:
+        sections: the sections of a prompt, in their order.
+        trains_stars: whether a completion begins with a line of the stars, if they are known, before the text.
+    """
+
+    sections: list[Section]
+    trains_stars: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class PromptSpec:
         cue: stands for `{cue}`, the last line, which asks for the text.
     """
 
-    style: list[Section]
+    style: Style
     parts: Parts
     task: str
     cue: str
@@ -91,14 +109,15 @@ class PromptSpec:
     @property
     def sections(self) -> list[Section]:
         """The sections of the style that are switched on."""
-        return [section for section in self.style if self.parts.includes(section)]
+        return [section for section in self.style.sections if self.parts.includes(section)]
 
 
-def load_style(path: Path) -> list[Section]:
+def load_style(path: Path) -> Style:
     """Read a prompt style.
 
     Raises:
-        PersonaError: the file is missing, is not a prompt style, or contains an unknown placeholder.
+        PersonaError: the file is missing, is not a prompt style, contains an unknown placeholder, or asks for a
+            completion that is not one of `COMPLETIONS`.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -106,9 +125,21 @@ def load_style(path: Path) -> list[Section]:
         raise PersonaError(f"{path}: no such prompt style file") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PersonaError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict) or set(data) != {"sections"} or not isinstance(data["sections"], list):
-        raise PersonaError(f"{path}: a prompt style is one key `sections` with a list")
-    sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data["sections"])]
+    keys = set(data) if isinstance(data, dict) else set()
+    if "sections" not in keys or not keys <= {"sections", "completion"} or not isinstance(data["sections"], list):
+        raise PersonaError(f"{path}: a prompt style is one key `sections` with a list, and perhaps `completion`")
+    return Style(_sections(path, data["sections"]), _trains_stars(path, data.get("completion", "{text}")))
+
+
+def _trains_stars(path: Path, completion: Any) -> bool:
+    if not isinstance(completion, str) or completion not in COMPLETIONS:
+        allowed = " or ".join(json.dumps(known) for known in COMPLETIONS)
+        raise PersonaError(f"{path}: completion: got {completion!r}, allowed is {allowed}")
+    return COMPLETIONS[completion]
+
+
+def _sections(path: Path, data: list[Any]) -> list[Section]:
+    sections = [_section(path, f"sections[{n}]", section) for n, section in enumerate(data)]
     if not sections or sections[-1].part != "always" or not sections[-1].entry[-1].endswith("{cue}"):
         raise PersonaError(f"{path}: the last section must be one without `part` that ends with {{cue}}")
     if "{genres}" in sections[-1].entry[-1]:
@@ -179,8 +210,50 @@ def render(
     Returns:
         The columns of `schemas.PROMPTS`.
     """
-    reviews = interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
+    reviews = _with_titles(interactions, items)
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
+    return _render(rows, reviews, users, spec)
+
+
+def render_pairs(
+    pairs: pl.DataFrame,
+    targets: pl.DataFrame,
+    interactions: pl.DataFrame,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    spec: PromptSpec,
+) -> pl.DataFrame:
+    """Render prompts of targets with another user: item, conversation and text are the target's.
+
+    Profile, id and history are the other user's. The history ends where it does for that user's own target, so each
+    user has the same one for all targets.
+
+    Args:
+        pairs: `interaction_id` of the target, `user_id` of the other user and `impostor_id`, that user's own target.
+        targets: the interactions of the targets.
+        interactions: all interactions of the other users.
+        users, items, spec: as for `render`.
+
+    Returns:
+        The columns of `schemas.PROMPTS`, with the other user's id.
+    """
+    reviews = _with_titles(interactions, items)
+    asked = _with_titles(targets, items).drop("user_id", "session", "position")
+    until = reviews.select("session", impostor_id="interaction_id")
+    rows = pairs.join(until, on="impostor_id", how="left").join(asked, on="interaction_id", how="left")
+    return _render(rows, reviews, users, spec)
+
+
+def _with_titles(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    return interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
+
+
+def _render(rows: pl.DataFrame, reviews: pl.DataFrame, users: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
+    """Render rows that have an item, a conversation, a text, and a user with the session that the history ends before.
+
+    Args:
+        reviews: all of these users, with titles.
+    """
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(spec.task), cue=pl.lit(spec.cue))
     section = next((section for section in spec.sections if section.part == "history"), None)
     if section:
@@ -199,6 +272,7 @@ def render_file(
     items: Path,
     spec: PromptSpec,
     bucket: tuple[int, int] = (1, 1),
+    split: tuple[Path, str] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Render a sample of any size, one range of users at a time, in the order of their ids.
 
@@ -206,6 +280,8 @@ def render_file(
         sample, interactions, users, items: Parquet files.
         spec: what a prompt is made of.
         bucket: (k, m) for the k-th of m parts of the users.
+        split: the split table and the split of the sample, whose prompts may show only some of the interactions; by
+            default they may show all.
 
     Yields:
         The prompts of one range of users, as `render` returns them.
@@ -215,8 +291,40 @@ def render_file(
     for user_range in user_ranges(max(1, n), bucket):
         targets = read_table(sample, schemas.SAMPLES, users=user_range)
         reviews = read_table(interactions, schemas.INTERACTIONS, users=user_range)
+        if split:
+            reviews = shown_reviews(reviews, read_split(split[0], user_range), split[1])
         profiles = read_table(users, schemas.USERS, users=user_range)
         yield render(targets, reviews, profiles, titles, spec)
+
+
+def render_pairs_file(
+    pairs: pl.DataFrame, interactions: Path, users: Path, items: Path, spec: PromptSpec
+) -> Iterator[pl.DataFrame]:
+    """Render pairs of targets and other users, one range of these users at a time, in the order of their ids.
+
+    Args:
+        pairs: as for `render_pairs`.
+        interactions, users, items: Parquet files.
+        spec: what a prompt is made of.
+
+    Yields:
+        The prompts of one range of users, as `render_pairs` returns them.
+    """
+    titles = read_table(items, schemas.ITEMS)
+    asked = pairs.select("interaction_id").unique()
+    targets = pl.concat(
+        read_table(interactions, schemas.INTERACTIONS, users=part).join(asked, on="interaction_id", how="semi")
+        for part in user_ranges(max(1, math.ceil(count_rows(interactions) / CHUNK)))
+    )
+    for part in user_ranges(max(1, math.ceil(pairs.height / CHUNK))):
+        yield render_pairs(
+            pairs.filter(pl.col("user_id") >= part[0], pl.col("user_id") < part[1]),
+            targets,
+            read_table(interactions, schemas.INTERACTIONS, users=part),
+            read_table(users, schemas.USERS, users=part),
+            titles,
+            spec,
+        )
 
 
 def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:
@@ -243,6 +351,7 @@ def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
     names = [f"section_{n}" for n in range(len(sections))]
     rows = rows.with_columns(_section_text(section).alias(names[n]) for n, section in enumerate(sections))
     offsets = {f"{part}_offsets": _offsets(part, names, sections) for part in ("history", "context")}
+    star_line = _star_line() if spec.style.trains_stars else pl.lit("")
     return rows.with_columns(
         prompt=pl.concat_str(names, separator=SECTION_SEPARATOR, ignore_nulls=True), **offsets
     ).select(
@@ -253,9 +362,17 @@ def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
         "history_ids",
         "prompt",
         *offsets,
-        completion="text",
+        completion=pl.concat_str(star_line, "text"),
+        text_offset=star_line.str.len_chars().cast(pl.Int32),
         n_context=pl.col("context").list.len() if spec.parts.context else pl.lit(0),
     )
+
+
+def _star_line() -> pl.Expr:
+    """The first line of a completion, such as `4`, with its line break; empty where the rating is unknown."""
+    # As few tokens as can be: history has `4.0`.
+    rating = pl.col("rating").cast(pl.Float32).cast(pl.String).str.strip_suffix(".0")
+    return pl.concat_str(rating, pl.lit("\n")).fill_null("")
 
 
 def _entries(section: Section) -> pl.Expr:

@@ -10,6 +10,7 @@ from persona.errors import PersonaError
 from persona.history import n_earlier
 from persona.seeded_hash import hash64_series, id_priority, mix64
 from persona.tables.parquet import count_rows
+from persona.tables.splits import reviews_in, shown_reviews
 
 
 def sample_targets(
@@ -32,20 +33,19 @@ def sample_targets(
 
     Args:
         interactions: all those of each user, with `interaction_id`, `user_id`, `item_id`, `session`.
-        split: with the columns of `schemas.SPLIT`.
+        split: with the columns of `schemas.SPLIT` or `schemas.SPLIT_OF_REVIEWS`.
         split_name: the split to sample from.
         max_samples_per_user, max_users: None for all.
-        min_history: only reviews with at least so many earlier ones are targets, and only users with such a review
-            count for `max_users`.
+        min_history: only reviews with at least so many earlier ones that prompts of the split may show are targets,
+            and only users with such a review count for `max_users`.
 
     Returns:
         `interaction_id`, `user_id`, `item_id`.
     """
-    members = split.filter(pl.col("split") == split_name).select("user_id")
     reviews = interactions.select("interaction_id", "user_id", "item_id", "session")
-    targets = reviews.join(members, on="user_id", how="semi")
     if min_history:
-        targets = targets.filter(n_earlier() >= min_history)
+        reviews = shown_reviews(reviews, split, split_name).filter(n_earlier() >= min_history)
+    targets = reviews_in(reviews, split, split_name)
     targets = limit_users(targets.drop("session"), max_users, seed)
     if max_samples_per_user is not None:
         targets = _smallest_priorities(targets, max_samples_per_user, seed)
@@ -71,8 +71,8 @@ def check_sample(path: Path, split_name: str) -> None:
     """
     if not count_rows(path):
         raise PersonaError(
-            f"{path}: no user of the {split_name} split has a target; raise the split's ratio, lower min_history or "
-            "min_reviews_per_user, or add more users"
+            f"{path}: no user of the {split_name} split has a target; raise the split's ratio (by time move its "
+            "dates), lower min_history or min_reviews_per_user, or add more users"
         )
 
 

@@ -16,6 +16,7 @@ from persona.config.reference import schema_text, with_settings_table
 from persona.errors import PersonaError
 
 ROOT = Path(__file__).parents[2]
+BY_TIME = {"by": "time", "val_from": "2015-01-01", "test_from": "2016-01-01"}
 
 
 def test_the_conda_environment_has_the_pins_of_the_project() -> None:
@@ -92,6 +93,20 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("split.val_ratio", 1.5, r"split\.val_ratio: got 1\.5: Input should be less than 1"),
         ("split", {"val_ratio": 0.5, "test_ratio": 0.5}, r"split: val_ratio \+ test_ratio must be under 1"),
         (
+            "split",
+            {"by": "time", "val_from": "2015-01-01"},
+            r"split\.test_from: is missing; by: time needs",
+        ),
+        ("split", {"val_from": "2015-01-01"}, r"split\.val_from: has no effect with by: user; leave it out"),
+        ("split", BY_TIME | {"seed": 1}, r"split\.seed: has no effect with by: time; leave it out"),
+        (
+            "split",
+            BY_TIME | {"val_from": "2016-01-01"},
+            r"split\.val_from: got 2016-01-01, allowed is a day before",
+        ),
+        ("split", BY_TIME | {"test_from": "soon"}, r"split\.test_from: got 'soon': .*isoformat"),
+        ("split", BY_TIME | {"test_from": 2016}, r"split\.test_from: got 2016: Input should be a valid date"),
+        (
             "recipes.tiny.learning_rate",
             "1e-3",
             r"recipes\.tiny\.learning_rate: got '1e-3': Input should be a valid number",
@@ -100,6 +115,11 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
         ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),
+        (
+            "ablations.profile_and_history.prompt_style",
+            "detailed_with_stars",
+            r"evaluation\.contrasts\.0: the texts of history are scored given their stars, those of quick are not",
+        ),
         ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
         (
             "cohorts.max_users",
@@ -112,6 +132,7 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             r"samples\.everything\.min_history: got -1: .* greater than or equal to 0",
         ),
         ("samples.val", {"max_samples_per_user": 2}, r"samples\.val: this name is reserved"),
+        ("samples.impostors", {"max_samples_per_user": 2}, r"samples\.impostors: this name is reserved"),
         ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
         ("wandb.run_name", "{smaple}", r"wandb\.run_name: got '\{smaple\}'; allowed placeholders are \{sample\}"),
         ("dataset", "dmcs", r"dataset: got 'dmcs' \(did you mean dmsc\?\)"),
@@ -135,6 +156,12 @@ def test_a_mistake_is_explained(path: str, value: Any, message: str) -> None:
     with pytest.raises(PersonaError, match=message) as error:
         load_config(data, ROOT)
     assert "\n" not in str(error.value)
+
+
+def test_dialogue_has_no_days_to_split_by() -> None:
+    data = yaml.safe_load((ROOT / "config" / "chameleons.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(PersonaError, match=r"split\.by: got 'time', but format cornell has no days; allowed are user"):
+        load_config(data | {"split": BY_TIME}, ROOT)
 
 
 @pytest.mark.parametrize("data", [None, 5, "abc", [1], {"split": {"a\nb": 1}}, {"stages": {}}, {"split": {"seed": -1}}])

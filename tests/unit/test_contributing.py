@@ -47,4 +47,4 @@ def test_the_example_of_a_format_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_example_of_a_style_is_a_style(tmp_path: Path) -> None:
     (tmp_path / "short.yaml").write_text(example("A prompt style", "yaml"), encoding="utf-8")
-    assert [section.part for section in load_style(tmp_path / "short.yaml")] == ["history", "always", "always"]
+    assert [section.part for section in load_style(tmp_path / "short.yaml").sections] == ["history", "always", "always"]

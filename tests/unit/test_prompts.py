@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
-from persona.prompts import Parts, PromptSpec, load_style, render
+from persona.prompts import Parts, PromptSpec, load_style, render, render_pairs, render_pairs_file
 from persona.sampling import sample_targets
 from persona.splitting import split_users
+from persona.tables import schemas
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import check_assembly, tokenize
 from tests.ingesting import ingested
@@ -29,6 +31,19 @@ def test_a_simple_prompt_reads_as_written_by_hand(small: Ingested) -> None:
         f"[USER_HASH={user}]\n\n[USER_PROFILE]\n[USER_NAME=甲]\n\n[HISTORY]\n1. [电影A] 评分：5.0\n\n"
         "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影B\n\n预测用户的影评："
     )
+
+
+def test_stars_stand_before_the_text_where_they_are_known(small: Ingested) -> None:
+    parts = Parts(profile=False, history=False, context=False)
+    rating = pl.when(pl.col("text") == "好").then(4.5).when(pl.col("text") != "差").then("rating").cast(pl.Float32)
+    some = replace(small, interactions=small.interactions.with_columns(rating=rating))
+    prompts = prompts_of(some, "detailed_with_stars", parts)
+    assert set(prompts.select("completion", "text_offset").iter_rows()) == {
+        ("3\n一般", 2), ("4.5\n好", 4), ("差", 0), ("4\n不错", 2)
+    }  # fmt: skip
+    plain = prompts_of(some, "detailed", parts)
+    assert set(plain["completion"]) == {"一般", "好", "差", "不错"}
+    assert plain["prompt"].equals(prompts["prompt"]) and plain["text_offset"].sum() == 0
 
 
 def test_a_part_switched_off_leaves_no_trace(small: Ingested) -> None:
@@ -58,6 +73,68 @@ def test_history_is_of_strictly_earlier_days(tables: Ingested) -> None:
     assert pairs.height == n_earlier
 
 
+def talk(lines: list[tuple[str, int, str, list[str]]]) -> Ingested:
+    """Lines of users, each with its session and the turns before it."""
+    table = pl.DataFrame(
+        {
+            "interaction_id": range(len(lines)),
+            "user_id": [user for user, *_ in lines],
+            "item_id": "film",
+            "session": [session for _, session, *_ in lines],
+            "text": [text for *_, text, _ in lines],
+            "context": [[{"speaker": "X", "text": turn} for turn in turns] for *_, turns in lines],
+        }
+    ).with_columns(position=pl.int_range(pl.len()).over("user_id"), day=None, rating=None, likes=None)
+    interactions = table.select(pl.col(name).cast(kind) for name, kind in schemas.INTERACTIONS.columns.items())
+    users = (
+        table.select("user_id")
+        .unique()
+        .with_columns(
+            profile=pl.concat_list(pl.struct(field=pl.lit("name"), value=pl.col("user_id").str.to_uppercase()))
+        )
+    )
+    items = pl.DataFrame({"item_id": ["film"], "title": ["Heat"], "genres": [[]]}, schema=schemas.ITEMS.columns)
+    return Ingested(interactions, users, items, interactions.clear())
+
+
+def test_another_user_in_a_prompt_changes_profile_history_and_id_and_nothing_else(tmp_path: Path) -> None:
+    tables = talk(
+        [("a", 0, "first of a", []), ("a", 1, "target of a", ["to a"]), ("a", 2, "last of a", []),
+         ("b", 0, "first of b", []), ("b", 1, "target of b", ["to b", "and b"]), ("b", 2, "last of b", [])]
+    )  # fmt: skip
+    spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(True, True, True), TASK, CUE)
+    pairs = pl.DataFrame({"interaction_id": [1, 4], "user_id": ["b", "a"], "impostor_id": [4, 1]})
+    names = ("interactions", "users", "items")
+    interactions, users, items = (tmp_path / f"{name}.parquet" for name in names)
+    for name in names:
+        getattr(tables, name).write_parquet(tmp_path / f"{name}.parquet")
+    prompts = pl.concat(render_pairs_file(pairs, interactions, users, items, spec)).sort("interaction_id")
+    assert prompts["prompt"][0] == (
+        f"[USER_HASH=b]\n\n[USER_PROFILE]\n[USER_NAME=B]\n\n[HISTORY]\n1. first of b\n\n[TASK]\n{TASK}\n\n"
+        f"[CONVERSATION]\nX: to a\n\n{CUE}"
+    )
+    assert prompts["completion"].to_list() == ["target of a", "target of b"]
+    assert prompts.select("user_id", "history_ids", "n_context").rows() == [("b", [3], 1), ("a", [0], 2)]
+    # A user under its own id has its own prompt.
+    own = pairs.with_columns(user_id=pl.col("user_id").reverse(), impostor_id="interaction_id")
+    again = pl.concat(render_pairs_file(own, interactions, users, items, spec)).sort("interaction_id")
+    assert again.equals(
+        prompts_of(tables, "dialogue", spec.parts, pairs.select("interaction_id")).sort("interaction_id")
+    )
+
+
+def test_several_users_of_one_target_are_tokenized_each(qwen: Any) -> None:
+    tables = talk([(user, n, f"line {n} of {user}", ["hello"]) for user in "abc" for n in range(3)])
+    spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(True, True, True), TASK, CUE)
+    pairs = pl.DataFrame({"interaction_id": [2, 2], "user_id": ["b", "c"], "impostor_id": [5, 8]})
+    prompts = render_pairs(pairs, tables.interactions, tables.interactions, tables.users, tables.items, spec)
+    tokens = tokenize(prompts, qwen, FitSettings(max_length=400))
+    check_assembly(prompts, tokens, qwen)
+    texts = [qwen.decode(ids) for ids in tokens.sort("user_id")["input_ids"]]
+    assert "2. line 1 of b" in texts[0] and "2. line 1 of c" in texts[1]
+    assert all("line 2 of a" in text for text in texts)
+
+
 def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
     items = small.items.with_columns(genres=pl.lit(["喜剧", "动画"]))
     with_genres = Ingested(small.interactions, small.users, items, small.rejects)
@@ -81,6 +158,9 @@ def test_genres_stand_in_brackets_where_they_are_known(small: Ingested) -> None:
         ('sections: [{entry: ["{user_id}", "{cue}"]}]', r"the last section must not hold \{user_id\}"),
         ("sections: [", "not YAML in UTF-8"),
         ("other: 1", "one key `sections`"),
+        ('{sections: [{entry: "{cue}"}], completion: "{text} {rating}"}', r"completion: got '\{text\} \{rating\}'"),
+        ('{sections: [{entry: "{cue}"}], completion: "{day}\\n{text}"}', r'allowed is "\{text\}" or "\{rating\}\\n'),
+        ('{sections: [{entry: "{cue}"}], completion: [1]}', r"completion: got \[1\]"),
     ],
 )
 def test_a_wrong_style_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -122,7 +202,7 @@ def test_data_cannot_pass_for_structure(
     spec = PromptSpec(load_style(STYLES / f"{style}.yaml"), parts, TASK, CUE)
     made = render(targets, interactions, users_table, items, spec)
     assert made["history_ids"].list.len().min() > 0  # type: ignore[operator]
-    headings = [s.heading for s in load_style(STYLES / f"{style}.yaml") if s.heading]
+    headings = [s.heading for s in load_style(STYLES / f"{style}.yaml").sections if s.heading]
     for row in made.iter_rows(named=True):
         lines = re.split(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]", row["prompt"])
         for heading in headings:

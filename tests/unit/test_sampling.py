@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from persona.history import earlier_reviews
 from persona.ingestion.ingest import Ingested
 from persona.sampling import limit_users, sample_targets
-from persona.splitting import split_users
+from persona.splitting import split_by_item, split_users
+from persona.tables.splits import reviews_in
 from persona.tables.user_ranges import user_ranges
 
 # For each of some users the sessions of the user's reviews.
@@ -102,6 +103,18 @@ def test_samples_are_nested_and_independent_of_row_order(tables: Ingested) -> No
     assert set(sample_targets(shuffled, split, "train", 2, None, 42)["interaction_id"]) == samples[2]
     per_user = sample_targets(tables.interactions, split, "train", 2, None, 42).group_by("user_id").len()
     assert per_user["len"].max() == 2
+
+
+def test_by_item_only_texts_that_prompts_may_show_count_as_history(tables: Ingested) -> None:
+    split = split_by_item(tables.interactions, 0.2, 0.4, 42)
+    train = reviews_in(tables.interactions, split, "train")
+    expected = earlier_reviews(train, train)["interaction_id"].unique()
+    old = sample_targets(tables.interactions, split, "train", None, None, 42, min_history=1)
+    assert set(old["interaction_id"]) == set(expected)
+    everything = sample_targets(tables.interactions, split, "train", None, None, 42)
+    assert set(everything["interaction_id"]) == set(train["interaction_id"])
+    later = earlier_reviews(train, tables.interactions)["interaction_id"].n_unique()
+    assert old.height < later, "others have only reviews of hidden items before"
 
 
 def test_cohorts_share_no_user_with_training(tables: Ingested) -> None:

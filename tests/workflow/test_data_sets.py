@@ -72,6 +72,26 @@ def test_prompts_of_dialogue_are_in_english_and_hold_the_conversation(dialogue: 
     assert not pl.read_parquet(dialogue / "prompts/two_per_user/profile.parquet")["n_context"].sum()
 
 
+def test_the_conversation_stays_where_the_user_is_exchanged(dialogue: Path) -> None:
+    prompts = pl.read_parquet(dialogue / "prompts/impostors/profile_and_context.parquet")
+    assert prompts["n_context"].max() > 0  # type: ignore[operator]
+    asked = pl.read_parquet(dialogue / "prompts/test/profile_and_context.parquet")
+    without_user = pl.read_parquet(dialogue / "prompts/test/context_alone_dialogue.parquet")
+    end = pl.col("prompt").str.extract(r"(?s)(\[TASK\].*)").alias("end")
+    both = prompts.select("interaction_id", "completion", "user_id", end)
+    for other in (asked, without_user):
+        found = both.join(other.select("interaction_id", "completion", end), on=["interaction_id", "completion", "end"])
+        assert found.height == prompts.height
+    assert both.join(asked, on=["interaction_id", "user_id"]).is_empty()
+    assert without_user["prompt"].str.starts_with("[TASK]").all()
+    run = dialogue / "evaluation/two_per_user/profile_and_context/tiny"
+    scores = pl.read_parquet(run / "scores.parquet").filter(pl.col("cohort") == "test")
+    targets = pl.read_parquet(dialogue / "targets.parquet").select("interaction_id", "n_context")
+    pairs = scores.select("interaction_id", impostor="impostor_ids").explode("impostor").drop_nulls()
+    pairs = pairs.join(targets, on="interaction_id").join(targets, left_on="impostor", right_on="interaction_id")
+    assert pairs.filter(pl.max_horizontal("n_context", "n_context_right") > 0).height == prompts.height > 0
+
+
 def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
     page = (dialogue / "report" / "index.html").read_text(encoding="utf-8")
     assert "<svg" in page and 'src="http' not in page and 'href="http' not in page

@@ -29,9 +29,11 @@ def evaluation(results: Path, sample: str, out: Path, max_tokens: int = 2048) ->
     return {
         "name": sample,
         "model": str(results / "models" / sample / "profile_and_history/tiny/model"),
+        "is_trained": True,
         "val_tokens": tokens.format("val", "profile_and_history"),
         "test_tokens": tokens.format("test", "profile_and_history"),
         "empty_tokens": tokens.format("test", "without_user_detailed"),
+        "impostor_tokens": None,
         "max_tokens": max_tokens,
         "scores": str(out / "scores.parquet"),
         "generations": str(out / "generations.parquet"),

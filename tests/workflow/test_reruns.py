@@ -59,7 +59,7 @@ def edited(file: Path, old: str, new: str) -> str:
     ("file", "old", "new", "rerun"),
     [
         ("config/prompts/detailed.yaml", "影评：{text}", "短评：{text}", {"render", "make_tiny_model", "tokenize"}),
-        ("src/persona/sampling.py", "    members = split", "    # Why not.\n    members = split", set()),
+        ("src/persona/sampling.py", "    targets = reviews_in", "    # Why not.\n    targets = reviews_in", set()),
         ("src/persona/sampling.py", '"""Samples at most N', '"""Samples no more than N', set()),
         (
             "src/persona/sampling.py",

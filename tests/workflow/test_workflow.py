@@ -59,6 +59,9 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["train_samples"] > 0
     assert manifest["parameters"]["processes"] == 2
+    assert manifest["finished"].endswith("+00:00")
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    assert head.stdout.startswith((manifest["commit"] or "").removesuffix("-dirty"))
 
 
 def test_transformers_4_reads_the_trained_model_and_computes_the_same(finished: Path) -> None:
@@ -158,6 +161,17 @@ def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_
 def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path, name: str) -> None:
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8"))
     assert scheduled(snakemake(tmp_path, config, "-n", "train_all"))["train"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "buckets", "rendered"), [("chameleons", 1, 3), ("chameleons", 2, 3), ("dmsc_30b", 1, 0)]
+)
+def test_impostors_have_prompts_of_their_own_where_prompts_show_a_conversation(
+    tmp_path: Path, name: str, buckets: int, rendered: int
+) -> None:
+    config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")) | {"buckets": buckets}
+    jobs = scheduled(snakemake(tmp_path, config, "-n", "evaluate_all", "plan"))
+    assert jobs.get("render_impostors", 0) == rendered
 
 
 def test_a_missing_raw_file_is_named(tmp_path: Path, small_config: dict[str, Any]) -> None:

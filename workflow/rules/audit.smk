@@ -23,14 +23,14 @@ rule audit_sample:
         # Not an output, so that it is there after a failure as well.
         findings=f"{RESULTS}/audit/{{sample}}.findings.csv",
         settings=lambda wildcards: as_json(sample_settings(wildcards)),
-        split_by=CONFIG.split.by,
+        split_settings=as_json(CONFIG.split.model_dump(mode="json")),
         allowed=as_json(CONFIG.audit.model_dump()),
         code=digest("audit_sample"),
     shell:
         'python "$SCRIPTS/audit_sample.py"'
         " {output:q} --findings {params.findings:q} --sample {input.sample:q} --val {input.val:q} --test {input.test:q}"
         " --interactions {input.interactions:q} --split {input.split:q} --settings {params.settings:q}"
-        " --split-by {params.split_by} --allowed {params.allowed:q}"
+        " --split-settings {params.split_settings:q} --allowed {params.allowed:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -38,6 +38,7 @@ rule audit_prompts:
     input:
         prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
         users=f"{RESULTS}/users.parquet",
         item_table=f"{RESULTS}/items.parquet",
         style=style_path,
@@ -54,10 +55,13 @@ rule audit_prompts:
         runtime=60,
     params:
         findings=f"{RESULTS}/audit/{{sample}}/{{ablation}}.findings.csv",
+        split_name=lambda wildcards: sample_settings(wildcards)["split_name"],
         prompt=prompt_of,
+        allowed=as_json(CONFIG.audit.model_dump()),
         code=digest("audit_prompts"),
     shell:
         'python "$SCRIPTS/audit_prompts.py"'
         " {output:q} --findings {params.findings:q} --prompts {input.prompts:q} --interactions {input.interactions:q}"
+        " --split {input.split:q} --split-name {params.split_name} --allowed {params.allowed:q}"
         " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

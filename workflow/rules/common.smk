@@ -6,7 +6,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from persona.config.checks import MEAN_MARK, SEED_MARK, WITHOUT_USER, load_config
+from persona.config.checks import (
+    CONTEXT_ALONE,
+    MEAN_MARK,
+    SEED_MARK,
+    WITHOUT_USER,
+    load_config,
+)
 from persona.config.models import Ablation
 from persona.code_digest import code_digest
 from persona.errors import PersonaError
@@ -84,13 +90,14 @@ def digest(name):
 
 def ablation_of(name):
     """An ablation of the configuration, or a prompt style without anything about the user."""
-    if name.startswith(WITHOUT_USER):
-        return Ablation(
-            use_profile=False,
-            use_history=False,
-            use_context=False,
-            prompt_style=name.removeprefix(WITHOUT_USER),
-        )
+    for prefix in [WITHOUT_USER, CONTEXT_ALONE]:
+        if name.startswith(prefix):
+            return Ablation(
+                use_profile=False,
+                use_history=False,
+                use_context=prefix == CONTEXT_ALONE,
+                prompt_style=name.removeprefix(prefix),
+            )
     return CONFIG.ablations[name]
 
 
@@ -101,7 +108,7 @@ def parts_of_ablation(ablation):
 def prompt_of(wildcards):
     """What a prompt is made of, besides its style; a function, so that Snakemake does not format the texts."""
     parts = parts_of_ablation(ablation_of(wildcards.ablation))
-    is_user_shown = not wildcards.ablation.startswith(WITHOUT_USER)
+    is_user_shown = wildcards.ablation in CONFIG.ablations
     return as_json(
         {
             "parts": {**parts, "user": is_user_shown},
@@ -136,13 +143,28 @@ def corpus_path(tiny):
     return f"{RESULTS}/prompts/{tiny.corpus_sample}/{tiny.corpus_ablation}.parquet"
 
 
+def shows_context(ablation):
+    """Whether prompts may hold a conversation, which impostors' prompts and those without the user then hold too."""
+    return (
+        FORMATS[DATASET.format].has_context and CONFIG.ablations[ablation].use_context
+    )
+
+
 def without_user(ablation):
-    return f"{WITHOUT_USER}{CONFIG.ablations[ablation].prompt_style}"
+    prefix = CONTEXT_ALONE if shows_context(ablation) else WITHOUT_USER
+    return f"{prefix}{CONFIG.ablations[ablation].prompt_style}"
 
 
 def empty_tokens(ablation, model):
     """The test cohort's prompts without the user."""
     return f"{RESULTS}/tokens/test/{without_user(ablation)}/{model}.parquet"
+
+
+def impostor_tokens(ablation, model):
+    """The test cohort's prompts with impostors as their users; None if the impostors' own prompts serve."""
+    if shows_context(ablation):
+        return f"{RESULTS}/tokens/impostors/{ablation}/{model}.parquet"
+    return None
 
 
 def tokens_path(sample, stage):

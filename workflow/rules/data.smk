@@ -90,17 +90,13 @@ rule split:
         mem_mb=memory(2),
         runtime=60,
     params:
-        by=CONFIG.split.by,
-        val_ratio=CONFIG.split.val_ratio,
-        test_ratio=CONFIG.split.test_ratio,
-        seed=CONFIG.split.seed,
+        settings=as_json(CONFIG.split.model_dump(mode="json")),
         min_reviews=DATASET.min_reviews_per_user,
         bucket=bucket_of,
         code=digest("split"),
     shell:
         'python "$SCRIPTS/split.py"'
-        " {input:q} {output:q} --by {params.by} --val-ratio {params.val_ratio}"
-        " --test-ratio {params.test_ratio} --seed {params.seed} --min-reviews {params.min_reviews} {params.bucket}"
+        " {input:q} {output:q} --settings {params.settings:q} --min-reviews {params.min_reviews} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -134,6 +130,7 @@ rule render:
     input:
         sample=f"{RESULTS}/samples/{{sample}}.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
         users=f"{RESULTS}/users.parquet",
         item_table=f"{RESULTS}/items.parquet",
         style=style_path,
@@ -150,11 +147,13 @@ rule render:
         runtime=60,
     params:
         prompt=prompt_of,
+        split_name=lambda wildcards: sample_settings(wildcards)["split_name"],
         bucket=bucket_of,
         code=digest("render"),
     shell:
         'python "$SCRIPTS/render.py"'
         " {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
+        " --split {input.split:q} --split-name {params.split_name}"
         " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 

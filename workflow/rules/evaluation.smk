@@ -6,6 +6,7 @@ rule build_targets:
         val=f"{RESULTS}/samples/val.parquet",
         test=f"{RESULTS}/samples/test.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
     output:
         f"{RESULTS}/targets.parquet",
     log:
@@ -24,7 +25,44 @@ rule build_targets:
     shell:
         'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
-        " --candidates {params.candidates} --seed {params.seed}"
+        " --split {input.split:q} --candidates {params.candidates} --seed {params.seed}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+
+
+ruleorder: render_impostors > render
+
+
+if CONFIG.buckets > 1:
+
+    ruleorder: render_impostors > gather_prompts
+
+
+# Prompts of the test targets with each impostor as their user. They are tokenized like those of a sample.
+rule render_impostors:
+    input:
+        targets=f"{RESULTS}/targets.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
+        users=f"{RESULTS}/users.parquet",
+        item_table=f"{RESULTS}/items.parquet",
+        style=style_path,
+    output:
+        f"{RESULTS}/prompts/impostors/{{ablation}}.parquet",
+    log:
+        f"{RESULTS}/logs/render_impostors/{{ablation}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render_impostors/{{ablation}}.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=memory(4),
+        runtime=60,
+    params:
+        prompt=prompt_of,
+        code=digest("render_impostors"),
+    shell:
+        'python "$SCRIPTS/render_impostors.py"'
+        " {output:q} --targets {input.targets:q} --interactions {input.interactions:q}"
+        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 
@@ -274,6 +312,7 @@ rule report:
         plan=f"{RESULTS}/plan/plan.json",
         ingested=f"{RESULTS}/ingest.json",
         split=f"{RESULTS}/split.parquet",
+        item_table=f"{RESULTS}/items.parquet",
         targets=f"{RESULTS}/targets.parquet",
         baselines=[*rules.baselines.output, rules.measure_baselines.output],
     output:
@@ -309,6 +348,7 @@ rule report:
         stages=json.dumps(report_stages()),
         contrasts=as_json([c.model_dump() for c in CONFIG.evaluation.contrasts]),
         candidates=CONFIG.evaluation.candidates,
+        dataset=CONFIG.dataset,
         caution=as_json(
             [
                 "The reviews are synthetic: the figures show that the workflow works, and say nothing about real users.",
@@ -322,5 +362,5 @@ rule report:
         'python "$SCRIPTS/report.py"'
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
         " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
-        " --caution {params.caution:q}"
+        " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -34,7 +34,8 @@ rule plan:
         [
             stage[f"{cohort}tokens"]
             for stage in STAGES_TO_PLAN.values()
-            for cohort in ["", "val_", "test_", "empty_"]
+            for cohort in ["", "val_", "test_", "empty_", "impostor_"]
+            if stage[f"{cohort}tokens"]
         ],
         [stage["deepspeed"] for stage in STAGES_TO_PLAN.values()],
         [model_input(CONFIG.recipes[s.recipe].model) for s in CONFIG.stages.values()],

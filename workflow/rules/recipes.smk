@@ -54,6 +54,7 @@ def stages_to_plan():
             "val_tokens": tokens_path("val", stage),
             "test_tokens": tokens_path("test", stage),
             "empty_tokens": empty_tokens(stage.ablation, recipe.model),
+            "impostor_tokens": impostor_tokens(stage.ablation, recipe.model),
             "model": model_path(recipe.model),
             "deepspeed": deepspeed_path(recipe),
             "optimization": recipe.optimization(),

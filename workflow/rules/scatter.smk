@@ -131,10 +131,11 @@ rule gather_split:
         mem_mb=memory(2),
         runtime=60,
     params:
+        schema="split" if CONFIG.split.by == "user" else "split_of_reviews",
         code=digest("gather"),
     shell:
         'python "$SCRIPTS/gather.py"'
-        " {input:q} --schema split --output {output:q}"
+        " {input:q} --schema {params.schema} --output {output:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

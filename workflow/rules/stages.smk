@@ -41,9 +41,11 @@ def evaluation_of(ablation, model=None, sample=None, recipe=None):
     return {
         "name": name,
         "model": f"{RESULTS}/models/{run}/model" if recipe else model_path(model),
+        "is_trained": recipe is not None,
         "val_tokens": tokens.format("val"),
         "test_tokens": tokens.format("test"),
         "empty_tokens": empty_tokens(ablation, settings.model),
+        "impostor_tokens": impostor_tokens(ablation, settings.model),
         "max_tokens": settings.max_tokens_per_gpu,
         "scores": f"{RESULTS}/{name}/scores.parquet",
         "generations": f"{RESULTS}/{name}/generations.parquet",
@@ -93,9 +95,9 @@ def evaluations_of(wildcards):
 
 def tokens_to_evaluate(evaluations):
     """What evaluations read."""
-    return [
-        e[f"{name}_tokens"] for e in evaluations for name in ["val", "test", "empty"]
-    ]
+    names = ["val", "test", "empty", "impostor"]
+    paths = [e[f"{name}_tokens"] for e in evaluations for name in names]
+    return [path for path in paths if path]
 
 
 def report_stages():
@@ -104,12 +106,13 @@ def report_stages():
     for name, stage in CONFIG.stages.items():
         model = CONFIG.recipes[stage.recipe].model
         ablation = CONFIG.ablations[stage.ablation]
-        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}/metrics.json"
+        untrained = f"{RESULTS}/untrained/{stage.ablation}/{model}"
         prompts = f"{RESULTS}/prompts/test/{stage.ablation}.parquet"
         stages[name] = {
             **stage.model_dump(),
             "parts": parts_of_ablation(ablation),
             "model": model,
+            "base_model": model_path(model),
             "prompt_style": ablation.prompt_style,
             "max_samples_per_user": CONFIG.samples[stage.sample].max_samples_per_user,
             "training": [run_path("models", stage, run, "") for run in runs_of(stage)],
@@ -128,7 +131,7 @@ def report_stages():
             "prompts": prompts,
             "inputs": [
                 prompts,
-                untrained,
+                *(f"{untrained}/{file}" for file in [*EVALUATED, "metrics.json"]),
                 measured(stage),
                 *evaluated(stage),
                 *(path for path in trained(stage) if Path(path).suffix),

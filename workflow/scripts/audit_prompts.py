@@ -7,21 +7,32 @@ from pathlib import Path
 
 import polars as pl
 
-from persona.audit.checks import PROMPTS_AT_ONCE, RENDERED_AGAIN, audit_prompts, audit_rendering, check_findings
+from persona.audit.checks import (
+    PROMPTS_AT_ONCE,
+    RENDERED_AGAIN,
+    audit_prompts,
+    audit_rendering,
+    check_findings,
+    hidden_in_history,
+)
+from persona.audit.repeats import repeats_in_history
 from persona.errors import run_command
 from persona.files import write_json, write_text
 from persona.prompts import PromptSpec
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
+from persona.tables.splits import read_split, shown_reviews
 from persona.tables.user_ranges import user_ranges
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    for name in ("findings", "prompts", "interactions", "users", "items", "style"):
+    for name in ("findings", "prompts", "interactions", "split", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--split-name", required=True, help="the split of the prompts")
     parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue")
+    parser.add_argument("--allowed", type=json.loads, required=True, help="JSON: share of targets by check")
     args = parser.parse_args()
     items = read_table(args.items, schemas.ITEMS)
     spec = PromptSpec.load(args.style, args.prompt)
@@ -32,12 +43,18 @@ def main() -> None:
         prompts = read_table(args.prompts, schemas.PROMPTS, users=user_range)
         reviews = read_table(args.interactions, schemas.INTERACTIONS, users=user_range)
         users = read_table(args.users, schemas.USERS, users=user_range)
-        tables.append(audit_prompts(prompts, reviews))
+        split = read_split(args.split, user_range)
+        tables += [
+            audit_prompts(prompts, reviews),
+            hidden_in_history(prompts, split, args.split_name),
+            repeats_in_history(prompts, reviews),
+        ]
         at_most = math.ceil(RENDERED_AGAIN / n_ranges)
-        tables.append(audit_rendering(prompts, reviews, users, items, spec, at_most))
+        shown = shown_reviews(reviews, split, args.split_name)
+        tables.append(audit_rendering(prompts, shown, users, items, spec, at_most))
     findings = pl.concat(tables)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
-    counts = check_findings(findings, n_targets, {}, str(args.findings))
+    counts = check_findings(findings, n_targets, args.allowed, str(args.findings))
     write_json({"targets": n_targets, "found": counts}, args.output)
 
 

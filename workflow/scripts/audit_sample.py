@@ -2,15 +2,25 @@
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 
 import polars as pl
 
-from persona.audit.checks import audit_sample, audit_splits, check_findings, near_duplicates, stars_named
+from persona.audit.checks import (
+    audit_days,
+    audit_sample,
+    audit_splits,
+    check_findings,
+    near_duplicates,
+    stars_named,
+)
+from persona.audit.repeats import training_texts, two_accounts
 from persona.errors import run_command
 from persona.files import write_json, write_text
 from persona.tables import schemas
 from persona.tables.parquet import read_table
+from persona.tables.splits import read_split
 
 
 def main() -> None:
@@ -19,23 +29,27 @@ def main() -> None:
     for name in ("findings", "sample", "val", "test", "interactions", "split"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON: how the sample was drawn")
-    parser.add_argument("--split-by", choices=["user", "item"], required=True)
+    parser.add_argument("--split-settings", type=json.loads, required=True, help="JSON: the keys of `split`")
     parser.add_argument("--allowed", type=json.loads, required=True, help="JSON: share of targets by check")
     args = parser.parse_args()
     sample = read_table(args.sample, schemas.SAMPLES)
     cohorts = {name: read_table(getattr(args, name), schemas.SAMPLES) for name in ("val", "test")}
-    columns = ["interaction_id", "user_id", "item_id", "session", "likes", "text"]
+    columns = ["interaction_id", "user_id", "item_id", "day", "session", "likes", "text"]
     interactions = read_table(args.interactions, schemas.INTERACTIONS, columns)
-    split = read_table(args.split, schemas.SPLIT)
+    split, by = read_split(args.split), args.split_settings["by"]
     texts = interactions.select("interaction_id", "text")
-    findings = pl.concat(
-        [
-            audit_sample(sample, interactions, split, args.settings),
-            audit_splits(sample, cohorts, split, args.split_by),
-            near_duplicates(sample, cohorts, texts),
-            stars_named(cohorts, texts),
-        ]
-    )
+    tables = [
+        audit_sample(sample, interactions, split, args.settings),
+        audit_splits(sample, cohorts, split, by),
+        near_duplicates(training_texts(sample, interactions, split), cohorts, texts),
+        stars_named(cohorts, texts),
+    ]
+    if by == "time":
+        days = [date.fromisoformat(args.split_settings[key]) for key in ("val_from", "test_from")]
+        tables.append(audit_days(sample, cohorts, interactions, *days))
+    if by == "user":
+        tables.append(two_accounts(sample, cohorts, interactions))
+    findings = pl.concat(tables)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
     n_targets = sum(cohort.height for cohort in cohorts.values())
     counts = check_findings(findings, n_targets, args.allowed, str(args.findings))

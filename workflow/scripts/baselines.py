@@ -7,6 +7,7 @@ from persona.errors import run_command
 from persona.evaluation.baselines.baselines import all_baselines
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
+from persona.tables.splits import read_split
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     tables = all_baselines(
         read_table(args.interactions, schemas.INTERACTIONS),
-        read_table(args.split, schemas.SPLIT),
+        read_split(args.split),
         read_table(args.targets, schemas.TARGETS),
         args.seed,
     )

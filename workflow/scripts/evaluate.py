@@ -36,9 +36,11 @@ class Evaluation:
 
     name: str
     model: str
+    is_trained: bool
     val_tokens: Path
     test_tokens: Path
     empty_tokens: Path
+    impostor_tokens: Path | None
     max_tokens: int
     scores: Path
     generations: Path
@@ -52,13 +54,15 @@ class Evaluation:
     @property
     def cohorts(self) -> dict[str, CohortFiles]:
         """The token files of each cohort."""
-        return {"val": CohortFiles(self.val_tokens, None), "test": CohortFiles(self.test_tokens, self.empty_tokens)}
+        test = CohortFiles(self.test_tokens, self.empty_tokens, self.impostor_tokens)
+        return {"val": CohortFiles(self.val_tokens, None), "test": test}
 
 
 def parse_evaluations(text: str) -> list[Evaluation]:
     """A JSON list of objects with the fields of `Evaluation`."""
-    paths = ("val_tokens", "test_tokens", "empty_tokens", "scores", "generations", "seconds")
-    return [Evaluation(**fields | {name: Path(fields[name]) for name in paths}) for fields in json.loads(text)]
+    files = ("val_tokens", "test_tokens", "empty_tokens", "impostor_tokens", "scores", "generations", "seconds")
+    evaluations = json.loads(text)
+    return [Evaluation(**e | {name: Path(e[name]) for name in files if e[name] is not None}) for e in evaluations]
 
 
 def main() -> None:
@@ -80,13 +84,13 @@ def evaluate_all(args: Any) -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings.model_validate(args.generation)
     bar = progress_bar(len(args.evaluations), 0, "evaluating", "model", is_shown=dist.get_rank() == 0)
-    model = EvaluatedModel(args.evaluations[0].model)
+    model = EvaluatedModel(args.evaluations[0].model, args.evaluations[0].is_trained)
     for n, evaluation in enumerate(args.evaluations, start=1):
         bar.set_postfix(model=evaluation.name)
         if dist.get_rank() == 0:
             logger.info("evaluation %d of %d: %s", n, len(args.evaluations), evaluation.name)
         if evaluation.model != model.path:
-            model = EvaluatedModel(evaluation.model)
+            model = EvaluatedModel(evaluation.model, evaluation.is_trained)
         starting = seconds_since_launch() if n == 1 else 0.0
         work = resumable_work(model, evaluation.parts)
         scores, generations = evaluate_model(

@@ -4,9 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
+import polars as pl
+
 from persona.errors import run_command
+from persona.evaluation.baselines.baselines import best_author_baseline
 from persona.evaluation.claims import claim
 from persona.evaluation.comparison import compare
+from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.settings import Contrast
 from persona.files import write_json, write_text
 from persona.reporting.evidence import Evidence
@@ -18,6 +22,7 @@ from persona.reporting.verdict import verdict
 from persona.splitting import LEFT_OUT
 from persona.tables import schemas
 from persona.tables.parquet import read_table
+from persona.tables.splits import read_split
 
 
 def main() -> None:
@@ -29,6 +34,8 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--ingested", type=Path, required=True, help="the counts of the ingestion")
     parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--items", type=Path, required=True)
+    parser.add_argument("--dataset", required=True, help="its name")
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     parser.add_argument(
@@ -42,12 +49,31 @@ def main() -> None:
     authors = read_table(args.baselines / "authors.parquet", schemas.AUTHORS)
     guesses = read_table(args.baselines / "ratings.parquet", schemas.RATINGS)
     targets = read_table(args.targets, schemas.TARGETS)
+    titles = dict(read_table(args.items, schemas.ITEMS).select("item_id", "title").drop_nulls().iter_rows())
     plan, ingested = (json.loads(path.read_text(encoding="utf-8")) for path in (args.plan, args.ingested))
-    ingested["left_out"] = int((read_table(args.split, schemas.SPLIT)["split"] == LEFT_OUT).sum())
-    stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, authors, guesses, targets, args.candidates))
-    contrasts = compare({s.name: s.seeds for s in stages}, [Contrast.model_validate(c) for c in args.contrasts])
+    split = read_split(args.split)
+    ingested["left_out"] = split.filter(pl.col("split") == LEFT_OUT)["user_id"].n_unique()
+    ngram = read_table(args.baselines / "ngram.parquet", schemas.SCORES)
+    author_baseline = best_author_baseline(authors, ngram, args.candidates)
+    free, k = author_baseline[1], args.candidates
+    stages = load_stages(args.stages, plan, lambda seeds: claim(seeds, free, guesses, targets, k))
+    contrasts = compare(
+        {stage.name: stage.seeds for stage in stages},
+        [Contrast.model_validate(contrast) for contrast in args.contrasts],
+        {stage.name: stage.untrained.scores for stage in stages},
+    )
     evidence = Evidence(
-        stages, baselines, targets, authors, guesses, contrasts, args.candidates, args.caution, ingested
+        stages,
+        baselines,
+        targets,
+        author_baseline,
+        guesses,
+        contrasts,
+        args.candidates,
+        args.caution,
+        args.dataset,
+        titles,
+        ingested,
     )
     tables = {
         "stages": stage_table(stages),
@@ -62,7 +88,9 @@ def main() -> None:
     for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
     write_text(page(evidence, drawn, tables["stages"], tables["methods"], tables["phases"]), args.folder / "index.html")
-    print(short_table(tables["stages"], args.candidates), *(english for english, _ in verdict(evidence)), sep="\n")
+    no_stars = [reason for reason in [why_no_stars(targets["rating"])] if reason]
+    sentences = [english for english, _ in verdict(evidence)]
+    print(short_table(tables["stages"], args.candidates), *sentences, *no_stars, sep="\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from persona.errors import run_command
 from persona.sampling import check_sample, sample_targets
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
+from persona.tables.splits import read_split
 from persona.tables.user_ranges import parse_bucket, user_ranges
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     columns = ["interaction_id", "user_id", "item_id", "session"]
     targets = sample_targets(
         read_table(args.interactions, schemas.INTERACTIONS, columns, users),
-        read_table(args.split, schemas.SPLIT, users=users),
+        read_split(args.split, users),
         args.settings["split_name"],
         args.settings["max_samples_per_user"],
         args.settings["max_users"],

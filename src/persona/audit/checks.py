@@ -10,6 +10,7 @@ their stars, so a share of these findings may be allowed; other checks must find
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -52,7 +53,7 @@ def audit_prompts(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataF
     entry = pl.format("history entry {}", "history_id")
     return pl.concat(
         [
-            _findings(entries.filter(is_leak), check, detail)
+            findings_of(entries.filter(is_leak), check, detail)
             for check, is_leak, detail in [
                 (
                     "history_not_earlier",
@@ -90,7 +91,7 @@ def audit_rendering(
     again = render(subset.select("interaction_id"), _drop_likes(interactions), users, items, spec)
     both = subset.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
     changed = both.filter(pl.col("prompt").ne_missing(pl.col("again")))
-    return _findings(changed, "likes_in_prompt", pl.lit("the prompt differs from that rendered without likes"))
+    return findings_of(changed, "likes_in_prompt", pl.lit("the prompt differs from that rendered without likes"))
 
 
 def audit_sample(
@@ -113,40 +114,85 @@ def audit_sample(
         ],
         how="diagonal",
     )
-    return _findings(changed, "likes_in_sampling", pl.lit("the choice differs from that without likes"))
+    return findings_of(changed, "likes_in_sampling", pl.lit("the choice differs from that without likes"))
 
 
 def audit_splits(
     sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], split: pl.DataFrame, by: str = "user"
 ) -> pl.DataFrame:
-    """Find targets of users who are in several of train, val and test, or are not in the split of their sample.
+    """Find targets of users or items that are in several of train, val and test, and targets of another split.
 
     Args:
         sample: the targets of train.
         cohorts: the targets of `val` and `test`.
-        split: with the columns of `schemas.SPLIT`.
-        by: for `item`, also find items that are in several of train, val and test.
+        split: with the columns of `schemas.SPLIT` or `schemas.SPLIT_OF_REVIEWS`.
+        by: `user`, `item` or `time`. By item a user, and by time a user or an item, may be in several.
     """
     named = [(name, table) for name, table in {"train": sample, **cohorts}.items()]
     findings = []
     for n, (name, table) in enumerate(named):
-        for other, others in named[n + 1 :]:
-            for unit in ["user", "item"][: 1 if by == "user" else 2]:
-                shared = table.join(others, on=f"{unit}_id", how="semi")
-                detail = pl.lit(f"the {unit} is in {name} and in {other}")
-                findings.append(_findings(shared, f"{unit}_in_two_splits", detail))
-        foreign = table.join(split.filter(pl.col("split") == name), on="user_id", how="anti")
-        findings.append(_findings(foreign, "user_of_another_split", pl.lit(f"the user is not in {name}")))
+        for other, others in named[n + 1 :] if by != "time" else []:
+            shared = table.join(others, on=f"{by}_id", how="semi")
+            detail = pl.lit(f"the {by} is in {name} and in {other}")
+            findings.append(findings_of(shared, f"{by}_in_two_splits", detail))
+        members = split.filter(pl.col("split") == name).drop("split")
+        foreign = table.join(members, on=members.columns, how="anti")
+        unit = "target" if "interaction_id" in members.columns else "user"
+        findings.append(findings_of(foreign, f"{unit}_of_another_split", pl.lit(f"the {unit} is not in {name}")))
     return pl.concat(findings)
 
 
-def near_duplicates(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
-    """Find val and test targets whose text is nearly the same as that of a training target.
+def audit_days(
+    sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame, val_from: date, test_from: date
+) -> pl.DataFrame:
+    """Find targets that were not written in the time of their split: a training target in or after val, and so on.
+
+    Args:
+        sample: the targets of train.
+        cohorts: the targets of `val` and `test`.
+        interactions: with `interaction_id`, `day`.
+        val_from, test_from: the first days of val and of test.
+    """
+    times = {"train": (date.min, val_from), "val": (val_from, test_from), "test": (test_from, date.max)}
+    days = interactions.select("interaction_id", "day")
+    findings = []
+    for name, table in {"train": sample, **cohorts}.items():
+        low, high = times[name]
+        is_inside = (pl.col("day") >= low) & (pl.col("day") < high)
+        outside = table.join(days, on="interaction_id").filter(~is_inside.fill_null(False))
+        findings.append(findings_of(outside, "day_of_another_split", pl.format("the day {} is not in " + name, "day")))
+    return pl.concat(findings)
+
+
+def hidden_in_history(prompts: pl.DataFrame, split: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Find history entries that are of a later split than the prompt, which by item or by time must not be seen yet.
+
+    Args:
+        prompts: with `interaction_id`, `user_id`, `history_ids`.
+        split: with the columns of `schemas.SPLIT_OF_REVIEWS`; where users are split nothing is checked.
+        name: the split of the prompts.
+    """
+    if "interaction_id" not in split.columns:
+        return pl.DataFrame(schema=FINDING)
+    entries = prompts.select("interaction_id", "user_id", history_id="history_ids").explode("history_id")
+    later = {"train": ["val", "test"], "val": ["test"], "test": []}[name]
+    hidden = split.filter(pl.col("split").is_in(later)).select(history_id="interaction_id", of="split")
+    detail = pl.format("history entry {} is in {}", "history_id", "of")
+    return findings_of(entries.join(hidden, on="history_id"), "history_of_later_split", detail)
+
+
+def near_duplicates(training: pl.DataFrame, cohorts: dict[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
+    """Find val and test targets whose text is nearly the same as one that training prompts may hold.
 
     Two texts of at least 20 characters are nearly the same if the Jaccard similarity of their character triples is at
     least 0.8. MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, chapter 3, by
     `datasketch`) finds candidates, which are compared exactly. The index holds only the cohorts, so memory does not
     grow with the training sample.
+
+    Args:
+        training: with `interaction_id`, of targets and their histories.
+        cohorts: the targets of `val` and `test`.
+        texts: `interaction_id`, `text`.
     """
     from datasketch import MinHashLSH
 
@@ -157,7 +203,9 @@ def near_duplicates(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], text
     for target, signature in zip(shingles, _signatures(list(shingles.values())), strict=True):
         index.insert(target, signature)
     trained = (
-        sample.join(long, on="interaction_id").sort("interaction_id").unique("text", keep="first", maintain_order=True)
+        long.join(training, on="interaction_id", how="semi")
+        .sort("interaction_id")
+        .unique("text", keep="first", maintain_order=True)
     )
     duplicates: dict[int, int] = {}
     for chunk in trained.iter_slices(CHUNK):
@@ -169,14 +217,14 @@ def near_duplicates(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], text
                     duplicates.setdefault(target, other)
     table = pl.DataFrame(list(duplicates.items()), schema={"interaction_id": pl.Int64, "other": pl.Int64}, orient="row")
     rows = targets.join(table, on="interaction_id")
-    return _findings(rows, "near_duplicate", pl.format("like training target {}", "other"))
+    return findings_of(rows, "near_duplicate", pl.format("like training text {}", "other"))
 
 
 def stars_named(cohorts: dict[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
     """Find val and test targets whose text says how many stars it gives."""
     rows = pl.concat(list(cohorts.values())).join(texts, on="interaction_id")
     named = rows.filter(pl.col("text").str.contains(NAMES_STAR))
-    return _findings(named, "star_named", pl.col("text").str.extract(f"({NAMES_STAR})"))
+    return findings_of(named, "star_named", pl.col("text").str.extract(f"({NAMES_STAR})"))
 
 
 def check_findings(findings: pl.DataFrame, n_targets: int, allowed: dict[str, float], path: str) -> dict[str, int]:
@@ -202,7 +250,8 @@ def check_findings(findings: pl.DataFrame, n_targets: int, allowed: dict[str, fl
     return counts
 
 
-def _findings(rows: pl.DataFrame, check: str, detail: pl.Expr) -> pl.DataFrame:
+def findings_of(rows: pl.DataFrame, check: str, detail: pl.Expr) -> pl.DataFrame:
+    """Make a finding of each of some rows with `interaction_id`, `user_id` and what `detail` needs."""
     findings = rows.select(check=pl.lit(check), interaction_id="interaction_id", user_id="user_id", detail=detail)
     return findings.cast(FINDING)  # type: ignore[arg-type]
 

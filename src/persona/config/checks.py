@@ -9,14 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from persona.config.models import Ablation, Config, LanguageModel, Recipe
+from persona.config.models import Ablation, Config, Dataset, LanguageModel, Recipe, Split
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
+from persona.evaluation.settings import UNTRAINED
 from persona.prompts import PARTS, load_style
 
-WITHOUT_USER = "without_user_"
+# Ablations that the evaluation adds: with nothing about the user, and with the conversation alone.
+WITHOUT_USER, CONTEXT_ALONE = "without_user_", "context_alone_"
 SEED_MARK, MEAN_MARK = "_seed", "_mean"
-RESERVED_SAMPLES = {"val", "test", "untrained"}
+RESERVED_SAMPLES = {"val", "test", "impostors", "untrained"}
 # Keys that are no more, and what replaced them.
 REPLACED = {
     f"cohorts.{key}": f"cohorts.val.{key} and cohorts.test.{key}" for key in ("max_users", "max_samples_per_user")
@@ -79,19 +81,32 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     yield from _path_problems(config)
     yield from _stage_problems(config)
     yield from _run_name_problems(config)
-    for n, contrast in enumerate(config.evaluation.contrasts):
-        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
-        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, config.stages)
     for name in sorted(RESERVED_SAMPLES & set(config.samples)):
         yield f"samples.{name}: this name is reserved; allowed is any other"
-    if config.split.val_ratio + config.split.test_ratio >= 1:
-        yield "split: val_ratio + test_ratio must be under 1, or nobody is left to train on"
+    yield from _split_problems(config.split, config.datasets.get(config.dataset))
     for name, model in config.models.items():
         yield from _model_problems(config, name, model)
     for name, recipe in config.recipes.items():
         yield from _recipe_problems(config, root, name, recipe)
     for name, ablation in config.ablations.items():
         yield from _ablation_problems(root, name, ablation)
+    yield from _contrast_problems(config, root)
+
+
+def _split_problems(split: Split, dataset: Dataset | None) -> Iterator[str]:
+    by_time = split.by == "time"
+    dates = {key: getattr(split, key) for key in ("val_from", "test_from")}
+    drawn = split.model_fields_set & {"val_ratio", "test_ratio", "seed"}
+    for key in sorted(drawn) if by_time else [key for key, day in dates.items() if day]:
+        yield f"split.{key}: has no effect with by: {split.by}; leave it out"
+    if not by_time and split.val_ratio + split.test_ratio >= 1:
+        yield "split: val_ratio + test_ratio must be under 1, or nobody is left to train on"
+    for key in [key for key, day in dates.items() if by_time and not day]:
+        yield f"split.{key}: is missing; by: time needs the first day of val and of test, such as 2015-01-01"
+    if split.val_from and split.test_from and split.val_from >= split.test_from:
+        yield f"split.val_from: got {split.val_from}, allowed is a day before test_from, {split.test_from}"
+    if by_time and dataset and dataset.format == "cornell":
+        yield "split.by: got 'time', but format cornell has no days; allowed are user, item"
 
 
 def _stage_problems(config: Config) -> Iterator[str]:
@@ -104,6 +119,8 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield (
                 f"stages.{name}.seeds: got {stage.seeds}, allowed are seeds other than the recipe's {own}, each once"
             )
+    if UNTRAINED in config.stages:
+        yield f"stages.{UNTRAINED}: this name is reserved for models before any training; allowed is any other"
     if "all" in config.stages:
         yield "stages.all: this name is reserved, because train_all trains every stage; allowed is any other"
 
@@ -119,17 +136,37 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
 
 
 def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
-    if name.startswith(WITHOUT_USER):
-        yield f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
-    path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
+    for prefix in (WITHOUT_USER, CONTEXT_ALONE):
+        if name.startswith(prefix):
+            yield f"ablations.{name}: names that begin with {prefix} are reserved; allowed is any other"
+    path = _style_file(root, ablation.prompt_style)
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
-    parts = {section.part for section in load_style(path)} if path.exists() else set(PARTS)
+    parts = {section.part for section in load_style(path).sections} if path.exists() else set(PARTS)
     for part in PARTS:
         if getattr(ablation, f"use_{part}") and part not in parts:
             yield (
                 f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
             )
+
+
+def _contrast_problems(config: Config, root: Path) -> Iterator[str]:
+    for n, contrast in enumerate(config.evaluation.contrasts):
+        yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
+        yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
+        # The untrained model gets the prompts of the stage.
+        names = (contrast.stage, contrast.stage if contrast.against == UNTRAINED else contrast.against)
+        styles = [config.ablations[config.stages[name].ablation].prompt_style for name in names]
+        one, other = (load_style(_style_file(root, style)).trains_stars for style in styles)
+        if one != other:
+            yield (
+                f"evaluation.contrasts.{n}: the texts of {names[one < other]} are scored given their stars, those of "
+                f"{names[one > other]} are not; allowed are stages whose prompt styles have the same completion"
+            )
+
+
+def _style_file(root: Path, style: str) -> Path:
+    return root / "config" / "prompts" / f"{style}.yaml"
 
 
 def _path_problems(config: Config) -> Iterator[str]:

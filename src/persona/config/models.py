@@ -11,7 +11,7 @@ from persona.evaluation.settings import Contrast, GenerationSettings
 from persona.ingestion.settings import Options
 from persona.modeling.settings import TinyModel
 from persona.planning.settings import Hardware
-from persona.settings import Count, Name, Positive, Ratio, Seed, Settings, Share, Text
+from persona.settings import Count, Day, Name, Positive, Ratio, Seed, Settings, Share, Text
 from persona.tokenization.settings import FitSettings
 from persona.training.settings import Lora, Optimization, ScheduleSettings
 
@@ -46,23 +46,29 @@ class Dataset(Options):
     cue: Text = "预测用户的影评："
     """Last line of the prompt."""
     rating_cue: Text | None = "预测用户的评分："
-    """Last line of the prompt that asks for the stars instead of the text; `null` never asks for stars."""
+    """Last line of the prompt that asks for the stars instead of the text; `null` never asks. A prompt style that
+    trains the stars does not need it."""
     synthetic: Synthetic | None = None
     """Write the raw file instead of expecting it."""
 
 
 class Split(Settings):
-    """How users are divided into train, val and test."""
+    """How texts are divided into train, val and test."""
 
-    by: Literal["user", "item"] = "user"
-    """`user`; or `item`: all users of an item are in one split, such as the characters of a film. Then each user must
-    belong to one item."""
+    by: Literal["user", "item", "time"] = "user"
+    """`user`: all texts of a user are in one split. `item`: all texts on an item are, such as the lines of a film's
+    characters, and prompts show no text of a later split. `time`: train on what was written before `val_from`; a user
+    may be in all three. See [evaluation.md](../docs/evaluation.md#splits)."""
     val_ratio: Ratio = 0.1
-    """Share of users in val."""
+    """Share of users (or items) in val; without effect by time, and refused there."""
     test_ratio: Ratio = 0.1
-    """Share of users in test."""
+    """Share of users (or items) in test; likewise."""
     seed: Seed = 42
-    """Seed of the division."""
+    """Seed of the division; likewise."""
+    val_from: Day | None = None
+    """First day of val, such as `2015-01-01`; by time only, and required there."""
+    test_from: Day | None = None
+    """First day of test; likewise."""
 
 
 class Sample(Settings):
@@ -264,7 +270,7 @@ class Config(Settings):
     datasets: dict[Name, Dataset]
     """Raw data sets."""
     split: Split = Split()
-    """Division of users into train, val and test."""
+    """Division into train, val and test."""
     cohorts: Cohorts = Cohorts()
     """Val and test targets."""
     samples: dict[Name, Sample]

@@ -1,4 +1,4 @@
-"""Decide whether a model may be said to write like a particular user: three conditions, and all must hold."""
+"""Decide whether a model may be said to write like a particular user: every condition that is asked must hold."""
 
 from __future__ import annotations
 
@@ -17,59 +17,75 @@ from persona.evaluation.metrics.summary import mean_ranks
 
 @dataclass(frozen=True)
 class Condition:
-    """An advantage that must be greater than 0, with its interval over users and items."""
+    """An advantage that must be greater than 0, with its interval over users and items; None if it is not asked."""
 
     name: str
-    advantage: Estimate
+    advantage: Estimate | None
 
     @property
     def holds(self) -> bool | None:
-        """Whether the interval lies above 0; None if it could not be computed."""
-        return self.advantage.low > 0 if np.isfinite(self.advantage.low) else None
+        """Whether the interval lies above 0; None if it is not asked or could not be computed."""
+        if self.advantage is None or not np.isfinite(self.advantage.low):
+            return None
+        return self.advantage.low > 0
+
+    @property
+    def mark(self) -> str:
+        """As the report shows it."""
+        if self.advantage is None:
+            return "–"
+        return "·" if self.holds is None else "✓" if self.holds else "✗"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Personalisation may be claimed if every condition holds. Data without stars has no condition on stars."""
+    """Personalisation may be claimed if every condition that is asked holds."""
 
     conditions: list[Condition]
 
     @property
     def allowed(self) -> bool:
-        """Whether every condition holds."""
-        return all(c.holds is True for c in self.conditions)
+        """Whether every condition that is asked holds."""
+        return all(c.holds is True for c in self.conditions if c.advantage is not None)
 
 
 def claim(
-    seeds: list[pl.DataFrame], authors: pl.DataFrame, guesses: pl.DataFrame, targets: pl.DataFrame, candidates: int
+    seeds: list[pl.DataFrame], baseline: pl.DataFrame, guesses: pl.DataFrame, targets: pl.DataFrame, candidates: int
 ) -> Claim:
     """Check the conditions for one stage. Each one requires the 95 % interval of a value to lie above 0.
 
-    1. The swap gap, in nats per character.
-    2. acc@1 of the stage's author identification minus that of character TF-IDF, on the same targets and candidates.
-    3. Squared error of the damped bias minus that of the stage's expected star, on the same targets.
+    All are checked on the targets with history: without earlier texts there is nothing of the user to read.
+
+    1. `swap_gap`: the swap gap, in nats per character.
+    2. `author`: acc@1 of the stage's author identification minus that of the baseline, among the same candidates.
+    3. `rating`: squared error of the damped bias minus that of the stage's expected star. It is asked where the stage
+       was trained to give the stars. A zero-shot probe says nothing about what was learned.
 
     Args:
         seeds: `schemas.SCORES` of the stage, one table per seed.
-        authors, guesses: `schemas.AUTHORS` and `schemas.RATINGS` of the baselines.
+        baseline: the likelihoods, or similarities, of the best free baseline; see `best_author_baseline`.
+        guesses: `schemas.RATINGS` of the baselines.
         targets: `schemas.TARGETS`.
         candidates: number of users among whom an author is identified.
     """
+    keys = targets.filter(pl.col("n_history") > 0).select("interaction_id", "user_id", "item_id")
     tests = [table.filter(pl.col("cohort") == "test") for table in seeds]
-    keys = targets.select("interaction_id", "user_id", "item_id")
     gap = add_balanced_gaps(add_swap_gaps(mean_of_seeds(tests))).select(
         "interaction_id", advantage="swap_gap_balanced", n=pl.col("n_characters").cast(pl.Float64)
     )
-    model, baseline = mean_ranks(tests, candidates), author_ranks(authors, candidates)
-    ranks = model.join(baseline.select("interaction_id", baseline="acc"), on="interaction_id").select(
-        "interaction_id", advantage=pl.col("acc") - pl.col("baseline"), n=pl.lit(1.0)
+    model, free = mean_ranks(tests, candidates), author_ranks(baseline, candidates)
+    ranks = model.join(free.select("interaction_id", free="acc"), on="interaction_id").select(
+        "interaction_id", advantage=pl.col("acc") - pl.col("free"), n=pl.lit(1.0)
     )
-    stars = _star_advantage(tests, guesses, targets)
-    conditions = [
-        Condition("swap_gap", _estimate(gap, keys)),
-        Condition("author", _estimate(ranks, keys)),
-    ]
-    return Claim([*conditions, Condition("rating", _estimate(stars, keys))] if stars.height else conditions)
+    asks_stars = bool(tests[0]["stars_trained"].any())
+    stars = _estimate(_star_advantage(tests, guesses, targets), keys) if asks_stars else None
+    return Claim(
+        [
+            Condition("swap_gap", _estimate(gap, keys)),
+            Condition("author", _estimate(ranks, keys)),
+            Condition("rating", stars),
+        ]
+    )
 
 
 def _star_advantage(tests: list[pl.DataFrame], guesses: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:

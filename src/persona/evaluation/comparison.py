@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,16 @@ from persona.evaluation.metrics.intervals import (
     users_needed,
 )
 from persona.evaluation.metrics.users import user_effects, user_shares
-from persona.evaluation.settings import Contrast
+from persona.evaluation.settings import UNTRAINED, Contrast
 
 PARTS = ["profile", "history", "context"]
 NLL = "nll"
+NONE: Mapping[str, pl.DataFrame] = MappingProxyType({})
 
 
-def compare(scores: dict[str, list[pl.DataFrame]], contrasts: list[Contrast]) -> list[dict[str, Any]]:
+def compare(
+    scores: dict[str, list[pl.DataFrame]], contrasts: list[Contrast], untrained: Mapping[str, pl.DataFrame] = NONE
+) -> list[dict[str, Any]]:
     """Paired differences with intervals over users, items and the seeds of the training.
 
     The first contrast is the primary one, and its p-value is not adjusted. The p-values of the others are adjusted
@@ -35,6 +40,7 @@ def compare(scores: dict[str, list[pl.DataFrame]], contrasts: list[Contrast]) ->
 
     Args:
         scores: by stage, one table of `schemas.SCORES` per seed.
+        untrained: by stage, the scores of its model before any training.
 
     Returns:
         For each contrast its settings, the fields of its `Estimate`, and
@@ -44,7 +50,10 @@ def compare(scores: dict[str, list[pl.DataFrame]], contrasts: list[Contrast]) ->
         - `users_needed`: see `intervals.users_needed`;
         - `per_user`: see `users.user_shares`; a user is helped if the stage is better than the other one.
     """
-    differences = [difference(scores[c.stage], scores[c.against], c.metric) for c in contrasts]
+    pairs = [(scores[c.stage], _against(c, scores, untrained)) for c in contrasts]
+    differences = [
+        difference(*pair, c.metric, fixed=c.against == UNTRAINED) for c, pair in zip(contrasts, pairs, strict=True)
+    ]
     # A contrast that could not be computed (p is NaN) does not count as a comparison.
     numbers = [n for n, e in enumerate(differences) if n and np.isfinite(e.p)]
     adjusted = dict(zip(numbers, holm([differences[n].p for n in numbers]), strict=True))
@@ -56,13 +65,19 @@ def compare(scores: dict[str, list[pl.DataFrame]], contrasts: list[Contrast]) ->
             "primary": n == 0,
             "equivalent": equivalent(value, contrast.margin),
             "users_needed": users_needed(value),
-            "per_user": user_shares(contrast_effects(scores, contrast)),
+            "per_user": user_shares(better_by_user(*pair, contrast.metric)),
         }
-        for n, (contrast, value) in enumerate(zip(contrasts, differences, strict=True))
+        for n, (contrast, pair, value) in enumerate(zip(contrasts, pairs, differences, strict=True))
     ]
 
 
-def difference(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: str) -> Estimate:
+def _against(
+    contrast: Contrast, scores: dict[str, list[pl.DataFrame]], untrained: Mapping[str, pl.DataFrame]
+) -> list[pl.DataFrame]:
+    return [untrained[contrast.stage]] if contrast.against == UNTRAINED else scores[contrast.against]
+
+
+def difference(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: str, fixed: bool = False) -> Estimate:
     """`metric` of a stage minus that of another one on the same test targets, in nats per character.
 
     With several seeds, values are averaged over them per target, and the spread between seeds is added to the variance:
@@ -71,24 +86,30 @@ def difference(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: s
 
     Args:
         seeds, against: one table of `schemas.SCORES` per seed.
+        fixed: `against` is one model that was not trained, so it has no spread.
     """
     found = estimate_columns(_paired(seeds, against, metric), metric, "n_characters")
-    df = len(seeds) + len(against) - 2
+    trained = [seeds] if fixed else [seeds, against]
+    df = sum(len(tables) - 1 for tables in trained)
     if not df or found.note:
         return found
-    values = [np.array([_value(table, metric) for table in tables]) for tables in (seeds, against)]
+    values = [np.array([_value(table, metric) for table in tables]) for tables in trained]
     pooled = sum(float(np.sum((v - v.mean()) ** 2)) for v in values) / df
-    return add_spread(found, pooled * (1 / len(seeds) + 1 / len(against)), df)
+    return add_spread(found, pooled * sum(1 / len(tables) for tables in trained), df)
 
 
-def contrast_effects(scores: dict[str, list[pl.DataFrame]], contrast: Contrast) -> pl.DataFrame:
+def better_by_user(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: str) -> pl.DataFrame:
     """By how much a stage is better than another one for each user; see `users.user_effects`.
 
     Above 0 the stage has the smaller NLL or the larger swap gap, in nats per character.
     """
-    metric, better = contrast.metric, -1 if contrast.metric == NLL else 1
-    rows = _paired(scores[contrast.stage], scores[contrast.against], metric)
-    return user_effects(rows.with_columns(pl.col(metric) * better), metric, "n_characters")
+    better = -1 if metric == NLL else 1
+    return user_effects(_paired(seeds, against, metric).with_columns(pl.col(metric) * better), metric, "n_characters")
+
+
+def swap_gap_by_user(scores: pl.DataFrame) -> pl.DataFrame:
+    """The swap gap of each user, in nats per character; see `users.user_effects`."""
+    return user_effects(_per_target(scores, "swap_gap"), "swap_gap", "n_characters")
 
 
 def _paired(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: str) -> pl.DataFrame:

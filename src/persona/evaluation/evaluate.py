@@ -11,7 +11,7 @@ from persona.code_digest import code_digest
 from persona.evaluation.generation import generate_reviews
 from persona.evaluation.model import EvaluatedModel
 from persona.evaluation.resumable import ResumableWork
-from persona.evaluation.scoring.cohort import CohortFiles, score_cohort
+from persona.evaluation.scoring.cohort import CohortFiles, score_cohort, star_line_lengths
 from persona.evaluation.settings import GenerationSettings
 from persona.evaluation.targets import choose_targets
 from persona.modeling.processes import process_group
@@ -83,6 +83,7 @@ def _generations(
 ) -> pl.DataFrame:
     tokens = read_table(files.tokens, schemas.TOKENS)
     chosen = choose_targets(tokens, settings.n_targets, settings.seed)
-    written = generate_reviews(model, chosen, settings, work)
+    n_star_tokens = max(star_line_lengths(tokens), default=0) if model.is_trained else 0
+    written = generate_reviews(model, chosen, settings, work, n_star_tokens)
     keys = targets.select("interaction_id", "user_id", "item_id")
     return written.join(keys, on="interaction_id").select(list(schemas.GENERATIONS.columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
 
 Review = tuple[int, str, int]  # target, method, draw
-Row = list[int | str]  # the same, the text, and why it ended
+Row = list[int | str | float | None]  # the same, the text, the stars before it, and why it ended
+STAR_LINE = re.compile(r"-?\d+(?:\.\d+)?\n")
 
 
 class SeededSampling(LogitsProcessor):  # type: ignore[misc]
@@ -44,17 +46,22 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
 
 
 def generate_reviews(
-    model: EvaluatedModel, tokens: pl.DataFrame, settings: GenerationSettings, work: ResumableWork
+    model: EvaluatedModel,
+    tokens: pl.DataFrame,
+    settings: GenerationSettings,
+    work: ResumableWork,
+    n_star_tokens: int = 0,
 ) -> pl.DataFrame:
     """Write the greedy review and the sampled ones of every target, shared out over the processes.
 
     Args:
         tokens: the targets, with `interaction_id`, `input_ids` and `prompt_length`.
         work: where finished batches are kept until all is done.
+        n_star_tokens: tokens that a line of stars before the text may have; 0 for a model that writes none.
 
     Returns:
-        `interaction_id`, `method` (`greedy` or `sample`), `draw`, `text` and `stop_reason` (`end` or `length`), on
-        every process.
+        `interaction_id`, `method` (`greedy` or `sample`), `draw`, `text`, `written_rating` (null if the model wrote no
+        stars before the text) and `stop_reason` (`end` or `length`), on every process.
     """
     prompts = {row["interaction_id"]: row["input_ids"][: row["prompt_length"]] for row in tokens.iter_rows(named=True)}
     batches = _batches(prompts, settings.n_samples)
@@ -64,12 +71,12 @@ def generate_reviews(
         what="writing reviews",
         unit="text",
         sizes=[len(batch) for batch in batches],
-        fingerprint=[batches, list(prompts.values()), settings.model_dump()],
+        fingerprint=[batches, list(prompts.values()), settings.model_dump(), n_star_tokens],
         prepare=lambda: model.loss,
-        compute=lambda n: _write(model, batches[n], prompts, settings),
+        compute=lambda n: _write(model, batches[n], prompts, settings, n_star_tokens),
     )
     rows = [row for batch in work.results(task) for row in batch]
-    names = ["interaction_id", "method", "draw", "text", "stop_reason"]
+    names = ["interaction_id", "method", "draw", "text", "written_rating", "stop_reason"]
     return pl.DataFrame(rows, schema={name: schemas.GENERATIONS.columns[name] for name in names}, orient="row")
 
 
@@ -82,27 +89,48 @@ def _batches(prompts: dict[int, list[int]], n_samples: int) -> list[list[Review]
 
 
 def _write(
-    model: EvaluatedModel, batch: list[Review], prompts: dict[int, list[int]], settings: GenerationSettings
+    model: EvaluatedModel,
+    batch: list[Review],
+    prompts: dict[int, list[int]],
+    settings: GenerationSettings,
+    n_star_tokens: int,
 ) -> tuple[list[Row], int]:
     """The rows of a batch of reviews, and how many tokens were written."""
     tokenizer = model.tokenizer
     end = int(tokenizer.convert_tokens_to_ids(chat_frame(tokenizer).end))
-    numbers = _numbers(batch, settings)
+    numbers = _numbers(batch, settings, settings.max_new_tokens + n_star_tokens)
     written = _generate(model.loss.model, [prompts[target] for target, _, _ in batch], numbers, end, settings)
     rows: list[Row] = []
     n_tokens = 0
     for review, ids in zip(batch, written, strict=True):
         ended = end in ids
         kept = ids[: ids.index(end)] if ended else ids
-        rows.append([*review, tokenizer.decode(kept, skip_special_tokens=True), "end" if ended else "length"])
         n_tokens += len(kept) + ended
+        rating, text = split_stars(tokenizer, kept, n_star_tokens)
+        # The end is a token of the text as well.
+        whole = ended and len(text) < settings.max_new_tokens
+        text = tokenizer.decode(text[: settings.max_new_tokens], skip_special_tokens=True)
+        rows.append([*review, text, rating, "end" if whole else "length"])
     return rows, n_tokens
 
 
-def _numbers(batch: list[Review], settings: GenerationSettings) -> npt.NDArray[np.float64]:
+def split_stars(tokenizer: Any, ids: list[int], n_star_tokens: int) -> tuple[float | None, list[int]]:
+    """What is in the line of the stars, and the tokens of the text after it; None and all tokens without such a line.
+
+    Args:
+        n_star_tokens: tokens that the line may have.
+    """
+    for n in range(1, n_star_tokens + 1):
+        line = tokenizer.decode(ids[:n])
+        if STAR_LINE.fullmatch(line):
+            return float(line), ids[n:]
+    return None, ids
+
+
+def _numbers(batch: list[Review], settings: GenerationSettings, n_steps: int) -> npt.NDArray[np.float64]:
     """Random numbers `[rows, steps]` from target, draw and step; NaN for greedy rows."""
     keys = hash64_series(pl.Series([f"{target} {draw}" for target, _, draw in batch]))
-    steps = np.arange(settings.max_new_tokens, dtype=np.uint64)
+    steps = np.arange(n_steps, dtype=np.uint64)
     numbers = uniform(mix64(keys, settings.seed)[:, None] + steps, settings.seed)
     numbers[[method == GREEDY for _, method, _ in batch]] = np.nan
     return numbers
@@ -116,9 +144,7 @@ def _generate(
     ids = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     # Not the model's own configuration, which may ask for other ways of sampling.
-    plain = GenerationConfig(
-        do_sample=False, max_new_tokens=settings.max_new_tokens, eos_token_id=end, pad_token_id=end
-    )
+    plain = GenerationConfig(do_sample=False, max_new_tokens=numbers.shape[1], eos_token_id=end, pad_token_id=end)
     processors = LogitsProcessorList([SeededSampling(numbers, settings.temperature, width)])
     with torch.inference_mode():
         output = model.generate(

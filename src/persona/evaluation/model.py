@@ -19,10 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluatedModel:
-    """A model by its path. Its weights are loaded when they are first needed, and its tokenizer as well."""
+    """A model by its path. Its weights are loaded when they are first needed, and its tokenizer as well.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    Attributes:
+        is_trained: whether it was trained on completions like those it is evaluated on. A base model was not.
+    """
+
+    def __init__(self, path: str, is_trained: bool = True) -> None:
+        self.path, self.is_trained = path, is_trained
 
     @cached_property
     def loss(self) -> CompletionLoss:

@@ -7,6 +7,7 @@ from typing import Literal
 from persona.settings import Count, Name, Positive, Seed, Settings
 
 GREEDY, SAMPLE = "greedy", "sample"  # how a text is written
+UNTRAINED = "untrained"  # in place of a stage: its model before any training, with its prompts
 BATCH = 32  # texts that are written at once
 
 
@@ -31,7 +32,7 @@ class Contrast(Settings):
     stage: Name
     """The stage."""
     against: Name
-    """The stage that is subtracted."""
+    """The stage that is subtracted, or `untrained`: the stage's own model and prompts before any training."""
     metric: Literal["nll", "swap_gap"] = "nll"
     """What is compared, in nats per character."""
     margin: Positive | None = None

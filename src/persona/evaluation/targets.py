@@ -1,73 +1,141 @@
 """The targets of the evaluation and their impostors. They are computed once and are the same for all models.
 
-Test targets are grouped in blocks: reviews of one item by different users, similar in star, length of history and
-day. Within a block every review is scored under every prompt, so the users of a block are each other's impostors,
-and the scores form a full matrix that can be centred by review and by prompt.
+Targets are grouped in blocks: reviews of one item by different users, all with history or all without, similar in
+length of history, star and day. Within a block every review is scored under every user, so the users of a block are
+each other's impostors, and the scores form a full matrix that can be centred by review and by user.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
 from persona.audit.star_names import NAMES_STAR
 from persona.history import earlier_reviews
 from persona.seeded_hash import hash64_series, id_priority, mix64
+from persona.tables.splits import shown_reviews
 
 
 def build_targets(
-    cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame, candidates: int, seed: int
+    cohorts: dict[str, pl.DataFrame],
+    interactions: pl.DataFrame,
+    candidates: int,
+    seed: int,
+    split: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The targets of the cohorts `val` and `test`, with the columns that the evaluation needs.
 
     Args:
         cohorts: sampled targets by cohort.
         interactions: `schemas.INTERACTIONS`.
-        candidates: number of users among whom an author is identified. A block has at least as many targets if the
-            item has as many.
+        candidates: number of users among whom an author is identified. A block has at least as many targets if there
+            are as many to choose from.
         seed: of the random choices, such as the order within equal stars.
+        split: as in `persona.tables.splits.shown_reviews`; by default prompts may show all earlier reviews.
 
     Returns:
         The columns of `schemas.TARGETS`.
     """
     sampled = pl.concat([c.with_columns(cohort=pl.lit(name)) for name, c in cohorts.items()])
-    reviews = interactions.drop("likes", "context")
+    reviews = interactions.with_columns(n_context=pl.col("context").list.len()).drop("likes", "context")
     known = sampled.select("interaction_id", "cohort").join(reviews, on="interaction_id").sort("interaction_id")
-    past = (
-        earlier_reviews(known, reviews)
-        .group_by("interaction_id")
-        .agg(n_history=pl.len().cast(pl.Int32), history_mean=pl.col("rating").cast(pl.Float64).mean())
+    earlier = earlier_reviews(known, reviews) if split is None else past_of_cohorts(known, reviews, split)
+    past = earlier.group_by("interaction_id").agg(
+        n_history=pl.len().cast(pl.Int32), history_mean=pl.col("rating").cast(pl.Float64).mean()
     )
     known = known.join(past, on="interaction_id", how="left").with_columns(
         pl.col("n_history").fill_null(0), names_star=pl.col("text").str.contains(NAMES_STAR)
     )
-    blocks = _blocks(known.filter(pl.col("cohort") == "test"), candidates, seed)
-    known = known.join(blocks, on="interaction_id", how="left")
+    known = known.join(_blocks(known, candidates, seed), on="interaction_id", how="left")
     return known.join(_floors(known, reviews, seed), on="interaction_id", how="left").join(
         _ceilings(known, reviews, seed), on="interaction_id", how="left"
     )
 
 
-def _blocks(test: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
-    """Sort the targets of each item by star, length of history and day, and cut them into blocks of almost equal size.
+def past_of_cohorts(targets: pl.DataFrame, reviews: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """Pair the val and test targets with those earlier reviews that their prompts may show.
+
+    Args:
+        targets: with `interaction_id`, `user_id`, `session`, `cohort`.
+        reviews, split: as in `persona.tables.splits.shown_reviews`.
+
+    Returns:
+        As `earlier_reviews`.
+    """
+    pairs = [
+        earlier_reviews(cohort, shown_reviews(reviews, split, str(name)))
+        for (name,), cohort in targets.group_by("cohort", maintain_order=True)
+    ]
+    return pl.concat(pairs).sort("interaction_id", "position")
+
+
+def _blocks(known: pl.DataFrame, candidates: int, seed: int) -> pl.DataFrame:
+    """Cut the targets that may stand in for each other into blocks of almost equal size, like with like.
+
+    These are the targets of one cohort and item, with history or without. A user is in a block once, so a user's
+    second target of an item is among the second ones of others. One that is alone has no block.
 
     Returns:
         `interaction_id` and `block`.
     """
-    # One target per user and item; accounts that share a display name may have more.
-    once = test.sort("interaction_id").unique(["item_id", "user_id"], keep="first", maintain_order=True)
-    ordered = once.with_columns(
-        # 0, 1, 2-3, 4-7, ...
-        size=(pl.col("n_history") + 1).log(2).floor(),
-        tie=_priority(once, "block", seed),
-    ).sort("item_id", "rating", "size", "day", "tie")
-    blocks, number = [], 0
-    for item in ordered.partition_by("item_id", maintain_order=True):
-        parts = np.array_split(np.arange(item.height), max(1, item.height // candidates))
-        blocks.append(np.concatenate([np.full(len(part), number + n) for n, part in enumerate(parts)]))
-        number += len(parts)
-    return ordered.select("interaction_id").with_columns(
-        block=pl.Series(np.concatenate(blocks) if blocks else [], dtype=pl.Int32)
+    group = ["cohort", "item_id", "has_history", "turn"]
+    ordered = (
+        known.with_columns(
+            has_history=pl.col("n_history") > 0,
+            # 0, 1, 2-3, 4-7, ...
+            size=(pl.col("n_history") + 1).log(2).floor(),
+            tie=_priority(known, "block", seed),
+        )
+        .with_columns(turn=pl.col("tie").rank("ordinal").over("cohort", "item_id", "has_history", "user_id"))
+        .filter(pl.len().over(group) > 1)
+        # The length of the history comes first: it makes all texts more or less likely, whoever wrote them.
+        .sort(*group, "size", "rating", "day", "tie")
+    )
+    n_blocks = (pl.len() // candidates).clip(1)
+    part = pl.int_range(pl.len()) * n_blocks // pl.len()
+    numbered = ordered.with_columns(part=part.over(group))
+    return numbered.select("interaction_id", block=pl.struct(*group, "part").rle_id().cast(pl.Int32))
+
+
+def impostor_pairs(targets: pl.DataFrame) -> pl.DataFrame:
+    """The pairs of a test target and an impostor whose prompt differs from the impostor's own: by the conversation.
+
+    The impostor's own prompt serves where neither has one.
+
+    Args:
+        targets: `schemas.TARGETS`.
+
+    Returns:
+        `interaction_id` of the target, `user_id` of the impostor and `impostor_id`, the impostor's target.
+    """
+    test = targets.filter(pl.col("cohort") == "test").drop_nulls("block")
+    others = test.select("block", "user_id", impostor_id="interaction_id", n_others="n_context")
+    return (
+        test.select("block", "interaction_id", "n_context")
+        .join(others, on="block")
+        .filter(pl.col("interaction_id") != pl.col("impostor_id"), pl.max_horizontal("n_context", "n_others") > 0)
+        .select("interaction_id", "user_id", "impostor_id")
+    )
+
+
+def count_blocks(targets: pl.DataFrame, candidates: int) -> pl.DataFrame:
+    """How many targets have impostors, and enough of them to identify their author.
+
+    Args:
+        targets: `schemas.TARGETS`.
+
+    Returns:
+        `targets`, `with_impostors`, `with_candidates` for each `cohort`, with and without history (`has_history`).
+    """
+    size = pl.when(pl.col("block").is_not_null()).then(pl.len().over("block")).otherwise(0)
+    return (
+        targets.with_columns(size=size, has_history=pl.col("n_history") > 0)
+        .group_by("cohort", "has_history")
+        .agg(
+            targets=pl.len(),
+            with_impostors=(pl.col("size") > 1).sum(),
+            with_candidates=(pl.col("size") >= candidates).sum(),
+        )
+        .sort("cohort", "has_history")
     )
 
 

@@ -27,6 +27,7 @@ class Format:
         description: what such a file looks like, for error messages.
         files: the names of the files if the data set is a folder; `recognises` is given the first one.
         repeat_reason: why a second row of a user with the same key is rejected.
+        has_context: whether texts may have a conversation before them.
     """
 
     read: Callable[[Path, Options], Iterator[Batch]]
@@ -34,6 +35,7 @@ class Format:
     description: str
     files: tuple[str, ...] = ()
     repeat_reason: str = REPEATED
+    has_context: bool = True
 
 
 FORMATS: dict[str, Format] = {
@@ -42,6 +44,7 @@ FORMATS: dict[str, Format] = {
         dmsc_csv.recognises,
         f"a CSV with the columns {','.join(dmsc_csv.FORM.columns)}",
         repeat_reason=dmsc.SECOND_REVIEW,
+        has_context=False,
     ),
     "dmsc_v2": Format(
         dmsc_v2.read,
@@ -49,6 +52,7 @@ FORMATS: dict[str, Format] = {
         f"a folder with {dmsc_v2.RATINGS} ({','.join(dmsc_v2.FORM.columns)}) and {dmsc_v2.MOVIES}",
         files=(dmsc_v2.RATINGS, dmsc_v2.MOVIES),
         repeat_reason=dmsc.SECOND_REVIEW,
+        has_context=False,
     ),
     "twin_json": Format(
         twin_json.read, twin_json.recognises, "JSON of users with task.task_behavior_collections[].data"

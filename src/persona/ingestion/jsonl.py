@@ -13,6 +13,7 @@ from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
 
 BATCH = 20_000
+MAX_RATING = 1_000_000
 REQUIRED = {"user", "item", "text"}
 OPTIONAL = {"id", "day", "order", "title", "genres", "rating", "likes", "profile", "context"}
 
@@ -110,6 +111,6 @@ def _whole(value: Any, name: str, low: int, high: int) -> int | None:
 def _rating(value: Any) -> float | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 5:
-        raise Unusable("rating is not 1 to 5")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_RATING:
+        raise Unusable(f"rating is not a number from -{MAX_RATING:,} to {MAX_RATING:,}")
     return float(value)

@@ -11,6 +11,7 @@ import numpy as np
 
 from persona.evaluation.settings import BATCH
 from persona.modeling.packing import TokenTable
+from persona.modeling.prefix_tree import PrefixOrder
 from persona.planning.cost import FORWARD, Epoch, Launch, ModelSize, Work, flops, step_seconds
 from persona.planning.settings import Hardware, PlannedStage
 from persona.training.settings import Schedule
@@ -70,7 +71,8 @@ def evaluation_phases(
     """
     processes = stage.processes_per_node
     test, empty = (TokenTable.read(Path(path)) for path in (stage.test_tokens, stage.empty_tokens))
-    tokens = scored_tokens(val, test, empty, stage.candidates)
+    rendered = TokenTable.read(Path(stage.impostor_tokens)) if stage.impostor_tokens else None
+    tokens = scored_tokens(val, test, empty, rendered, stage.candidates)
     rows = math.ceil(tokens / stage.schedule.max_tokens_per_gpu)
     length = int(test.lengths.mean())
     lengths = np.full(math.ceil(tokens / length), length)
@@ -96,10 +98,22 @@ def longest_text(test: TokenTable, max_new_tokens: int) -> float:
     return min(max_new_tokens, float(np.quantile(test.completion_lengths, 1 - 1 / BATCH)))
 
 
-def scored_tokens(val: TokenTable, test: TokenTable, empty: TokenTable, candidates: int) -> int:
-    """Tokens that scoring computes, nearly: each prompt once, and each test text under the prompts of its block."""
-    under_prompts = test.prompt_lengths.sum() + candidates * test.completion_lengths.sum()
-    return int(val.lengths.sum() + under_prompts + empty.lengths.sum()) + STAR_TOKENS * len(empty)
+def scored_tokens(
+    val: TokenTable, test: TokenTable, empty: TokenTable, rendered: TokenTable | None, candidates: int
+) -> int:
+    """Tokens that scoring computes, nearly: each prompt once, and each test text under the prompts of its block.
+
+    Args:
+        rendered: the test texts under prompts that were rendered for impostors; they share much with the own prompts.
+    """
+    under_others = (candidates - 1) * int(test.completion_lengths.sum())
+    under_own = int(test.lengths.sum())
+    if rendered is not None:
+        under_others = max(0, under_others - int(rendered.completion_lengths.sum()))
+        samples = [table[n] for table in (test, rendered) for n in range(len(table))]
+        order = PrefixOrder.of(samples, np.arange(len(samples)))
+        under_own = int((order.lengths - order.shared).sum())
+    return int(val.lengths.sum() + empty.lengths.sum()) + under_own + under_others + STAR_TOKENS * len(empty)
 
 
 def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float) -> dict[str, float]:

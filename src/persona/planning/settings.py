@@ -55,6 +55,8 @@ class PlannedStage(Settings):
     """Parquet file of the test tokens."""
     empty_tokens: Text
     """Parquet file of the test tokens without the user."""
+    impostor_tokens: Text | None
+    """Parquet file of the test tokens with impostors as the users; `null` if their own prompts serve."""
     model: Text
     """A folder or a hub id."""
     deepspeed: Text

@@ -20,7 +20,12 @@ MIN_BIN_TARGETS = 10
 
 # A text in English and Chinese.
 Bilingual = tuple[str, str]
-# A name (None for the TF-IDF baseline), and acc@1 by index of `HISTORY_BINS`.
+# Baselines of author identification, by their names in `metrics.json`.
+AUTHOR_BASELINES: dict[str, Bilingual] = {
+    "ngram": ("n-gram model with a user cache", "带用户缓存的 n 元模型"),
+    "tfidf_authors": ("character TF-IDF", "字符 TF-IDF"),
+}
+# A name (None for the free baseline), and acc@1 by index of `HISTORY_BINS`.
 Curve = tuple[str | None, dict[int, Estimate]]
 
 NOTES = {
@@ -44,29 +49,37 @@ class Evidence:
 
     Args:
         baselines: their `metrics.json`.
-        targets, authors, guesses: `schemas.TARGETS`, `AUTHORS` and `RATINGS`.
+        targets, guesses: `schemas.TARGETS` and `RATINGS`.
+        author_baseline: the free baseline that finds authors best on val, from `best_author_baseline`.
         contrasts: from `comparison.compare`; the first is the primary one.
         candidates: number of users among whom an author is identified.
         caution: what a reader must know first, in English and Chinese.
+        dataset: its name in the configuration.
+        titles: of the items that have one.
         ingested: the counts of `ingest.json`, and `left_out`: users in no split.
     """
 
     stages: list[Stage]
     baselines: dict[str, Any]
     targets: pl.DataFrame
-    authors: pl.DataFrame
+    author_baseline: tuple[str, pl.DataFrame]
     guesses: pl.DataFrame
     contrasts: list[dict[str, Any]]
     candidates: int
     caution: Bilingual | None
+    dataset: str
+    titles: dict[str, str]
     ingested: dict[str, Any]
 
     # Both are computed once and drawn in two languages.
     @cached_property
     def author_curves(self) -> list[Curve]:
-        """acc@1 by length of history, for each stage and for TF-IDF."""
+        """acc@1 by length of history, for each stage and for the best free baseline."""
         scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
-        tables: list[tuple[str | None, pl.DataFrame]] = [*scores, (None, self.authors)]
+        tables: list[tuple[str | None, pl.DataFrame]] = [
+            *scores,
+            (None, self.author_baseline[1]),
+        ]
         return [(name, self._acc_by_history(table)) for name, table in tables]
 
     @cached_property

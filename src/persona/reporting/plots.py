@@ -19,8 +19,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from persona.evaluation.comparison import swap_gap_by_user
 from persona.evaluation.metrics.stars import BINS, expected_star, normalised, star_array
-from persona.reporting.evidence import HISTORY_BINS, Bilingual, Evidence, note_in_both
+from persona.evaluation.metrics.users import user_shares
+from persona.reporting.evidence import AUTHOR_BASELINES, HISTORY_BINS, Bilingual, Evidence, note_in_both
 from persona.reporting.stages import Stage
 
 STYLE = {
@@ -185,7 +187,7 @@ def nll_by_stage(evidence: Evidence, say: Say) -> Figure:
     stages, baselines = evidence.stages, evidence.baselines
     rows = [(stage.name, stage.metrics["likelihood"]["nll"], True) for stage in stages]
     rows.append((say("n-gram + user cache", "n 元模型 + 用户缓存"), baselines["ngram"]["nll"], False))
-    rows.append((say("untrained model", "未训练模型"), stages[0].untrained["likelihood"]["nll"], False))
+    rows.append((say("untrained model", "未训练模型"), stages[0].untrained.metrics["likelihood"]["nll"], False))
     figure, (axes,) = _figure(0.45 * len(rows) + 1)
     _forest(axes, rows, say)
     axes.set_xlabel(say("test NLL (nats per character), 95 % interval", "测试集负对数似然（奈特/字），95% 区间"))
@@ -206,7 +208,7 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     for n, (name, estimates) in enumerate(curves):
         x = [index + 0.08 * (n - len(curves) / 2) for index in estimates]
         bars = _bars([e.as_json() for e in estimates.values()])
-        label = name or say("TF-IDF of characters", "字符 TF-IDF")
+        label = name or say(*AUTHOR_BASELINES[evidence.author_baseline[0]])
         axes.errorbar(
             x, [e.value for e in estimates.values()], bars, label=label, elinewidth=0.8, **_look(n, len(curves))
         )
@@ -216,6 +218,38 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     axes.set_xlabel(say("earlier texts of the user", "该用户更早的文本数（条）"))
     axes.set_ylabel(say(f"author found among {candidates} users (share)", f"{candidates} 名用户中认出作者的比例"))
     axes.legend(fontsize=8)
+    return figure
+
+
+@plot(
+    title=("Swap gap of each user", "每个用户的换人似然差"),
+    caption=(
+        "Users in the order of their own mean, stage by stage; the band is one standard error to both sides, for the "
+        "last stage. Noise alone spreads the users too, so the legend gives the share above 0 as observed and, in "
+        "brackets, corrected for noise.",
+        "各阶段的用户按自己的均值排序；阴影为最后一个阶段的正负一个标准误。仅噪声也会使用户分散，"
+        "因此图例给出大于 0 的用户比例：观测值，括号内为去除噪声后的估计。",
+    ),
+)
+def users(evidence: Evidence, say: Say) -> Figure | None:
+    effects = [(stage, swap_gap_by_user(stage.scores)) for stage in evidence.stages]
+    effects = [(stage, table.sort("effect")) for stage, table in effects if table.height]
+    if not effects:
+        return None
+    figure, (axes,) = _figure()
+    for n, (stage, table) in enumerate(effects):
+        look = {name: value for name, value in _look(n, len(effects)).items() if name in ("color", "linestyle")}
+        shares = user_shares(table)
+        corrected = shares["helped_corrected"]
+        share = f"{shares['helped']:.0%}" + ("" if corrected is None else f" ({corrected:.0%})")
+        axes.plot(range(1, table.height + 1), table["effect"], label=f"{stage.name}: {share}", **look)
+    low, high = (table["effect"] + sign * table["se"] for sign in (-1, 1))
+    if not low.null_count():
+        axes.fill_between(range(1, table.height + 1), low, high, color=look["color"], alpha=0.2, linewidth=0)
+    axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(say("users, from the smallest to the largest swap gap", "用户（按换人似然差从小到大）"))
+    axes.set_ylabel(say("swap gap (nats per character)", "换人似然差（奈特/字）"))
+    axes.legend(fontsize=8, title=say("share of users above 0", "大于 0 的用户比例"), title_fontsize=8)
     return figure
 
 
@@ -279,29 +313,37 @@ def shapley(evidence: Evidence, say: Say) -> Figure | None:
     return figure
 
 
+def _star_rows(evidence: Evidence) -> dict[str, pl.DataFrame]:
+    """By stage the test targets whose star is known (`truth`) and was asked for; no stage without any."""
+    known = evidence.targets.select("interaction_id", truth="rating").drop_nulls()
+    rows = {
+        stage.name: stage.scores.filter(pl.col("cohort") == "test").drop_nulls("stars").join(known, on="interaction_id")
+        for stage in evidence.stages
+    }
+    return {name: table for name, table in rows.items() if table.height}
+
+
 @plot(
     title=("Calibration of the star probabilities", "星级概率的校准"),
     caption=(
-        "A zero-shot probe: the model is asked for the stars before the text and was not trained to answer. Groups "
-        "of fewer than 20 cases are not shown.",
-        "零样本探测：在正文之前询问星级，模型没有为此训练过。少于 20 例的组不显示。",
+        "The stars before the text. Of a model that was trained on texts alone they are a zero-shot probe: it is asked "
+        "for them and was not trained to answer. Groups of fewer than 20 cases are not shown.",
+        "正文之前的星级。只用正文训练的模型没有学过回答星级，因此是零样本探测。少于 20 例的组不显示。",
     ),
 )
 def reliability(evidence: Evidence, say: Say) -> Figure | None:
-    stages, targets = evidence.stages, evidence.targets
-    known = targets.select("interaction_id", "rating").drop_nulls()
-    if not known.height:
+    stages = _star_rows(evidence)
+    if not stages:
         return None
     figure, (axes,) = _figure()
-    for n, stage in enumerate(stages):
-        rows = stage.scores.filter(pl.col("cohort") == "test").join(known, on="interaction_id")
+    for n, (name, rows) in enumerate(stages.items()):
         p = normalised(star_array(rows)).ravel()
-        hit = (rows["rating"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
+        hit = (rows["truth"].to_numpy()[:, None] == np.arange(1, 6)).ravel()
         index = np.minimum((p * BINS).astype(int), BINS - 1)
         count = np.bincount(index, minlength=BINS)
         shown = count >= MIN_BIN_CASES
         x, y = (np.bincount(index, v, minlength=BINS)[shown] / count[shown] for v in (p, hit))
-        axes.plot(x, y, label=stage.name, **_look(n, len(stages)))
+        axes.plot(x, y, label=name, **_look(n, len(stages)))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label=say("perfect", "理想"))
     axes.set_xlabel(say("predicted probability of a star", "预测的星级概率"))
     axes.set_ylabel(say("observed share", "实际发生的比例"))
@@ -317,25 +359,18 @@ def reliability(evidence: Evidence, say: Say) -> Figure | None:
     ),
 )
 def error_by_star(evidence: Evidence, say: Say) -> Figure | None:
-    stages, targets, guesses = evidence.stages, evidence.targets, evidence.guesses
-    known = targets.select("interaction_id", truth="rating").drop_nulls()
-    if not known.height:
+    stages = _star_rows(evidence)
+    if not stages:
         return None
     figure, (axes,) = _figure()
-    tables = []
-    for stage in stages:
-        rows = stage.scores.filter(pl.col("cohort") == "test")
-        guess = pl.Series(expected_star(star_array(rows)))
-        tables.append((stage.name, rows.select("interaction_id").with_columns(guess=guess)))
-    bias = guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
-    test = stages[0].scores.filter(pl.col("cohort") == "test").select("interaction_id")
-    tables.append((say("damped bias", "阻尼偏置"), bias.join(test, on="interaction_id")))
+    tables = [
+        (name, rows.with_columns(guess=pl.Series(expected_star(star_array(rows))))) for name, rows in stages.items()
+    ]
+    bias = evidence.guesses.filter(pl.col("method") == "damped_bias").select("interaction_id", guess="rating")
+    first = next(iter(stages.values())).select("interaction_id", "truth")
+    tables.append((say("damped bias", "阻尼偏置"), bias.join(first, on="interaction_id")))
     for n, (name, table) in enumerate(tables):
-        errors = (
-            table.join(known, on="interaction_id")
-            .group_by("truth")
-            .agg(rmse=((pl.col("guess") - pl.col("truth")) ** 2).mean().sqrt())
-        )
+        errors = table.group_by("truth").agg(rmse=((pl.col("guess") - pl.col("truth")) ** 2).mean().sqrt())
         errors = errors.sort("truth")
         axes.plot(errors["truth"].to_list(), errors["rmse"].to_list(), label=name, **_look(n, len(tables)))
     axes.set_xticks(range(1, 6))

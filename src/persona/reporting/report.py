@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from persona.reporting.evidence import Evidence
+from persona.evaluation.targets import choose_targets
+from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
+from persona.reporting.legend import TERMS, legend
 from persona.reporting.plots import Picture
-from persona.reporting.verdict import verdict
+from persona.reporting.stages import Stage
+from persona.reporting.verdict import METRICS, verdict
 
 EXAMPLES = 6
 PHASES = {
@@ -23,6 +27,12 @@ PHASES = {
     "loading for evaluation": ("loading for evaluation", "评测前加载"),
     "scoring": ("scoring", "打分"),
     "writing texts": ("writing texts", "生成文本"),
+}
+SUBGROUPS = {
+    "with_history": ("with earlier texts", "有更早的文本"),
+    "without_history": ("without earlier texts", "没有更早的文本"),
+    "with_context": ("with a conversation", "有对话"),
+    "without_context": ("without a conversation", "没有对话"),
 }
 CONDITIONS = {
     "swap_gap": ("swap gap", "换人似然差"),
@@ -57,8 +67,14 @@ def page(
         methods=methods.to_dicts(),
         phases=phases.to_dicts(),
         examples=examples(evidence),
-        candidates=evidence.candidates,
-        untrained=table["untrained_test_nll"].to_list(),
+        facts=_facts(evidence),
+        trainings=[_training(stage) for stage in evidence.stages],
+        versions=_versions(evidence.stages),
+        terms=TERMS,
+        legend=legend(["personal", "nll", *methods.columns], evidence.candidates),
+        author_baseline=AUTHOR_BASELINES[evidence.author_baseline[0]],
+        metric_names=METRICS,
+        subgroups=_subgroups(evidence.stages),
         counts=evidence.stages[0].metrics["counts"],
         conditions=CONDITIONS,
         phase_names=PHASES,
@@ -66,20 +82,85 @@ def page(
     )
 
 
+def _facts(evidence: Evidence) -> Bilingual:
+    """Data, models, date and code in one line."""
+    stages = evidence.stages
+    models = ", ".join(sorted({stage.model for stage in stages}))
+    days = sorted({str(stage.manifest["finished"])[:10] for stage in stages if "finished" in stage.manifest})
+    commits = ", ".join(sorted({str(stage.manifest["commit"]) for stage in stages if stage.manifest.get("commit")}))
+    day = " – ".join(sorted({days[0], days[-1]})) if days else ""
+    return (
+        f"Data set {evidence.dataset}; model {models}"
+        + (f"; trained {day}" if day else "")
+        + (f"; code {commits}" if commits else ""),
+        f"数据集 {evidence.dataset}；模型 {models}"
+        + (f"；训练于 {day}" if day else "")
+        + (f"；代码 {commits}" if commits else ""),
+    )
+
+
+def _subgroups(stages: list[Stage]) -> list[dict[str, Any]]:
+    """Swap gap and author identification of each stage in each group of targets that it has."""
+    return [
+        {"stage": stage.name, "group": SUBGROUPS[name], **metrics}
+        for stage in stages
+        for name, metrics in stage.metrics["subgroups"].items()
+    ]
+
+
+def _training(stage: Stage) -> dict[str, Any]:
+    """How a stage was trained, from its manifest."""
+    manifest, recipe = stage.manifest, stage.manifest["parameters"]
+    epochs, most, lora = stage.counts["epoch"], recipe["max_epochs"], recipe["lora"]
+    rate, samples = f"{recipe['learning_rate']:g}", recipe["samples_per_step"]
+    return {
+        "stage": stage.name,
+        "model": f"{stage.model} ({stage.base_model})",
+        "recipe": (
+            f"{stage.recipe}: learning rate {rate}, {samples} samples a step, {epochs} of at most {most} epochs"
+            + (", LoRA" if lora else ""),
+            f"{stage.recipe}：学习率 {rate}，每步 {samples} 个样本，最多 {most} 轮，训练了 {epochs} 轮"
+            + ("，LoRA" if lora else ""),
+        ),
+        "hardware": manifest["hardware"],
+        "finished": str(manifest.get("finished", ""))[:16].replace("T", " "),
+        "commit": manifest.get("commit"),
+    }
+
+
+def _versions(stages: list[Stage]) -> str:
+    """Versions of the packages; several where trainings had different ones."""
+    names = stages[0].manifest["versions"]
+    found = {name: sorted({stage.manifest["versions"].get(name, "?") for stage in stages}) for name in names}
+    return ", ".join(f"{name} {' / '.join(versions)}" for name, versions in found.items())
+
+
 def examples(evidence: Evidence) -> list[dict[str, Any]]:
-    """A few targets: the last stage's prompt, the real text, its star, and the text each stage wrote greedily."""
-    ids = evidence.stages[0].generations["interaction_id"].unique(maintain_order=True)
-    known = evidence.targets.filter(pl.col("interaction_id").is_in(ids.implode()))
-    # Half of them with the longest histories, which have the most information about the user.
-    longest = known.sort("n_history", "interaction_id", descending=[True, False]).head(EXAMPLES // 2)
-    chosen = pl.concat([longest, known.sort("interaction_id")]).unique("interaction_id", maintain_order=True)
-    rows = []
-    for target in chosen.head(EXAMPLES).iter_rows(named=True):
-        is_target = pl.col("interaction_id") == target["interaction_id"]
-        written = {
-            stage.name: stage.generations.filter(is_target & (pl.col("method") == "greedy"))["text"][0]
-            for stage in evidence.stages
-        }
-        prompt = evidence.stages[-1].prompts.filter(is_target)["prompt"][0]
-        rows.append({"prompt": prompt, "real": target["text"], "rating": target["rating"], "written": written})
-    return rows
+    """Some of the targets for which texts were written, chosen at random: the real text, and what each model wrote.
+
+    Users are named by the first digits of a hash of their id.
+    """
+    ids = evidence.stages[0].generations["interaction_id"].unique()
+    written_for = evidence.targets.filter(pl.col("interaction_id").is_in(ids.implode()))
+    # Another seed than that of the evaluation: the first of its order have their texts written.
+    return [_example(evidence, target) for target in choose_targets(written_for, EXAMPLES, 1).iter_rows(named=True)]
+
+
+def _example(evidence: Evidence, target: dict[str, Any]) -> dict[str, Any]:
+    stages = evidence.stages
+    tables = {f"untrained, {s.model}, {s.ablation}": s.untrained.generations for s in stages}
+    tables |= {stage.name: stage.generations for stage in stages}
+    is_target = pl.col("interaction_id") == target["interaction_id"]
+    written = {}
+    for name, table in tables.items():
+        rows = table.filter(is_target & (pl.col("draw") == 0))
+        written[name] = dict(rows.select("method", "text").iter_rows())
+    return {
+        "title": evidence.titles.get(target["item_id"]) or target["item_id"],
+        "user": hashlib.sha256(target["user_id"].encode()).hexdigest()[:8],
+        "n_history": target["n_history"],
+        "rating": target["rating"],
+        "real": target["text"],
+        "prompt": stages[-1].prompts.filter(is_target)["prompt"][0],
+        "written": written,
+    }

@@ -19,11 +19,19 @@ from persona.training.logs import read_log
 
 
 @dataclass(frozen=True)
+class Untrained:
+    """A stage's model before any training, asked with the stage's prompts."""
+
+    metrics: dict[str, Any]
+    scores: pl.DataFrame
+    generations: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage: its settings, rows and metrics.
 
-    `seeds` are the rows of each seed, `scores` their mean; `counts` (samples, seconds, epochs) and generations are
-    those of the first seed.
+    `seeds` are the rows of each seed, `scores` their mean; manifest, log and generations are those of the first seed.
     """
 
     name: str
@@ -33,19 +41,26 @@ class Stage:
     parts: frozenset[str]
     max_samples_per_user: int | None
     model: str
+    base_model: str
     prompt_style: str
     n_seeds: int
     metrics: dict[str, Any]
-    untrained: dict[str, Any]
+    untrained: Untrained
     seeds: list[pl.DataFrame]
     scores: pl.DataFrame
     generations: pl.DataFrame
     prompts: pl.DataFrame
-    counts: dict[str, Any]
+    manifest: dict[str, Any]
     log: list[dict[str, Any]]
     plan: dict[str, Any] | None
     claim: Claim
     evaluation_seconds: dict[str, float]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Samples, seconds, epochs of the training."""
+        counts: dict[str, Any] = self.manifest["counts"]
+        return counts
 
     def seconds(self) -> dict[str, float]:
         """What the phases took, by the names of the plan. A training by an earlier version did not note all."""
@@ -86,19 +101,28 @@ def _load(
         parts=frozenset(part for part in PARTS if stage["parts"][part]),
         max_samples_per_user=stage["max_samples_per_user"],
         model=stage["model"],
+        base_model=stage["base_model"],
         prompt_style=stage["prompt_style"],
         n_seeds=len(stage["scores"]),
         metrics=_json(Path(stage["metrics"])),
-        untrained=_json(Path(stage["untrained"])),
+        untrained=_untrained(Path(stage["untrained"])),
         seeds=seeds,
         scores=mean_of_seeds(seeds),
         generations=read_table(stage["generations"], schemas.GENERATIONS),
         prompts=read_table(stage["prompts"], schemas.PROMPTS, ["interaction_id", "prompt"]),
-        counts=_json(training / "manifest.json")["counts"],
+        manifest=_json(training / "manifest.json"),
         log=read_log(training / "train_log.jsonl"),
         plan=plan,
         claim=judge(seeds),
         evaluation_seconds=_json(Path(stage["evaluation_seconds"])),
+    )
+
+
+def _untrained(folder: Path) -> Untrained:
+    return Untrained(
+        metrics=_json(folder / "metrics.json"),
+        scores=read_table(folder / "scores.parquet", schemas.SCORES),
+        generations=read_table(folder / "generations.parquet", schemas.GENERATIONS),
     )
 
 
@@ -116,6 +140,7 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
     for stage in stages:
         likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
         minus_first = difference(stage.seeds, stages[0].seeds, NLL)
+        minus_untrained = difference(stage.seeds, [stage.untrained.scores], NLL, fixed=True)
         rows.append(
             {
                 "stage": stage.name,
@@ -129,7 +154,8 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
                 "seconds": stage.counts["seconds"],
                 **_bounds("val_nll", likelihood.get("val_nll")),
                 **_bounds("test_nll", likelihood["nll"]),
-                "untrained_test_nll": stage.untrained["likelihood"]["nll"]["value"],
+                "untrained_test_nll": stage.untrained.metrics["likelihood"]["nll"]["value"],
+                **_bounds("test_nll_less_untrained", minus_untrained.as_json()),
                 "test_nll_less_first": minus_first.value,
                 "test_nll_less_first_low": minus_first.low,
                 "test_nll_less_first_high": minus_first.high,
@@ -169,7 +195,7 @@ def _without_empty(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return table.drop(cs.matches(rf"^(?:{'|'.join(empty)})(?:_low|_high)?$")) if empty else table
 
 
-def _bounds(name: str, estimate: dict[str, float] | None) -> dict[str, float | None]:
+def _bounds(name: str, estimate: dict[str, Any] | None) -> dict[str, float | None]:
     estimate = estimate or {}
     return {name: estimate.get("value"), f"{name}_low": estimate.get("low"), f"{name}_high": estimate.get("high")}
 
@@ -189,7 +215,7 @@ def baseline_table(stages: list[Stage], baselines: dict[str, Any]) -> pl.DataFra
     rows: list[dict[str, Any]] = []
     for stage in stages:
         rows.append({"method": stage.name, "kind": "stage", **_model_row(stage.metrics)})
-    untrained = {(stage.model, stage.ablation): stage.untrained for stage in stages}
+    untrained = {(stage.model, stage.ablation): stage.untrained.metrics for stage in stages}
     for (model, ablation), metrics in untrained.items():
         rows.append({"method": f"untrained {model}, {ablation}", "kind": "untrained", **_model_row(metrics)})
     rows.append({"method": "n-gram with user cache", "kind": "baseline", **_values(baselines["ngram"], LIKELIHOOD)})

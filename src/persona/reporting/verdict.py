@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from persona.reporting.evidence import Bilingual, Evidence
+from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
+from persona.reporting.legend import TERMS
 from persona.reporting.stages import Stage
 
 METRICS: dict[str, Bilingual] = {"nll": ("test NLL", "测试集负对数似然"), "swap_gap": ("swap gap", "换人似然差")}
 
 
 def verdict(evidence: Evidence) -> list[Bilingual]:
-    """Two sentences: which stages are personal, and the primary contrast, or the best stage if there is none."""
+    """Which stages are personal, the primary contrast (or the best stage), and where a baseline is better than all."""
     contrasts = evidence.contrasts
-    return [_personal(evidence.stages), _primary(contrasts[0]) if contrasts else _best(evidence.stages)]
+    sentences = [_personal(evidence.stages), _primary(contrasts[0]) if contrasts else _best(evidence.stages)]
+    return sentences + [sentence for sentence in [_better_baselines(evidence)] if sentence]
 
 
 def _personal(stages: list[Stage]) -> Bilingual:
@@ -62,3 +64,54 @@ def _best(stages: list[Stage]) -> Bilingual:
         f"The stage with the smallest test NLL is {best.name}: {value:.3f} nats per character.",
         f"测试集负对数似然最小的阶段是 {best.name}：{value:.3f} 奈特/字。",
     )
+
+
+def _better_baselines(evidence: Evidence) -> Bilingual | None:
+    """The measures in which a baseline that costs nothing is better than every stage; None if there are none."""
+    likelihoods = {name: evidence.baselines[name] for name in AUTHOR_BASELINES}
+    stars = evidence.baselines["ratings"]
+    found = [
+        _better_baseline(evidence, "acc", "likelihood", likelihoods, 1),
+        _better_baseline(evidence, "nll", "likelihood", likelihoods, -1),
+        _better_baseline(evidence, "rmse", "stars", stars, -1),
+    ]
+    words = [each for each in found if each]
+    if not words:
+        return None
+    return (
+        f"A baseline that costs nothing is better than every stage in {'; '.join(en for en, _ in words)}.",
+        f"零成本基线优于所有阶段：{'；'.join(zh for _, zh in words)}。",
+    )
+
+
+def _better_baseline(
+    evidence: Evidence, name: str, kind: str, baselines: dict[str, Any], sign: int
+) -> Bilingual | None:
+    """The best baseline in a measure, if it is better than every stage.
+
+    Args:
+        sign: 1 if larger values are better, -1 if smaller ones are.
+    """
+    free = {method: value for method, metrics in baselines.items() if (value := _value(metrics, name)) is not None}
+    own = [value for stage in evidence.stages if (value := _value(_metrics(stage, kind), name)) is not None]
+    if not free or not own:
+        return None
+    best = max(free, key=lambda method: sign * free[method])
+    best_stage = sign * max(sign * value for value in own)
+    if sign * free[best] <= sign * best_stage:
+        return None
+    label, method = TERMS[name].label, AUTHOR_BASELINES.get(best, (best, best))
+    return (
+        f"{label[0]} ({method[0]} {free[best]:.3f}, best stage {best_stage:.3f})",
+        f"{label[1]}（{method[1]} {free[best]:.3f}，最好的阶段 {best_stage:.3f}）",
+    )
+
+
+def _metrics(stage: Stage, kind: str) -> dict[str, Any]:
+    metrics: dict[str, Any] = stage.metrics[kind]
+    return metrics["all"] if kind == "stars" else metrics
+
+
+def _value(metrics: dict[str, Any], name: str) -> float | None:
+    estimate = metrics.get(name)
+    return None if estimate is None else estimate["value"]

@@ -58,13 +58,19 @@ ITEMS = TableSchema({"item_id": pl.String, "title": pl.String, "genres": pl.List
 # `n`: how often an item has this title and these genres.
 TITLES = TableSchema({**ITEMS.columns, "n": pl.UInt32}, key=("item_id", "title", "genres"))
 REJECTS = TableSchema({"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}, key=("file", "row"))
+# Where whole users are in a split, and where a user's reviews may be in several.
 SPLIT = TableSchema({"user_id": pl.String, "split": pl.String}, key=("user_id",))
+SPLIT_OF_REVIEWS = TableSchema(
+    {"user_id": pl.String, "interaction_id": pl.Int64, "split": pl.String}, key=("user_id", "interaction_id")
+)
 SAMPLES = TableSchema(_TARGET, key=("user_id", "interaction_id"))
 PROMPTS = TableSchema(
     {
         **_TARGET,
         "prompt": pl.String,
         "completion": pl.String,
+        # Where the text begins in `completion`, in characters: after the line of the stars, if there is one.
+        "text_offset": pl.Int32,
         "rating": pl.Float32,
         "history_ids": pl.List(pl.Int64),
         # Offsets in `prompt`, in characters: the start of the section of the history (of the context), of each of its
@@ -83,6 +89,8 @@ TOKENS = TableSchema(
         "user_id": pl.String,
         "input_ids": pl.List(pl.Int32),
         "prompt_length": pl.Int32,
+        # Index of the text's first token: the end of the prompt, or of the line of the stars after it.
+        "text_start": pl.Int32,
         "n_history_dropped": pl.Int32,
         "n_context_dropped": pl.Int32,
     },
@@ -97,10 +105,12 @@ TARGETS = TableSchema(
         "text": pl.String,
         # Whether the text says how many stars it gives.
         "names_star": pl.Boolean,
+        # Texts of strictly earlier sessions, which a prompt could show; turns of the conversation before the text.
         "n_history": pl.Int32,
+        "n_context": pl.Int32,
         # Mean rating of the history.
         "history_mean": pl.Float64,
-        # The users of the targets in one block are each other's impostors.
+        # The users of the targets in one block are each other's impostors. A target that is alone has none.
         "block": pl.Int32,
         # `floor_text`: another user's review of the item, with the same star if there is one. `ceiling_text`: another
         # review of the same user.
@@ -116,22 +126,32 @@ SCORES = TableSchema(
         "cohort": pl.String,
         "n_characters": pl.Int32,
         "n_tokens": pl.Int32,
-        # Negative log-likelihoods in nats, summed over the completion: under the target's own prompt,
+        # Negative log-likelihoods in nats, summed over the text and its end: under the target's own prompt,
         "nll": pl.Float64,
-        # under the prompts of the impostors, and under the prompt without a user.
+        # with each impostor as the prompt's user (`impostor_ids` are their targets in the block), and without a user.
         "impostor_ids": pl.List(pl.Int64),
         "nll_impostors": pl.List(pl.Float64),
         "nll_empty": pl.Float64,
         # Probabilities of 1 to 5 stars, asked for before the text; the rest to 1 went to other answers.
         "stars": pl.List(pl.Float64),
+        # Whether the model was trained to write the stars before the text. If not, `stars` is a zero-shot probe.
+        "stars_trained": pl.Boolean,
     },
     key=("user_id", "interaction_id"),
     nullable=frozenset({"impostor_ids", "nll_impostors", "nll_empty", "stars"}),
 )
 GENERATIONS = TableSchema(
-    {**_TARGET, "method": pl.String, "draw": pl.Int32, "text": pl.String, "stop_reason": pl.String},
+    {
+        **_TARGET,
+        "method": pl.String,
+        "draw": pl.Int32,
+        "text": pl.String,
+        # What the model wrote in the line before the text, if it wrote one.
+        "written_rating": pl.Float64,
+        "stop_reason": pl.String,
+    },
     key=("user_id", "interaction_id", "method", "draw"),
-    nullable=frozenset({"stop_reason"}),
+    nullable=frozenset({"written_rating", "stop_reason"}),
 )
 RATINGS = TableSchema(
     {**_TARGET, "method": pl.String, "rating": pl.Float64}, key=("user_id", "interaction_id", "method")
@@ -141,6 +161,8 @@ AUTHORS = TableSchema(
     {
         "interaction_id": pl.Int64,
         "user_id": pl.String,
+        "cohort": pl.String,
+        "n_history": pl.Int32,
         "impostor_ids": pl.List(pl.Int64),
         "nll": pl.Float64,
         "nll_impostors": pl.List(pl.Float64),

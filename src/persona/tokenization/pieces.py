@@ -21,7 +21,7 @@ class Pieces:
 
     Attributes:
         texts: the distinct texts; the first is empty.
-        rows: per prompt the indices in `texts` of `head`, `heading`, `tail`, `completion`.
+        rows: per prompt the indices in `texts` of `head`, `heading`, `tail`, `star_line`, `text`.
         entries: indices of the two texts of each history entry, `[n_entries, 2]`, one prompt after the other.
         counts: number of history entries per prompt, `[n_prompts]`.
     """
@@ -75,7 +75,8 @@ def cut_into_pieces(prompts: pl.DataFrame) -> Pieces:
         head=prompt.str.slice(0, start),
         heading=prompt.str.slice(start, offsets.list.get(1, null_on_oob=True) - start).fill_null(""),
         tail=prompt.str.slice(last).fill_null(""),
-        completion="completion",
+        star_line=pl.col("completion").str.slice(0, pl.col("text_offset")),
+        text=pl.col("completion").str.slice(pl.col("text_offset")),
     )
     entries = (
         prompts.with_row_index("row")

@@ -1,9 +1,10 @@
 """Tokenizes prompts and completions so that they fit into the context of a model.
 
-A prompt is tokenized in pieces: the text before the history, each history entry, and the text after it. Each distinct
-piece is tokenized once, even if many targets share it. The result is the same as for the whole text, because the pieces
-end where the pre-tokenizers of this family split anyway: after line breaks, and after the last letter or digit of an
-entry. `check_assembly` verifies this for the tokenizer in use.
+A prompt is tokenized in pieces: the text before the history, each history entry, and the text after it. A completion
+has two: the line of the stars, if there is one, and the text. Each distinct piece is tokenized once, even if many
+targets share it. The result is the same as for the whole text, because the pieces end where the pre-tokenizers of this
+family split anyway: after line breaks, and after the last letter or digit of an entry. `check_assembly` verifies this
+for the tokenizer in use.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.Data
 
     Returns:
         The columns of `schemas.TOKENS`. `input_ids` holds prompt, completion and end token; the first
-        `prompt_length` of them are the prompt.
+        `prompt_length` of them are the prompt, and from `text_start` on they are the text.
 
     Raises:
         PersonaError: a target does not fit even without history and context.
@@ -87,7 +88,8 @@ def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[
     pieces = cut_into_pieces(prompts)
     pool = TokenPool(encode_batch(tokenizer, pieces.texts, special=False), [before, between, end])
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
-    fixed = lengths["head"] + lengths["tail"] + lengths["completion"] + len(before) + len(between) + len(end)
+    completion = lengths["star_line"] + lengths["text"]
+    fixed = lengths["head"] + lengths["tail"] + completion + len(before) + len(between) + len(end)
     too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > fit.max_length))
     room = fit.max_length - fixed - lengths["heading"]
     is_kept = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, fit)
@@ -102,7 +104,8 @@ def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[
             _as_lists(pieces.entries[is_kept].ravel(), 2 * kept),
             "tail",
             pl.lit(n + 1, dtype=pl.Int64),
-            "completion",
+            "star_line",
+            "text",
             pl.lit(n + 2, dtype=pl.Int64),
         ).alias("pieces")
     )["pieces"]
@@ -111,7 +114,8 @@ def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[
     n_tokens = np.bincount(row, weights=pool.lengths[indices], minlength=prompts.height).astype(np.int64)
     tokens = prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
         input_ids=_as_lists(pool.gather(indices), n_tokens),
-        prompt_length=pl.Series(n_tokens - lengths["completion"] - len(end), dtype=pl.Int32),
+        prompt_length=pl.Series(n_tokens - completion - len(end), dtype=pl.Int32),
+        text_start=pl.Series(n_tokens - lengths["text"] - len(end), dtype=pl.Int32),
         n_history_dropped=pl.Series(pieces.counts - kept, dtype=pl.Int32),
     )
     return (tokens.filter(pl.Series(fixed <= fit.max_length)) if too_long.height else tokens), too_long
@@ -167,7 +171,8 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, 
     """
     frame = chat_frame(tokenizer)
     before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
-    both = prompts.join(tokens, on="interaction_id")
+    # With the user too: of an evaluation's impostors there are several for a target.
+    both = prompts.join(tokens, on=["user_id", "interaction_id"])
     chosen = both.gather_every(max(1, math.ceil(both.height / at_most)))
     for row in chosen.iter_rows(named=True):
         prompt, completion = encode(tokenizer, [_trimmed(row), row["completion"]], special=False)

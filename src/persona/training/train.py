@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,8 @@ def write_outputs(files: Files, folder: RunFolder, fingerprint: dict[str, Any], 
             "counts": summary,
             "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
             "hardware": _hardware(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
         },
         files.manifest,
     )
@@ -184,6 +188,15 @@ def write_outputs(files: Files, folder: RunFolder, fingerprint: dict[str, Any], 
         link_tree(best, files.model)
     if not settings.keep_training_state:
         folder.discard_state()
+
+
+def _commit() -> str | None:
+    """The commit of this code, with `-dirty` if files were changed since; None if it is not in a git repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _hardware() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -9,19 +10,22 @@ import pytest
 
 from persona.audit.checks import (
     FINDING,
+    audit_days,
     audit_prompts,
     audit_rendering,
     audit_sample,
     audit_splits,
     check_findings,
+    hidden_in_history,
     near_duplicates,
     stars_named,
 )
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
-from persona.prompts import Parts, PromptSpec, Section, load_style, render
+from persona.prompts import Parts, PromptSpec, Style, load_style, render
 from persona.sampling import sample_targets
-from persona.splitting import split_users
+from persona.splitting import split_by_item, split_by_time, split_users
+from persona.tables.splits import SPLITS, shown_reviews
 
 ROOT = Path(__file__).parents[3]
 PARTS = Parts(profile=True, history=True, context=False)
@@ -29,7 +33,7 @@ SETTINGS = {"split_name": "train", "max_samples_per_user": 2, "max_users": None,
 
 
 @pytest.fixture(scope="module")
-def style() -> list[Section]:
+def style() -> Style:
     return load_style(ROOT / "config" / "prompts" / "detailed.yaml")
 
 
@@ -44,7 +48,7 @@ def samples(tables: Ingested, split: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: list[Section]) -> pl.DataFrame:
+def prompts(tables: Ingested, samples: dict[str, pl.DataFrame], style: Style) -> pl.DataFrame:
     t = tables
     return render(samples["train"], t.interactions, t.users, t.items, PromptSpec(style, PARTS, "任务", "影评："))
 
@@ -60,7 +64,7 @@ def with_entry(prompts: pl.DataFrame, history_id: pl.Expr) -> pl.DataFrame:
 
 
 def test_clean_prompts_have_no_findings(
-    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: list[Section]
+    tables: Ingested, prompts: pl.DataFrame, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: Style
 ) -> None:
     t = tables
     assert prompts["history_ids"].list.len().sum() > 50
@@ -105,7 +109,7 @@ def test_another_users_entry_is_found(tables: Ingested, prompts: pl.DataFrame) -
     assert "history_of_another_user" in found["check"].to_list()
 
 
-def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: list[Section]) -> None:
+def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: Style) -> None:
     likes = tables.interactions.select("interaction_id", "likes")
     leaky = prompts.join(likes, on="interaction_id").with_columns(
         prompt=pl.when(pl.col("likes") > 0).then(pl.format("{}（{}赞）", "prompt", "likes")).otherwise("prompt")
@@ -133,6 +137,56 @@ def test_a_user_in_two_splits_is_found(samples: dict[str, pl.DataFrame], split: 
     assert set(found["user_id"]) == set(stray["user_id"])
 
 
+def test_by_time_a_target_outside_of_its_time_is_found(tables: Ingested) -> None:
+    days = tables.interactions["day"].sort()
+    val_from, test_from = days[int(0.6 * len(days))], days[int(0.8 * len(days))]
+    split = split_by_time(tables.interactions, val_from, test_from)
+    samples = {name: sample_targets(tables.interactions, split, name, 2, None, 42) for name in SPLITS}
+    shared = samples["train"].join(samples["test"], on="user_id", how="semi")
+    assert shared.height, "known users are tested"
+    assert not audit_splits(samples["train"], cohorts(samples), split, by="time").height
+    assert not audit_days(samples["train"], cohorts(samples), tables.interactions, val_from, test_from).height
+    assert not audit_sample(samples["train"], tables.interactions, split, SETTINGS).height
+
+    stray = samples["val"].head(1)
+    planted = pl.concat([samples["train"], stray])
+    assert set(audit_splits(planted, cohorts(samples), split, by="time")["check"]) == {"target_of_another_split"}
+    found = audit_days(planted, cohorts(samples), tables.interactions, val_from, test_from)
+    assert found.select("check", "interaction_id").rows() == [("day_of_another_split", stray["interaction_id"][0])]
+    # A day later val begins a day later: what was written on its first day is no longer in it.
+    later = val_from + timedelta(days=1)
+    found = audit_days(samples["train"], cohorts(samples), tables.interactions, later, date.max)
+    first = samples["val"].join(tables.interactions.filter(pl.col("day") == val_from), on="interaction_id", how="semi")
+    assert set(found["interaction_id"]) == {*first["interaction_id"], *samples["test"]["interaction_id"]}
+
+
+def test_by_item_an_item_or_an_entry_of_a_later_split_is_found(tables: Ingested, style: Style) -> None:
+    t = tables
+    split = split_by_item(t.interactions, 0.2, 0.3, 42)
+    samples = {name: sample_targets(t.interactions, split, name, 2, None, 42) for name in SPLITS}
+    assert not audit_splits(samples["train"], cohorts(samples), split, by="item").height
+    spec = PromptSpec(style, PARTS, "任务", "影评：")
+    unseen = t.interactions.join(split.filter(pl.col("split") != "train"), on="interaction_id", how="semi")
+    for name in SPLITS:
+        shown = shown_reviews(t.interactions, split, name)
+        prompts = render(samples[name], shown, t.users, t.items, spec)
+        assert prompts["history_ids"].list.len().sum() > 50
+        assert not audit_prompts(prompts, t.interactions).height
+        assert not hidden_in_history(prompts, split, name).height
+        if name == "train":
+            histories = prompts.explode("history_ids")["history_ids"].drop_nulls()
+            assert not set(histories) & set(unseen["interaction_id"])
+
+    stray = samples["test"].head(1)
+    planted = pl.concat([samples["train"], stray])
+    found = audit_splits(planted, cohorts(samples), split, by="item")
+    assert set(found["check"]) == {"item_in_two_splits", "target_of_another_split"}
+    careless = render(samples["train"], t.interactions, t.users, t.items, spec)
+    found = hidden_in_history(careless, split, "train")
+    history = careless.explode("history_ids").filter(pl.col("history_ids").is_in(unseen["interaction_id"].implode()))
+    assert found.height == history.height > 0 and set(found["check"]) == {"history_of_later_split"}
+
+
 def test_near_duplicates_across_splits_are_found() -> None:
     long = "这部电影从头到尾都让我觉得非常无聊，演员的表演也很尴尬，不推荐大家去看"
     texts = pl.DataFrame(
@@ -156,7 +210,7 @@ def test_near_duplicates_across_splits_are_found() -> None:
         },
         texts,
     )
-    assert found.select("interaction_id", "user_id", "detail").rows() == [(2, "u2", "like training target 1")]
+    assert found.select("interaction_id", "user_id", "detail").rows() == [(2, "u2", "like training text 1")]
 
 
 def test_named_stars_are_found(samples: dict[str, pl.DataFrame], tables: Ingested) -> None:

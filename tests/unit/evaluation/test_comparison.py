@@ -103,6 +103,15 @@ def test_a_contrast_says_what_it_found_for_users_and_within_the_margin() -> None
     assert wide["users_needed"] < 30
 
 
+def test_the_untrained_model_has_no_seeds_of_its_own() -> None:
+    trained, untrained = seeded(np.random.default_rng(0), -5.0, 2.0), scores(0.0)
+    [found] = compare({"b": trained}, [Contrast(stage="b", against="untrained")], {"b": untrained})
+    single = difference([mean_of_seeds(trained)], [untrained], NLL)
+    means = np.array([table["nll"].sum() / 600 for table in trained])
+    assert found["value"] == pytest.approx(single.value)
+    assert found["se"] == pytest.approx((single.se**2 + means.var(ddof=1) / 3) ** 0.5)
+
+
 def test_few_users_have_differences_without_intervals() -> None:
     for n in (0, 1, 2, 4):
         tables = {name: [scores(shift).head(n)] for name, shift in (("a", 0.0), ("b", -1.0))}

@@ -29,6 +29,15 @@ def test_all_keys_of_jsonl(tmp_path: Path) -> None:
     assert tables.users.height == 2 and profile_of(tables, kept["user_id"]) == {"city": "Oslo", "age": "30"}
 
 
+def test_ratings_are_of_any_scale(tmp_path: Path) -> None:
+    ratings = [0, 10, 4.5, -3, None]
+    rows = [simple(text=str(rating), rating=rating) for rating in ratings]
+    found = ingested(write_lines(tmp_path / "d.jsonl", rows), "jsonl").interactions
+    assert {text: rating for text, rating in found.select("text", "rating").iter_rows()} == {
+        str(rating): rating for rating in ratings
+    }
+
+
 def test_order_tells_the_time_where_days_do_not(tmp_path: Path) -> None:
     rows = [simple(text=str(n), order=n // 2, day=None) for n in (3, 0, 2, 1)]
     found = ingested(write_lines(tmp_path / "d.jsonl", rows), "jsonl").interactions
@@ -48,7 +57,11 @@ def test_order_tells_the_time_where_days_do_not(tmp_path: Path) -> None:
         (simple(day="02.01.2020"), "day is not YYYY-MM-DD"),
         (simple(day=None), "neither day nor order"),
         (simple(order=3), "order, which the first row does not have"),
-        (simple(rating=6), "rating is not 1 to 5"),
+        (simple(rating="5"), "rating is not a number from -1,000,000 to 1,000,000"),
+        (simple(rating=True), "rating is not a number from -1,000,000 to 1,000,000"),
+        (simple(rating=float("nan")), "rating is not a number from -1,000,000 to 1,000,000"),
+        (simple(rating=float("-inf")), "rating is not a number from -1,000,000 to 1,000,000"),
+        (simple(rating=10**400), "rating is not a number from -1,000,000 to 1,000,000"),
         (simple(likes=-1), "likes is not a whole number"),
         (simple(genres="x"), "genres is not a list"),
         (simple(context=[{"speaker": "A"}]), "context.text is not text"),

@@ -5,10 +5,20 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from persona.modeling.packing import TokenTable
 from persona.planning.cost import Launch
-from persona.planning.phases import disk_gb, host_memory_gb, least_epochs, training_phases, validations_per_epoch
+from persona.planning.phases import (
+    STAR_TOKENS,
+    disk_gb,
+    host_memory_gb,
+    least_epochs,
+    scored_tokens,
+    training_phases,
+    validations_per_epoch,
+)
 from persona.planning.settings import Hardware
 from persona.training.settings import Schedule
 
@@ -57,3 +67,26 @@ def test_disk_and_host_memory() -> None:
     assert disk_gb(SIZE, LAUNCH, schedule(), 1799.0) == {"checkpoints": 0.0, "model": 2.0}
     assert disk_gb(SIZE, LAUNCH, schedule(), 1800.0) == {"checkpoints": 28.0, "model": 2.0}
     assert host_memory_gb(SIZE, LAUNCH, 4) == {"best weights": 1.0, "copies for a checkpoint": 7.0}
+
+
+def samples(*texts: tuple[list[int], list[int]]) -> TokenTable:
+    ids = [prompt + text for prompt, text in texts]
+    return TokenTable(
+        ids=np.concatenate(ids).astype(np.int32),
+        starts=np.cumsum([0, *map(len, ids)]),
+        prompt_lengths=np.array([len(prompt) for prompt, _ in texts], dtype=np.int32),
+        users=np.arange(len(texts)),
+    )
+
+
+def test_scoring_computes_each_prompt_once_and_rendered_prompts_but_for_what_they_share() -> None:
+    val, test = samples(([1, 2, 3], [4])), samples(([1, 2], [5, 6, 7]), ([1, 3], [5, 8, 9]))
+    once = 4 + 2 * 5 + 2 * 5 + 2 * STAR_TOKENS
+    # Each of the two texts of 3 tokens under the prompt of the other one's user.
+    assert scored_tokens(val, test, test, None, 2) == once + 6
+    # With prompts of their own for one text and for both: what begins like another prompt is not computed again.
+    rendered = samples(([1, 3, 4], [5, 6, 7]))
+    shared = 1  # of the own prompts: their first token
+    assert scored_tokens(val, test, test, rendered, 2) == once - shared + 3 + 4
+    rendered = samples(([1, 3, 4], [5, 6, 7]), ([1, 2, 4], [5, 8, 9]))
+    assert scored_tokens(val, test, test, rendered, 2) == once - shared + 4 + 4

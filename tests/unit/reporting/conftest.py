@@ -11,7 +11,7 @@ from persona.evaluation.comparison import compare
 from persona.evaluation.metrics.summary import baseline_metrics, stage_metrics
 from persona.evaluation.settings import Contrast
 from persona.reporting.evidence import Evidence
-from persona.reporting.stages import Stage
+from persona.reporting.stages import Stage, Untrained
 from persona.tables import schemas
 
 USERS, CANDIDATES = 40, 4
@@ -31,6 +31,7 @@ def targets() -> pl.DataFrame:
             "text": [f"text {n} & more" for n in ids],
             "names_star": False,
             "n_history": [n % 3 for n in ids],
+            "n_context": 0,
             "history_mean": [3.0 if n % 3 else None for n in ids],
             "block": [n // CANDIDATES for n in ids],
             "floor_text": "another text",
@@ -53,6 +54,7 @@ def scores(targets: pl.DataFrame, gap: float) -> pl.DataFrame:
         nll_impostors=pl.Series([[float(value + gap)] * 3 for value in nll]),
         nll_empty=pl.Series(nll + 2 * gap),
         stars=pl.Series([[0.2] * 5] * targets.height),
+        stars_trained=pl.lit(False),
     )
 
 
@@ -77,10 +79,16 @@ def make_stage(targets: pl.DataFrame, name: str, gap: float, sample: str) -> Sta
         kind["curve"] = {str(length): share for length, share in kind["curve"].items()}
     return Stage(
         name=name, sample=sample, ablation="history", recipe="tiny", parts=frozenset({"history"}),
-        max_samples_per_user=2, model="tiny", prompt_style="detailed", n_seeds=1, metrics=metrics, untrained=metrics,
+        max_samples_per_user=2, model="tiny", base_model="models/tiny", prompt_style="detailed", n_seeds=1,
+        metrics=metrics, untrained=Untrained(metrics, rows, written),
         seeds=[rows], scores=rows, generations=written, prompts=prompts,
-        counts={"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5,
-                "loading_seconds": 4.0},
+        manifest={
+            "counts": {"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5,
+                       "loading_seconds": 4.0},
+            "parameters": {"learning_rate": 1e-3, "samples_per_step": 32, "max_epochs": 4, "lora": None},
+            "versions": {"torch": "2.13.0"}, "hardware": "1 x A Card", "finished": "2026-11-26T05:00:00+00:00",
+            "commit": "1953a857c37a",
+        },
         log=[
             {"type": "step", "step": 1, "loss": 2.0},
             {"type": "val", "step": 1, "val_loss": 1.5},
@@ -106,4 +114,16 @@ def evidence(targets: pl.DataFrame) -> Evidence:
         {stage.name: stage.seeds for stage in stages}, [Contrast(stage="history", against="quick", metric="swap_gap")]
     )
     counts = {"rows": 42, "kept": 40, "rejected": 2, "reasons": {"no date": 2}, "users": 40, "items": 10}
-    return Evidence(stages, baselines, targets, authors, guesses, contrasts, CANDIDATES, None, counts | {"left_out": 7})
+    return Evidence(
+        stages,
+        baselines,
+        targets,
+        ("ngram", authors),
+        guesses,
+        contrasts,
+        CANDIDATES,
+        None,
+        "dmsc",
+        {"i0": "A film & more"},
+        counts | {"left_out": 7},
+    )

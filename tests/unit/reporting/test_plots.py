@@ -43,6 +43,18 @@ def test_data_without_stars_has_no_plots_of_stars(evidence: Evidence) -> None:
     assert "nll_by_stage" in names and not names & {"reliability", "error_by_star"}
 
 
+def test_stages_that_were_not_asked_for_stars_are_not_in_their_plots(evidence: Evidence) -> None:
+    asked, other = evidence.stages
+    not_asked = dataclasses.replace(other, scores=other.scores.with_columns(stars=pl.lit(None, pl.List(pl.Float64))))
+    for plot in PLOTS:
+        if plot.name in ("reliability", "error_by_star"):
+            figure = plot.draw(dataclasses.replace(evidence, stages=[asked, not_asked]), lambda english, _: english)
+            assert figure
+            labels = figure.axes[0].get_legend_handles_labels()[1]
+            assert asked.name in labels and not_asked.name not in labels
+            assert plot.draw(dataclasses.replace(evidence, stages=[not_asked]), lambda english, _: english) is None
+
+
 def test_snakemakes_report_has_a_caption_for_every_plot() -> None:
     captions = (ROOT / "workflow" / "report" / "plot.rst").read_text(encoding="utf-8")
     assert all(f'"{plot.name}":' in captions for plot in PLOTS)

@@ -19,7 +19,8 @@ def test_a_row_per_stage_with_the_difference_from_the_first(evidence: Evidence) 
 
 def test_columns_of_stars_are_left_out_without_stars(evidence: Evidence) -> None:
     metrics = evidence.stages[0].metrics | {"stars": {"all": {}, "no_star_named": {}}}
-    stages = [dataclasses.replace(stage, metrics=metrics, untrained=metrics) for stage in evidence.stages]
+    untrained = dataclasses.replace(evidence.stages[0].untrained, metrics=metrics)
+    stages = [dataclasses.replace(stage, metrics=metrics, untrained=untrained) for stage in evidence.stages]
     assert {"rmse", "rmse_low", "leaked"} <= set(stage_table(evidence.stages).columns)
     assert not {"rmse", "rmse_low", "rmse_high", "leaked"} & set(stage_table(stages).columns)
     assert "rmse" not in baseline_table(stages, evidence.baselines | {"ratings": {}}).columns

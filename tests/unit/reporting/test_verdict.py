@@ -11,11 +11,21 @@ from persona.reporting.evidence import Evidence
 from persona.reporting.verdict import verdict
 
 
-def test_the_verdict_names_what_is_better_and_who_fails(evidence: Evidence) -> None:
+def test_the_verdict_names_what_is_personal_and_what_is_better(evidence: Evidence) -> None:
     personal, primary = verdict(evidence)
-    assert personal[0].startswith("None of the 2 stages can be said to write like a particular user")
+    assert personal[0] == "1 of 2 stages can be said to write like a particular user: history."
     assert primary[0].startswith("In the primary comparison history is better than quick (difference in swap gap: +0.2")
     assert primary[1].startswith("主要对比中，history 优于 quick（换人似然差相差 +0.2")
+    none = verdict(dataclasses.replace(evidence, stages=evidence.stages[:1]))
+    assert none[0][0].startswith("None of the 1 stages can be said to write like a particular user")
+
+
+def test_the_verdict_names_a_baseline_that_is_better_than_every_stage(evidence: Evidence) -> None:
+    better = evidence.baselines | {"tfidf_authors": {"acc": {"value": 0.999}}}
+    sentences = verdict(dataclasses.replace(evidence, stages=evidence.stages[:1], baselines=better))
+    own = evidence.stages[0].metrics["likelihood"]["acc"]["value"]
+    assert f"in author found (character TF-IDF 0.999, best stage {own:.3f})" in sentences[2][0]
+    assert f"认出作者（字符 TF-IDF 0.999，最好的阶段 {own:.3f}）" in sentences[2][1]
 
 
 @pytest.mark.parametrize(

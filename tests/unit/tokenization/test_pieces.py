@@ -17,7 +17,7 @@ def test_the_pieces_of_a_prompt_are_the_prompt(long_histories: pl.DataFrame) -> 
         entries = pieces.entries[ends[n] - pieces.counts[n] : ends[n]].ravel()
         parts = [indices["head"], indices["heading"], *entries, indices["tail"]]
         assert "".join(pieces.texts[index] for index in parts) == row["prompt"]
-        assert pieces.texts[indices["completion"]] == row["completion"]
+        assert pieces.texts[indices["star_line"]] + pieces.texts[indices["text"]] == row["completion"]
 
 
 def test_an_entry_that_several_targets_share_is_one_piece(long_histories: pl.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from tests.unit.rendering import STYLES, prompts_of
 STYLE = STYLES / "detailed.yaml"
 
 
-@pytest.mark.parametrize("style", ["simple", "detailed"])
+@pytest.mark.parametrize("style", ["simple", "detailed", "detailed_with_stars"])
 def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, tokenizer: Any, style: str) -> None:
     prompts = prompts_of(tables, style, Parts(profile=True, history=True, context=True))
     tokens = tokenize(prompts, tokenizer, FitSettings(max_length=100_000))
@@ -32,6 +33,21 @@ def test_tokens_of_the_pieces_are_those_of_the_whole_text(tables: Ingested, toke
     whole = tokenizer.apply_chat_template(messages, tokenize=False).removesuffix("\n")
     assert tokenizer(whole, add_special_tokens=False)["input_ids"] == row["input_ids"]
     assert tokenizer.decode(row["input_ids"][row["prompt_length"] :]) == row["completion"] + "<|im_end|>"
+    text = row["completion"][row["text_offset"] :]
+    assert tokenizer.decode(row["input_ids"][row["text_start"] :]) == text + "<|im_end|>"
+    assert (row["text_start"] > row["prompt_length"]) == (style == "detailed_with_stars")
+
+
+def test_qwen_reads_a_line_of_stars_as_two_tokens(small: Ingested, qwen: Any) -> None:
+    """One for the star and one for the line break, whatever the text begins with."""
+    texts = pl.Series(["好", " x", "5", "？"])
+    rows = small.interactions.sort("position").with_columns(text=texts)
+    made = prompts_of(replace(small, interactions=rows), "detailed_with_stars", Parts(True, True, False))
+    tokens = tokenize(made, qwen, FitSettings(max_length=4096))
+    check_assembly(made, tokens, qwen)
+    for ids, prompt, text in tokens.select("input_ids", "prompt_length", "text_start").iter_rows():
+        star, line_break = (qwen.decode([token]) for token in ids[prompt:text])
+        assert star in "12345" and line_break == "\n"
 
 
 @pytest.mark.parametrize("window", ["anchored", "recent"])

@@ -145,6 +145,8 @@ class Case:
 def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
     """Scores of the n-gram model with the user's cache: the columns of `schemas.SCORES` without `n_tokens`, `stars`.
 
+    Unlike a model's, the val targets too have scores under impostors, so that a baseline can be chosen on val.
+
     The "prompt" of a user is the cache of that user's earlier reviews; the empty prompt is no cache. The order and
     the weight of the cache are those with the smallest NLL on val.
 
@@ -173,15 +175,14 @@ def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[
     for row in ordered.iter_rows(named=True):
         target = row["interaction_id"]
         others = sorted(other for other in blocks.get(row["block"], []) if other != target)
-        is_test = row["cohort"] == "test"
         rows.append(
             {
                 **{name: row[name] for name in ("interaction_id", "user_id", "item_id", "cohort")},
                 "n_characters": len(row["text"]),
                 "nll": case(target, target).nll(order, weight),
-                "impostor_ids": others if is_test else None,
-                "nll_impostors": [case(target, other).nll(order, weight) for other in others] if is_test else None,
-                "nll_empty": -float(log_p[target].sum()) if is_test else None,
+                "impostor_ids": others,
+                "nll_impostors": [case(target, other).nll(order, weight) for other in others],
+                "nll_empty": -float(log_p[target].sum()),
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None)

@@ -11,8 +11,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from persona.evaluation.metrics.intervals import Floats
+from persona.evaluation.targets import past_of_cohorts
 from persona.history import earlier_reviews
 from persona.seeded_hash import id_priority
+from persona.tables.splits import reviews_in
 
 DAMPING = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 RANKS = (2, 4, 8)
@@ -25,7 +27,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class RatingData:
-    """Ratings of the training users, the val and test targets, and the ratings in the history of each target."""
+    """Ratings of the training reviews, the val and test targets, and the ratings in the history of each target."""
 
     train: pl.DataFrame
     targets: pl.DataFrame
@@ -36,13 +38,13 @@ class RatingData:
     def build(cls, interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> RatingData:
         """Select the ratings from the tables of the workflow."""
         rated = interactions.drop_nulls("rating").with_columns(pl.col("rating").cast(pl.Float64))
-        train = rated.join(split.filter(pl.col("split") == "train"), on="user_id", how="semi")
+        train = reviews_in(rated, split, "train")
         sessions = interactions.select("interaction_id", "session")
         known = targets.sort("user_id", "interaction_id").join(
             sessions, on="interaction_id", how="left", maintain_order="left"
         )
         items = interactions.select(pl.col("item_id").unique().sort()).with_row_index("item")
-        history = earlier_reviews(known, rated).join(items, on="item_id")
+        history = past_of_cohorts(known, rated, split).join(items, on="item_id")
         index = known.select("interaction_id").with_row_index("target")
         return cls(
             train.join(items, on="item_id").sort("user_id", "position"),
@@ -55,17 +57,19 @@ class RatingData:
 def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
     """Stars of all val and test targets as predicted by each method, in the columns of `schemas.RATINGS`.
 
-    A method with settings uses those with the smallest RMSE on val.
+    A method with settings uses those with the smallest RMSE on val. No guess is beyond the ratings of the training
+    users, of which there must be one.
     """
     data = RatingData.build(interactions, split, targets)
-    mean = float(data.train["rating"].mean())  # type: ignore[arg-type]
+    ratings = data.train["rating"].to_numpy()
+    mean = float(ratings.mean())
     biases = item_biases(data, mean)
     candidates: dict[str, list[Floats]] = {
         "global_mean": [np.full(data.targets.height, mean)],
         "item_mean": [mean + biases[data.targets["item"].to_numpy()]],
         "damped_bias": [damped_bias(data, mean, biases, damping) for damping in DAMPING],
         "matrix_factorisation": [factorise(data, mean, rank, penalty) for rank in RANKS for penalty in PENALTIES],
-        "tfidf_ridge": tfidf_ridge(data, interactions, mean, biases),
+        "tfidf_ridge": tfidf_ridge(data, mean, biases),
     }
     val = (data.targets["cohort"] == "val").to_numpy()
     truth = data.targets["rating"].cast(pl.Float64).to_numpy()
@@ -75,7 +79,7 @@ def rating_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: p
         best = guesses[int(np.argmin(errors))]
         tables.append(
             data.targets.select("interaction_id", "user_id", "item_id").with_columns(
-                method=pl.lit(method), rating=pl.Series(best.clip(1, 5))
+                method=pl.lit(method), rating=pl.Series(best.clip(ratings.min(), ratings.max()))
             )
         )
     return pl.concat(tables)
@@ -140,11 +144,11 @@ def _solve(seen: sparse.csr_matrix, rated: sparse.csr_matrix, factors: Floats, k
     return np.asarray(np.linalg.solve(left, right[:, :, None])[:, :, 0])
 
 
-def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biases: Floats) -> list[Floats]:
+def tfidf_ridge(data: RatingData, mean: float, biases: Floats) -> list[Floats]:
     """Ridge regression of (star - item mean) on character TF-IDF of the history, one prediction per penalty."""
-    reviews = interactions.drop_nulls("rating").with_columns(pl.col("rating").cast(pl.Float64))
     subset = data.train.sort(id_priority(data.train["interaction_id"], SEED)).head(RIDGE_TARGETS)
-    documents = _history_texts(subset, reviews)
+    # The history of a training review is of the training split as well.
+    documents = _joined_texts(earlier_reviews(subset, data.train))
     if not documents.height:
         return [mean + biases[data.targets["item"].to_numpy()]]
     # With few documents, do not drop n-grams for being rare.
@@ -157,7 +161,7 @@ def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biase
         data.train.select("interaction_id", "item", "rating"), on="interaction_id", maintain_order="left"
     )
     residual = y["rating"].to_numpy() - mean - biases[y["item"].to_numpy()]
-    history = _history_texts(data.targets, reviews)
+    history = _joined_texts(data.history)
     texts = data.targets.select("interaction_id").join(history, on="interaction_id", how="left", maintain_order="left")
     unknown = texts["text"].is_null().to_numpy()
     features = vectorizer.transform(texts["text"].fill_null("").to_list())
@@ -166,10 +170,6 @@ def tfidf_ridge(data: RatingData, interactions: pl.DataFrame, mean: float, biase
     return [np.where(unknown, base, base + model.predict(features)) for model in models]
 
 
-def _history_texts(targets: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
+def _joined_texts(past: pl.DataFrame) -> pl.DataFrame:
     """`interaction_id` and the joined `text` of its history, for targets with a history."""
-    return (
-        earlier_reviews(targets, reviews)
-        .group_by("interaction_id", maintain_order=True)
-        .agg(pl.col("text").str.join("\n"))
-    )
+    return past.group_by("interaction_id", maintain_order=True).agg(pl.col("text").str.join("\n"))

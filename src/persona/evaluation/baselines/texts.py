@@ -7,6 +7,9 @@ import numpy as np
 import polars as pl
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from persona.tables import schemas
+from persona.tables.parquet import empty_table
+
 AUTHOR_TEXTS = 100_000
 
 
@@ -57,7 +60,7 @@ def _grams(text: str) -> list[str]:
 def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
     """Cosine similarity of character 1-3-gram TF-IDF between each review and each candidate's earlier reviews.
 
-    A candidate without earlier reviews gets the mean similarity of the candidates with earlier reviews.
+    It is 0 in a block of users without earlier reviews. Conversations are not read: all candidates have the same one.
 
     Returns:
         The columns of `schemas.AUTHORS`. `nll` and `nll_impostors` are the negated similarities, so that the
@@ -69,6 +72,8 @@ def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories
     )
     vectorizer.fit(train_texts[:AUTHOR_TEXTS])
     blocked = targets.drop_nulls("block").sort("interaction_id")
+    if not blocked.height:
+        return empty_table(schemas.AUTHORS)
     ids = blocked["interaction_id"].to_list()
     reviews = vectorizer.transform(blocked["text"].to_list())
     pasts = vectorizer.transform(["\n".join(histories.get(target, [])) for target in ids])
@@ -78,18 +83,15 @@ def author_similarities(train_texts: list[str], targets: pl.DataFrame, histories
         members = block["interaction_id"].to_list()
         numbers = [index[member] for member in members]
         similarity = (reviews[numbers] @ pasts[numbers].T).toarray()
-        known = np.array([bool(histories.get(member)) for member in members])
-        if known.any():
-            similarity[:, ~known] = similarity[:, known].mean(1, keepdims=True)
-        for n, (target, user) in enumerate(block.select("interaction_id", "user_id").iter_rows()):
+        keys = block.select("interaction_id", "user_id", "cohort", "n_history")
+        for n, key in enumerate(keys.iter_rows(named=True)):
             others = [m for m in range(len(members)) if m != n]
             rows.append(
                 {
-                    "interaction_id": target,
-                    "user_id": user,
+                    **key,
                     "impostor_ids": [members[m] for m in others],
                     "nll": -float(similarity[n, n]),
                     "nll_impostors": [-float(similarity[n, m]) for m in others],
                 }
             )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, schema=schemas.AUTHORS.columns)

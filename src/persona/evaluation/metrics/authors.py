@@ -16,8 +16,8 @@ from persona.evaluation.metrics.intervals import Floats
 def add_swap_gaps(scores: pl.DataFrame) -> pl.DataFrame:
     """Add the columns `swap_gap` and `format_gap` to scored test targets, in nats per target.
 
-    - `swap_gap` (identity): mean NLL under the impostors' prompts minus NLL under the user's own prompt. Above 0, the
-      model uses information that is specific to this user.
+    - `swap_gap` (identity): mean NLL with the impostors as the prompt's user minus NLL under the own prompt. Item and
+      conversation stay the target's. Above 0, the model uses information that is specific to this user.
     - `format_gap`: NLL under a prompt without user information minus the mean NLL under the impostors' prompts: what
       any user's prompt contributes, such as form, item and the way reviewers write.
 
@@ -72,7 +72,10 @@ def _hypergeometric(j: int, marked: int, total: int, drawn: int) -> float:
 
 
 def double_centred(scores: pl.DataFrame) -> dict[int, tuple[float, Floats]]:
-    """For each target, the centred likelihood under its own prompt and under its impostors' prompts, in their order."""
+    """For each target, the centred likelihood under its own prompt and under its impostors' prompts, in their order.
+
+    `scores` may lack reviews of a block; means over reviews are then over those that it has.
+    """
     rows = {row["interaction_id"]: row for row in scores.iter_rows(named=True)}
     likelihood = {
         (target, prompt): -nll
@@ -84,12 +87,13 @@ def double_centred(scores: pl.DataFrame) -> dict[int, tuple[float, Floats]]:
         if target in result:
             continue
         members = [target, *row["impostor_ids"]]
-        block = np.array([[likelihood[review, prompt] for prompt in members] for review in members])
+        reviews = [member for member in members if member in rows]
+        block = np.array([[likelihood[review, prompt] for prompt in members] for review in reviews])
         block = block - block.mean(0, keepdims=True) - block.mean(1, keepdims=True) + block.mean()
         index = {member: n for n, member in enumerate(members)}
-        for member in members:
-            others = [index[other] for other in rows[member]["impostor_ids"]]
-            result[member] = (float(block[index[member], index[member]]), block[index[member], others])
+        for review, centred in zip(reviews, block, strict=True):
+            others = [index[other] for other in rows[review]["impostor_ids"]]
+            result[review] = (float(centred[index[review]]), centred[others])
     return result
 
 

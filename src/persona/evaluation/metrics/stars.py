@@ -16,6 +16,15 @@ PAIRED_ROWS = 500  # rows of pairs held at once
 _SQUARES = (np.arange(N_STARS)[:, None] - np.arange(N_STARS)) ** 2 / (N_STARS - 1) ** 2
 
 
+def why_no_stars(ratings: pl.Series) -> str | None:
+    """Why ratings have no measures of stars, in one line: one is not a whole number from 1 to 5. None if all are."""
+    known = ratings.drop_nulls()
+    others = known.filter(~known.is_in([float(star) for star in range(1, N_STARS + 1)]))
+    if not len(others):
+        return None
+    return f"stars are not asked for: ratings are not whole numbers from 1 to {N_STARS}, such as {others[0]:g}"
+
+
 def star_array(scores: pl.DataFrame) -> Floats:
     """The column `stars` as `[N, 5]`."""
     return np.array(scores["stars"].to_list(), dtype=float).reshape(-1, N_STARS)
@@ -146,7 +155,7 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
     if not rows.height:
         return {}
     stars = [star_array(table) for table in tables]
-    truth = rows["rating"].to_numpy().round().astype(int)
+    truth = rows["rating"].to_numpy().astype(int)
     users, items = codes(rows["user_id"]), codes(rows["item_id"])
     metrics = point_metrics(rows, [expected_star(p) for p in stars])
 
@@ -164,7 +173,7 @@ def star_metrics(seeds: list[pl.DataFrame]) -> dict[str, Estimate]:
 
 
 def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estimate]:
-    """Metrics of guessed stars from any source, averaged over seeds per target.
+    """Metrics of guessed ratings from any source, averaged over seeds per target; kappa (`qwk`) of stars alone.
 
     Args:
         rows: with `user_id`, `item_id`, `rating`, `history_mean`; no rating is null.
@@ -174,15 +183,15 @@ def point_metrics(rows: pl.DataFrame, guesses: list[Floats]) -> dict[str, Estima
         return {}
     truth = rows["rating"].cast(pl.Float64).to_numpy()
     users, items = codes(rows["user_id"]), codes(rows["item_id"])
-    whole = truth.round().astype(int)
     squared = np.mean([squared_error(guess, truth) for guess in guesses], axis=0)
     absolute = np.mean([np.abs(guess - truth) for guess in guesses], axis=0)
-    tables = [agreement(guess.round().clip(1, N_STARS).astype(int), whole) for guess in guesses]
     metrics = {
         "rmse": estimate(squared, users, items, root_mean),
         "mae": estimate(np.column_stack([absolute, np.ones(len(truth))]), users, items),
-        "qwk": estimate(np.mean(tables, axis=0), users, items, quadratic_kappa),
     }
+    if why_no_stars(rows["rating"]) is None:
+        tables = [agreement(guess.round().clip(1, N_STARS).astype(int), truth.astype(int)) for guess in guesses]
+        metrics["qwk"] = estimate(np.mean(tables, axis=0), users, items, quadratic_kappa)
     known = rows["history_mean"].is_not_null().to_numpy()
     if known.sum() > 1:
         subset = rows.filter(pl.Series(known))

@@ -17,6 +17,9 @@ from persona.evaluation.settings import GREEDY, SAMPLE
 
 Metrics = dict[str, Any]
 
+MIN_SUBGROUP = 10  # targets
+SUBGROUP_METRICS = ("nll", "swap_gap", "acc")
+
 
 def likelihood_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
     """NLL, swap gap and author identification of scored targets, as estimates with 95 % intervals over users and items.
@@ -41,6 +44,34 @@ def likelihood_metrics(seeds: list[pl.DataFrame], candidates: int) -> Metrics:
             "format_gap": _per_character(swapped, "format_gap_balanced"),
         }
     return metrics | author_metrics([table.filter(pl.col("cohort") == "test") for table in seeds], test, candidates)
+
+
+def subgroups(targets: pl.DataFrame) -> dict[str, pl.Series]:
+    """Ids of the test targets with and without history, with and without a conversation before the text.
+
+    Args:
+        targets: `schemas.TARGETS`.
+    """
+    test = targets.filter(pl.col("cohort") == "test")
+    conditions = {
+        "with_history": pl.col("n_history") > 0,
+        "without_history": pl.col("n_history") == 0,
+        "with_context": pl.col("n_context") > 0,
+        "without_context": pl.col("n_context") == 0,
+    }
+    return {name: test.filter(condition)["interaction_id"] for name, condition in conditions.items()}
+
+
+def subgroup_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame, candidates: int) -> dict[str, Metrics]:
+    """NLL, swap gap and acc@1 of each of the `subgroups` that has at least `MIN_SUBGROUP` targets, but not all."""
+    metrics = {}
+    n_test = targets.filter(pl.col("cohort") == "test").height
+    for name, ids in subgroups(targets).items():
+        if MIN_SUBGROUP <= len(ids) < n_test:
+            rows = [table.filter(pl.col("interaction_id").is_in(ids.implode())) for table in seeds]
+            found = likelihood_metrics(rows, candidates)
+            metrics[name] = {"targets": len(ids)} | {key: found[key] for key in SUBGROUP_METRICS if key in found}
+    return metrics
 
 
 def author_metrics(seeds: list[pl.DataFrame], targets: pl.DataFrame, candidates: int) -> Metrics:
@@ -166,6 +197,7 @@ def stage_metrics(
     methods = {method: first.filter(pl.col("method") == method) for method in (GREEDY, SAMPLE)}
     return {
         "likelihood": likelihood_metrics(seeds, candidates),
+        "subgroups": subgroup_metrics(seeds, targets, candidates),
         "stars": star_metrics(seeds, targets),
         "texts": {method: text_metrics(rows, targets) for method, rows in methods.items() if rows.height},
         "copying": copy_metrics(methods[SAMPLE] if methods[SAMPLE].height else first, targets, prompts, train_texts),
@@ -173,6 +205,8 @@ def stage_metrics(
         "counts": {
             "targets": test.height,
             "users": test["user_id"].n_unique(),
+            "with_impostors": int((test["impostor_ids"].list.len() > 0).sum()),
+            "with_candidates": int((test["impostor_ids"].list.len() >= candidates - 1).sum()),
             "seeds": len(seeds),
             "generated": generations["interaction_id"].n_unique(),
         },
@@ -192,7 +226,7 @@ def baseline_metrics(
     subset = written.filter(pl.col("interaction_id").is_in(generated_for))
     return {
         "ngram": likelihood_metrics([ngram], candidates),
-        "tfidf_authors": author_metrics([authors], targets, candidates),
+        "tfidf_authors": author_metrics([authors.filter(pl.col("cohort") == "test")], targets, candidates),
         "ratings": {
             method: point_metrics(rows, targets)
             for (method,), rows in guesses.sort("method").group_by(["method"], maintain_order=True)

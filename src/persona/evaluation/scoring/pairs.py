@@ -23,11 +23,24 @@ class Pairs:
 
     Prompts that are the same tokens are one prompt, so nothing is scored twice. Pairs are in the order of their prompts
     and then of their completions; as a chat template ends every prompt alike, that is the order of their tokens.
+    The first tokens of a completion may be given. Then the likelihood is that of the rest, after the prompt and them.
     """
 
-    def __init__(self, prompts: list[Ids], completions: list[Ids], requests: npt.NDArray[np.int64]) -> None:
-        """`requests` `[N, 2]` are numbers of a prompt and a completion."""
-        (self.prompts, prompt), (self.completions, completion) = _distinct(prompts), _distinct(completions)
+    def __init__(
+        self,
+        prompts: list[Ids],
+        completions: list[Ids],
+        requests: npt.NDArray[np.int64],
+        given: list[int] | None = None,
+    ) -> None:
+        """Collect what is asked.
+
+        Args:
+            requests: `[N, 2]`, numbers of a prompt and a completion.
+            given: of each completion the number of first tokens that are given; 0 by default.
+        """
+        self.prompts, _, prompt = _distinct(prompts, [0] * len(prompts))
+        self.completions, self.given, completion = _distinct(completions, given or [0] * len(completions))
         asked = np.column_stack([prompt[requests[:, 0]], completion[requests[:, 1]]])
         self.pairs, self.answers = np.unique(asked, axis=0, return_inverse=True)
         # The last token predicts nothing and is not computed.
@@ -48,6 +61,7 @@ class Pairs:
     def digest(self) -> str:
         """A digest of all pairs, in hexadecimal."""
         digest = hashlib.sha256(self.pairs.astype("<i8").tobytes())
+        digest.update(np.array(self.given, dtype="<i8").tobytes())
         for text in [*self.prompts, *self.completions]:
             digest.update(len(text).to_bytes(8) + text.tobytes())
         return digest.hexdigest()
@@ -59,18 +73,22 @@ class Pairs:
         table = TokenTable(
             ids=np.concatenate(ids),
             starts=np.concatenate([[0], np.cumsum([len(i) for i in ids])]),
-            prompt_lengths=np.array([len(prompt) for prompt, _ in documents], dtype=np.int32),
+            # To the model, what is given is part of the prompt.
+            prompt_lengths=np.array(
+                [len(self.prompts[p]) + self.given[c] for p, c in self.pairs[start:stop]], dtype=np.int32
+            ),
             users=np.zeros(len(documents), dtype=np.int64),
         )
         return pack_row(table, range(stop - start), self.order.shared_within(start, stop))
 
 
-def _distinct(texts: list[Ids]) -> tuple[list[Ids], Ints]:
-    """The distinct texts in the order of their tokens, and for each text which of them it is."""
-    keys = [sort_key(text) for text in texts]
+def _distinct(texts: list[Ids], given: list[int]) -> tuple[list[Ids], list[int], Ints]:
+    """The distinct texts in the order of their tokens, what of each is given, and for each text which of them it is."""
+    keys = [(sort_key(text), n) for text, n in zip(texts, given, strict=True)]
     distinct = sorted(set(keys))
     number = {key: n for n, key in enumerate(distinct)}
-    return [np.frombuffer(key, dtype=">i4") for key in distinct], np.array([number[key] for key in keys])
+    ids = [np.frombuffer(key, dtype=">i4") for key, _ in distinct]
+    return ids, [n for _, n in distinct], np.array([number[key] for key in keys])
 
 
 def score_pairs(model: EvaluatedModel, pairs: Pairs, max_tokens: int, work: ResumableWork, cohort: str) -> Floats:

@@ -55,6 +55,19 @@ def test_a_prompt_that_suits_every_review_loses_its_advantage_by_centring() -> N
     np.testing.assert_allclose(centred_others, centred[0, 1:])
 
 
+def test_reviews_of_a_part_of_a_block_are_centred_among_themselves() -> None:
+    table = scores(
+        [(1, "a", 10.0, [2, 3], [11.0, 6.0]), (2, "b", 10.0, [1, 3], [12.0, 6.0]), (3, "c", 5.0, [1, 2], [9.0, 9.0])]
+    )
+    likelihood = -np.array([[10.0, 11, 6], [12, 10, 6]])
+    centred = likelihood - likelihood.mean(0) - likelihood.mean(1, keepdims=True) + likelihood.mean()
+    found = double_centred(table.head(2))
+    assert set(found) == {1, 2}
+    assert found[2][0] == pytest.approx(centred[1, 1])
+    np.testing.assert_allclose(found[2][1], centred[1, [0, 2]])
+    assert author_ranks(table.head(2), 3)["acc"].to_list() == author_ranks(table, 3)["acc"].to_list()[:2]
+
+
 def simulated(identity: float, prompt_sd: float) -> pl.DataFrame:
     """Two reviews a user in blocks of ten; a user's prompts share an effect on the likelihood of any review."""
     rng = np.random.default_rng(0)

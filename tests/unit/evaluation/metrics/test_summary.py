@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from persona.evaluation.metrics.summary import copy_metrics, likelihood_metrics, text_metrics
+from persona.evaluation.metrics.summary import copy_metrics, likelihood_metrics, subgroup_metrics, text_metrics
 
 
 def scored(nll: list[float]) -> pl.DataFrame:
@@ -38,6 +38,45 @@ def test_likelihoods_are_per_character_of_the_cohort() -> None:
 def test_likelihoods_are_averaged_over_seeds() -> None:
     metrics = likelihood_metrics([scored([20.0, 40.0, 5.0]), scored([10.0, 40.0, 5.0])], candidates=2)
     assert metrics["nll"]["value"] == 55 / 40
+
+
+def test_subgroups_are_measured_by_themselves() -> None:
+    """Twelve targets in blocks of two: with history, conversations for half of each block; the gap is 1 or 3 nats."""
+    ids = list(range(24))
+    targets = pl.DataFrame(
+        {
+            "interaction_id": ids,
+            "cohort": ["test"] * 24,
+            "n_history": [n // 12 for n in ids],
+            "n_context": [n % 2 for n in ids],
+        }
+    )
+    scores = pl.DataFrame(
+        {
+            "interaction_id": ids,
+            "user_id": [f"u{n:02}" for n in ids],
+            "item_id": "x",
+            "cohort": "test",
+            "n_characters": 10,
+            "nll": 20.0,
+            "impostor_ids": [[n ^ 1] for n in ids],
+            "nll_impostors": [[20.0 + (3.0 if n % 2 else -1.0)] for n in ids],
+            "nll_empty": 30.0,
+        }
+    )
+    found = subgroup_metrics([scores], targets, 2)
+    assert {
+        name: (each["targets"], each["swap_gap"]["value"], each["acc"]["value"]) for name, each in found.items()
+    } == {
+        "with_history": (12, 0.1, 0.5),
+        "without_history": (12, 0.1, 0.5),
+        "with_context": (12, 0.3, 1.0),
+        "without_context": (12, -0.1, 0.0),
+    }
+    assert set(found["with_history"]) == {"targets", "nll", "swap_gap", "acc"}
+    # Nine targets are too few, and all are no subgroup.
+    few = targets.with_columns(n_history=(pl.col("interaction_id") < 9).cast(pl.Int32), n_context=pl.lit(0))
+    assert set(subgroup_metrics([scores], few, 2)) == {"without_history"}
 
 
 def test_overlap_lies_between_the_floor_and_the_ceiling() -> None:

@@ -1,0 +1,134 @@
+"""Finds people who write the same text again, in their own history or from a second account.
+
+Texts of at least 20 characters are compared, in columns. The cost grows with the number of characters, and beyond that
+only with the texts that have something in common.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from persona.audit.checks import FINDING, MIN_CHARACTERS, SHINGLE, SIMILARITY, findings_of
+from persona.tables.splits import shown_reviews
+
+CHARACTERS_AT_ONCE = 2_000_000
+# Two accounts have so many distinct texts in common, or one of so many characters.
+SHARED_TEXTS = 2
+LONG_TEXT = 100
+# A text of more users than this is a quotation or an advertisement, which says nothing about who wrote it.
+MAX_ACCOUNTS = 5
+
+
+def training_texts(sample: pl.DataFrame, interactions: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """The reviews that training prompts may hold: the targets of a sample, and the histories of these targets.
+
+    Args:
+        sample: the targets.
+        interactions: with `interaction_id`, `user_id`, `session`, and any other columns.
+        split: as in `persona.tables.splits.shown_reviews`.
+    """
+    shown = shown_reviews(interactions, split, "train")
+    is_target = pl.col("interaction_id").is_in(sample["interaction_id"].implode())
+    last = shown.filter(is_target).group_by("user_id").agg(last=pl.col("session").max())
+    return shown.join(last, on="user_id").filter(is_target | (pl.col("session") < pl.col("last"))).drop("last")
+
+
+def two_accounts(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], interactions: pl.DataFrame) -> pl.DataFrame:
+    """Find val and test targets of users who write what a training user writes, so that both may be one person.
+
+    Two users have two distinct texts in common, or one of at least 100 characters. Only letters and digits are
+    compared, in lower case. Texts of fewer than 20 of them do not count, nor those that more than 5 users wrote.
+
+    Args:
+        sample: the targets of train.
+        cohorts: the targets of `val` and `test`.
+        interactions: with `user_id`, `text`; all texts of the users are compared.
+    """
+    targets = pl.concat(list(cohorts.values()))
+    users = pl.concat([targets.select("user_id"), sample.select("user_id")])
+    plain = pl.col("text").str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "")
+    texts = interactions.join(users, on="user_id", how="semi").select("user_id", text=plain).unique()
+    rare = texts.filter(pl.col("text").str.len_chars() >= MIN_CHARACTERS, pl.len().over("text") <= MAX_ACCOUNTS)
+    here, there = (rare.join(table, on="user_id", how="semi") for table in (targets, sample))
+    shared = (
+        here.join(there, on="text", suffix="_trained")
+        .filter(pl.col("user_id") != pl.col("user_id_trained"))
+        .group_by("user_id", "user_id_trained")
+        .agg(n=pl.len(), longest=pl.col("text").str.len_chars().max())
+        .filter((pl.col("n") >= SHARED_TEXTS) | (pl.col("longest") >= LONG_TEXT))
+        .sort("user_id", "n", "user_id_trained", descending=[False, True, False])
+        .unique("user_id", keep="first", maintain_order=True)
+    )
+    detail = pl.format("{} texts in common with user {} of the training sample", "n", "user_id_trained")
+    return findings_of(targets.join(shared, on="user_id"), "two_accounts", detail)
+
+
+def repeats_in_history(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+    """Find targets whose text, or a part of it, is in the history of their own prompt.
+
+    - `repeated_in_history`: an entry's character triples have a Jaccard similarity of at least 0.8 with the target's.
+    - `quoted_in_history`: an entry has 20 characters in a row in common with the target.
+
+    Args:
+        prompts: with `interaction_id`, `user_id`, `history_ids`.
+        interactions: with `interaction_id`, `user_id`, `text`.
+    """
+    shown = prompts.select("interaction_id", "user_id", history_id="history_ids").explode("history_id").drop_nulls()
+    used = pl.concat([shown["interaction_id"], shown["history_id"]]).unique()
+    texts = interactions.select("interaction_id", "user_id", "text").filter(
+        pl.col("interaction_id").is_in(used.implode()), pl.col("text").str.len_chars() >= MIN_CHARACTERS
+    )
+    found = [pl.DataFrame(schema=FINDING)]
+    for part in _parts_of_users(texts):
+        for check, pairs in (("repeated_in_history", _similar(part)), ("quoted_in_history", _quoting(part))):
+            first = pairs.join(shown, on=["interaction_id", "history_id"]).group_by("interaction_id", "user_id").min()
+            found.append(findings_of(first, check, pl.format("history entry {}", "history_id")))
+    return pl.concat(found)
+
+
+def _parts_of_users(texts: pl.DataFrame) -> list[pl.DataFrame]:
+    """The texts of whole users, of about so many characters at once."""
+    sizes = texts.group_by("user_id").agg(size=pl.col("text").str.len_chars().sum()).sort("user_id")
+    numbered = sizes.select("user_id", part=pl.col("size").cum_sum() // CHARACTERS_AT_ONCE)
+    return texts.join(numbered, on="user_id").partition_by("part", include_key=False)
+
+
+def _quoting(texts: pl.DataFrame) -> pl.DataFrame:
+    """Pairs of a user's texts that have a run of characters in common, both ways: `interaction_id`, `history_id`."""
+    return _pairs(_grams(texts, MIN_CHARACTERS).explode("grams"))
+
+
+def _similar(texts: pl.DataFrame) -> pl.DataFrame:
+    """Pairs of a user's texts whose character triples are similar, in the columns of `_quoting`.
+
+    Of two sets with a Jaccard similarity of at least s, both have an element in common among the share 1 - s of their
+    rarest ones, whatever rare means (prefix filtering: Chaudhuri, Ganti, Kaushik, ICDE 2006). Pairs of texts that have
+    such a triple in common are compared exactly.
+    """
+    lists = _grams(texts, SHINGLE)
+    grams = lists.explode("grams").with_columns(frequency=pl.len().over("grams")).sort("frequency", "grams")
+    rank, size = pl.int_range(pl.len()).over("interaction_id"), pl.len().over("interaction_id")
+    # One more than needed, so that rounding loses none.
+    rarest = grams.filter(rank < (1 - SIMILARITY) * size + 2)
+    here, there = pl.col("grams"), pl.col("grams_of_history")
+    of_history = lists.select(history_id="interaction_id", grams_of_history="grams")
+    both = _pairs(rarest).join(lists, on="interaction_id").join(of_history, on="history_id")
+    n_common, n_here, n_there = here.list.set_intersection(there).list.len(), here.list.len(), there.list.len()
+    is_similar = n_common.cast(pl.Int64) >= SIMILARITY * (n_here.cast(pl.Int64) + n_there - n_common)
+    return both.filter(is_similar).select("interaction_id", "history_id")
+
+
+def _grams(texts: pl.DataFrame, n: int) -> pl.DataFrame:
+    """The distinct runs of n characters of each text, hashed: `interaction_id`, `user_id`, `grams`."""
+    run = pl.concat_str([pl.element().shift(-k) for k in range(n)]).drop_nulls()
+    grams = pl.col("text").str.split("").list.eval(run.hash().unique())
+    return texts.select("interaction_id", "user_id", grams=grams)
+
+
+def _pairs(grams: pl.DataFrame) -> pl.DataFrame:
+    """Pairs of a user's texts that have a gram in common."""
+    shared = grams.filter(pl.len().over("user_id", "grams") > 1).select("interaction_id", "user_id", "grams")
+    pairs = shared.join(shared.rename({"interaction_id": "history_id"}), on=["user_id", "grams"])
+    return (
+        pairs.select("interaction_id", "history_id").filter(pl.col("interaction_id") != pl.col("history_id")).unique()
+    )
