@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 Statistic = Callable[[Floats], Floats]
 
 # With 3 items an interval that covers 95 % is twice as wide as the estimate varies, and its width is mostly chance: it
-# rests on two degrees of freedom. With 5 it is 1.3 to 1.4 times as wide, with 10 or more 1.0 to 1.15 times
+# rests on two degrees of freedom. With 5 it is 1.3 to 1.4 times as wide, with 10 or more 1.0 to 1.16 times
 # (`python -m benchmarks.evaluation --coverage`).
 MIN_CLUSTERS = 5
 MIN_EFFECTIVE = 4.0  # as many, if they hold unequal shares of the targets
@@ -175,9 +175,46 @@ def _combined(users: Ints, items: Ints) -> Ints:
 
 
 def _variance(influence: Floats, ids: Ints) -> float:
+    return float(_covariance(influence[:, None], ids)[0, 0])
+
+
+def _covariance(influence: Floats, ids: Ints) -> Floats:
+    """That of the sums `[targets, values]` between clusters: `[values, values]`."""
     clusters = np.unique(ids, return_inverse=True)[1]
     share = np.bincount(clusters) / len(ids)
-    return float(np.sum(np.bincount(clusters, influence) ** 2 / np.maximum(1 - share, 1 / len(ids))))
+    sums = np.column_stack([np.bincount(clusters, column) for column in influence.T])
+    scaled = sums / np.sqrt(np.maximum(1 - share, 1 / len(ids)))[:, None]
+    return np.asarray(scaled.T @ scaled)
+
+
+def joint_draws(features: Floats, users: Ints, items: Ints, n: int) -> Floats | None:
+    """Several ratios of the same targets, drawn with their common uncertainty, for what is computed from all of them.
+
+    A multivariate t with the covariance and the degrees of freedom of `from_influence`. The middle 95 % of the draws of
+    one ratio are nearly its interval.
+
+    Args:
+        features: `[targets, ratios + 1]`, the numerators and their common denominator.
+        n: number of draws.
+
+    Returns:
+        `[n, ratios]`; None where there is no interval.
+    """
+    total = features.sum(0)
+    values = total[:-1] / total[-1]
+    influence = (features[:, :-1] - features[:, -1:] * values) / total[-1]
+    one = from_influence(float(values[0]), influence[:, 0], users, items)
+    if one.note:
+        return None
+    levels = {"users": users, "items": items}
+    used = _crossed(levels, {"users": one.users, "items": one.items})
+    covariance = sum((_covariance(influence, ids) for ids in used.values()), np.zeros((len(values),) * 2))
+    if len(used) == 2:
+        covariance = covariance - _covariance(influence, _combined(users, items))
+    sizes, directions = np.linalg.eigh(covariance)
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(n, len(values))) @ (directions * np.sqrt(np.maximum(sizes, 0))).T
+    return np.asarray(values + normal / np.sqrt(rng.chisquare(one.df, (n, 1)) / one.df))
 
 
 def effective_number(ids: Ints) -> float:

@@ -19,6 +19,7 @@ from persona.evaluation.metrics.intervals import (
     equivalent,
     estimate,
     holm,
+    joint_draws,
     ratio,
     shapley_weights,
     users_needed,
@@ -137,6 +138,21 @@ def test_the_spread_between_seeds_is_added() -> None:
     assert wider.df == pytest.approx(total**2 / (found.se**4 / 49 + 0.04**2 / 4))  # Satterthwaite 1946
     assert wider.high - wider.low > found.high - found.low
     assert add_spread(found, 0.0, 4).high == pytest.approx(found.high)
+
+
+def test_joint_draws_have_the_intervals_of_each_ratio_and_of_their_difference() -> None:
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(60), 5), rng.integers(0, 12, 300)
+    common = rng.normal(size=60)[users] + rng.normal(size=12)[items]
+    features = np.column_stack([common + rng.normal(size=300), common + rng.normal(size=300), np.ones(300)])
+    draws = joint_draws(features, users, items, 20_000)
+    assert draws is not None
+    compared = [(draws[:, 0], features[:, 0]), (draws[:, 0] - draws[:, 1], features[:, 0] - features[:, 1])]
+    for drawn, x in compared:
+        found = of_mean(x, users, items)
+        width = found.high - found.low
+        assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx((found.low, found.high), abs=0.06 * width)
+    assert joint_draws(features, users, users % 3, 10) is None
 
 
 def test_with_as_many_users_as_needed_four_of_five_studies_find_the_gap() -> None:
