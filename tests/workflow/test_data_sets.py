@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,32 @@ def test_three_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dic
     assert set(left_out) == set(n_reviews.filter(pl.col("len") < 2)["user_id"]) != set()
     prompts = pl.read_parquet(one / "prompts/everything/profile_and_history.parquet")
     assert prompts["history_ids"].list.len().min() == 1
+
+
+@pytest.mark.parametrize("by", ["time", "item"])
+def test_known_users_are_tested_later_or_on_unseen_films(tmp_path: Path, small_config: dict[str, Any], by: str) -> None:
+    times = {"by": "time", "val_from": "2015-10-01", "test_from": "2016-06-01"}
+    split = times if by == "time" else {"by": "item", "val_ratio": 0.15, "test_ratio": 0.2}
+    prompts = {name: f"prompts/{name}/profile_and_history.parquet" for name in ("everything", "test")}
+    audits = [
+        "audit/everything.json",
+        *(path.replace("prompts", "audit").replace("parquet", "json") for path in prompts.values()),
+    ]
+    run = snakemake(tmp_path, small_config | {"split": split}, *(f"results/dmsc/{file}" for file in audits))
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "results" / "dmsc"
+    reviews = pl.read_parquet(results / "interactions.parquet").select("interaction_id", "item_id", "day")
+    trained, tested = (pl.read_parquet(results / path) for path in prompts.values())
+    assert trained.join(tested, on="user_id", how="semi").height > 5
+    shown = pl.concat([trained["interaction_id"], trained["history_ids"].explode().drop_nulls()]).unique()
+    seen = reviews.filter(pl.col("interaction_id").is_in(shown.implode()))
+    if by == "time":
+        assert seen["day"].max() < date(2015, 10, 1)  # type: ignore[operator]
+        assert tested.join(reviews, on="interaction_id")["day"].min() >= date(2016, 6, 1)  # type: ignore[operator]
+    else:
+        assert not set(seen["item_id"]) & set(tested["item_id"])
+    past = tested.explode("history_ids").join(reviews, left_on="history_ids", right_on="interaction_id")
+    assert past["history_ids"].is_in(seen["interaction_id"].implode()).any(), "known users show what was trained on"
 
 
 def test_pseudonymised_names_are_in_no_table_below_ingest(tmp_path: Path, small_config: dict[str, Any]) -> None:

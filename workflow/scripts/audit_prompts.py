@@ -54,7 +54,11 @@ def main() -> None:
         tables.append(audit_rendering(prompts, shown, users, items, spec, at_most))
     findings = pl.concat(tables)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
-    counts = check_findings(findings, n_targets, args.allowed, str(args.findings))
+    allowed = dict(args.allowed)
+    if args.split_name == "train":
+        # What users repeat is part of what is learnt of them; it would flatter the evaluation alone.
+        allowed |= dict.fromkeys(("repeated_in_history", "quoted_in_history"), 1.0)
+    counts = check_findings(findings, n_targets, allowed, str(args.findings))
     write_json({"targets": n_targets, "found": counts}, args.output)
 
 

@@ -12,6 +12,7 @@ from persona.audit.checks import FINDING, MIN_CHARACTERS, SHINGLE, SIMILARITY, f
 from persona.tables.splits import shown_reviews
 
 CHARACTERS_AT_ONCE = 2_000_000
+PAIRS_AT_ONCE = 50_000
 # Two accounts have so many distinct texts in common, or one of so many characters.
 SHARED_TEXTS = 2
 LONG_TEXT = 100
@@ -80,8 +81,11 @@ def repeats_in_history(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.
     )
     found = [pl.DataFrame(schema=FINDING)]
     for part in _parts_of_users(texts):
-        for check, pairs in (("repeated_in_history", _similar(part)), ("quoted_in_history", _quoting(part))):
-            first = pairs.join(shown, on=["interaction_id", "history_id"]).group_by("interaction_id", "user_id").min()
+        for check, pairs in (
+            ("repeated_in_history", _similar(part, shown)),
+            ("quoted_in_history", _quoting(part, shown)),
+        ):
+            first = pairs.group_by("interaction_id", "user_id").agg(pl.col("history_id").min())
             found.append(findings_of(first, check, pl.format("history entry {}", "history_id")))
     return pl.concat(found)
 
@@ -93,13 +97,13 @@ def _parts_of_users(texts: pl.DataFrame) -> list[pl.DataFrame]:
     return texts.join(numbered, on="user_id").partition_by("part", include_key=False)
 
 
-def _quoting(texts: pl.DataFrame) -> pl.DataFrame:
-    """Pairs of a user's texts that have a run of characters in common, both ways: `interaction_id`, `history_id`."""
-    return _pairs(_grams(texts, MIN_CHARACTERS).explode("grams"))
+def _quoting(texts: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Those of the shown pairs of target and history entry that have a run of characters in common."""
+    return _meeting(_grams(texts, MIN_CHARACTERS).explode("grams"), shown)
 
 
-def _similar(texts: pl.DataFrame) -> pl.DataFrame:
-    """Pairs of a user's texts whose character triples are similar, in the columns of `_quoting`.
+def _similar(texts: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Those of the shown pairs of target and history entry whose character triples are similar.
 
     Of two sets with a Jaccard similarity of at least s, both have an element in common among the share 1 - s of their
     rarest ones, whatever rare means (prefix filtering: Chaudhuri, Ganti, Kaushik, ICDE 2006). Pairs of texts that have
@@ -109,13 +113,15 @@ def _similar(texts: pl.DataFrame) -> pl.DataFrame:
     grams = lists.explode("grams").with_columns(frequency=pl.len().over("grams")).sort("frequency", "grams")
     rank, size = pl.int_range(pl.len()).over("interaction_id"), pl.len().over("interaction_id")
     # One more than needed, so that rounding loses none.
-    rarest = grams.filter(rank < (1 - SIMILARITY) * size + 2)
+    candidates = _meeting(grams.filter(rank < (1 - SIMILARITY) * size + 2), shown)
     here, there = pl.col("grams"), pl.col("grams_of_history")
-    of_history = lists.select(history_id="interaction_id", grams_of_history="grams")
-    both = _pairs(rarest).join(lists, on="interaction_id").join(of_history, on="history_id")
-    n_common, n_here, n_there = here.list.set_intersection(there).list.len(), here.list.len(), there.list.len()
-    is_similar = n_common.cast(pl.Int64) >= SIMILARITY * (n_here.cast(pl.Int64) + n_there - n_common)
-    return both.filter(is_similar).select("interaction_id", "history_id")
+    common, both = here.list.set_intersection(there).list.len(), here.list.set_union(there).list.len()
+    targets, entries = lists.drop("user_id"), lists.select(history_id="interaction_id", grams_of_history="grams")
+    similar = [candidates.clear()]
+    for chunk in candidates.iter_slices(PAIRS_AT_ONCE):
+        known = chunk.join(targets, on="interaction_id").join(entries, on="history_id")
+        similar.append(known.filter(common >= SIMILARITY * both).select(candidates.columns))
+    return pl.concat(similar)
 
 
 def _grams(texts: pl.DataFrame, n: int) -> pl.DataFrame:
@@ -125,10 +131,12 @@ def _grams(texts: pl.DataFrame, n: int) -> pl.DataFrame:
     return texts.select("interaction_id", "user_id", grams=grams)
 
 
-def _pairs(grams: pl.DataFrame) -> pl.DataFrame:
-    """Pairs of a user's texts that have a gram in common."""
-    shared = grams.filter(pl.len().over("user_id", "grams") > 1).select("interaction_id", "user_id", "grams")
-    pairs = shared.join(shared.rename({"interaction_id": "history_id"}), on=["user_id", "grams"])
-    return (
-        pairs.select("interaction_id", "history_id").filter(pl.col("interaction_id") != pl.col("history_id")).unique()
-    )
+def _meeting(grams: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Those of the shown pairs of a user's texts that have a gram in common.
+
+    Grams of the same texts, as those of a signature, make the same pairs, so one of them is enough.
+    """
+    groups = grams.group_by("user_id", "grams").agg(pl.col("interaction_id").sort())
+    groups = groups.filter(pl.col("interaction_id").list.len() > 1).select("interaction_id").unique()
+    pairs = groups.with_columns(history_id="interaction_id").explode("interaction_id").explode("history_id")
+    return shown.join(pairs, on=["interaction_id", "history_id"], how="semi", maintain_order="left")

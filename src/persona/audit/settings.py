@@ -16,7 +16,8 @@ class Allowances(Settings):
     """Share of val and test targets whose user may have texts in common with a training user, as if both were one
     person. With `split.by: user` only."""
     repeated_in_history: Share = 0.05
-    """Share of a sample's or cohort's targets that may be nearly the same as an entry of their own history."""
+    """Share of val (and of test) targets that may be nearly the same as an entry of their own history. In training
+    samples they are counted alone."""
     quoted_in_history: Share = 0.1
-    """Share of a sample's or cohort's targets that may have 20 characters in a row in common with an entry of their own
-    history."""
+    """Share of val (and of test) targets that may have 20 characters in a row in common with an entry of their own
+    history. In training samples they are counted alone."""

@@ -11,7 +11,7 @@ from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 
-# What is hidden from the prompts of one is what only later ones may show.
+# Prompts of one show nothing of those after it.
 SPLITS = ("train", "val", "test")
 
 
