@@ -20,6 +20,9 @@ from typing import Any, Literal, cast
 import polars as pl
 import yaml
 
+from persona.entries.choice import chosen_entries
+from persona.entries.other_users import OtherUsers
+from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
@@ -76,22 +79,30 @@ class PromptSpec:
     Attributes:
         task: stands for `{task}`.
         cue: stands for `{cue}`, the last line, which asks for the text.
+        history: how many history entries are shown, and which.
     """
 
     style: list[Section]
     parts: Parts
     task: str
     cue: str
+    history: HistorySettings = ALL_ENTRIES
 
     @classmethod
     def load(cls, style: Path, settings: dict[str, Any]) -> PromptSpec:
-        """From the file of a style, and `parts`, `task` and `cue` as a command gets them."""
-        return cls(load_style(style), Parts(**settings["parts"]), settings["task"], settings["cue"])
+        """From the file of a style, and `parts`, `task`, `cue` and `history` as a command gets them."""
+        history = HistorySettings.model_validate(settings.get("history", {}))
+        return cls(load_style(style), Parts(**settings["parts"]), settings["task"], settings["cue"], history)
 
     @property
     def sections(self) -> list[Section]:
         """The sections of the style that are switched on."""
         return [section for section in self.style if self.parts.includes(section)]
+
+    @property
+    def shows_other_users(self) -> bool:
+        """Whether the history is that of another user."""
+        return self.parts.history and self.history.select == "other_user"
 
 
 def load_style(path: Path) -> list[Section]:
@@ -162,12 +173,13 @@ def render(
     users: pl.DataFrame,
     items: pl.DataFrame,
     spec: PromptSpec,
+    others: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Render one prompt and completion per target.
 
-    The history of a target is the user's texts of strictly earlier sessions, oldest first. It is always the beginning
-    of the list of all the user's texts, so each text is rendered once, however many targets it serves. `likes` are
-    never read: they were counted when the data was crawled, which is later than the target.
+    The history of a target is the user's texts of strictly earlier sessions, oldest first, or some of them. Each text
+    is rendered once, however many targets it serves. `likes` are never read: they were counted when the data was
+    crawled, which is later than the target.
 
     Args:
         targets: with `interaction_id`.
@@ -175,6 +187,7 @@ def render(
         users: profiles, `schemas.USERS`.
         items: titles and genres, `schemas.ITEMS`.
         spec: what a prompt is made of.
+        others: the histories of other users, from `OtherUsers.histories_of`, if the prompts show these.
 
     Returns:
         The columns of `schemas.PROMPTS`.
@@ -183,8 +196,10 @@ def render(
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(spec.task), cue=pl.lit(spec.cue))
     section = next((section for section in spec.sections if section.part == "history"), None)
-    if section:
-        rows = _with_history(rows, reviews, section)
+    if section and spec.history.select == "recent":
+        rows = _with_history(rows, reviews, section, spec.history.max_entries)
+    elif section:
+        rows = _with_chosen_history(rows, _chosen(rows, reviews, items, spec, others), section)
     else:
         rows = rows.with_columns(
             history_ids=pl.lit([], dtype=pl.List(pl.Int64)), history_entries=pl.lit([], dtype=pl.List(pl.String))
@@ -199,6 +214,7 @@ def render_file(
     items: Path,
     spec: PromptSpec,
     bucket: tuple[int, int] = (1, 1),
+    split: Path | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Render a sample of any size, one range of users at a time, in the order of their ids.
 
@@ -206,21 +222,66 @@ def render_file(
         sample, interactions, users, items: Parquet files.
         spec: what a prompt is made of.
         bucket: (k, m) for the k-th of m parts of the users.
+        split: the split of each user, if the prompts show histories of other users. These may be of any bucket.
 
     Yields:
         The prompts of one range of users, as `render` returns them.
     """
+    others = other_users(interactions, split, spec)
     titles = read_table(items, schemas.ITEMS)
     n = math.ceil(count_rows(sample) / CHUNK / bucket[1])
     for user_range in user_ranges(max(1, n), bucket):
         targets = read_table(sample, schemas.SAMPLES, users=user_range)
         reviews = read_table(interactions, schemas.INTERACTIONS, users=user_range)
         profiles = read_table(users, schemas.USERS, users=user_range)
-        yield render(targets, reviews, profiles, titles, spec)
+        yield render(targets, reviews, profiles, titles, spec, others.histories_of(targets) if others else None)
 
 
-def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:
-    """Add `history_ids` and `history_entries`: the user's texts before the target's session."""
+def other_users(interactions: Path, split: Path | None, spec: PromptSpec) -> OtherUsers | None:
+    """The users to take histories from, if the prompts show those of other users.
+
+    Raises:
+        PersonaError: the split is not given.
+    """
+    if not spec.shows_other_users:
+        return None
+    if split is None:
+        raise PersonaError("prompts with the history of another user need the split of each user; give --split")
+    return OtherUsers.load(interactions, split, spec.history)
+
+
+def _chosen(
+    rows: pl.DataFrame, reviews: pl.DataFrame, items: pl.DataFrame, spec: PromptSpec, others: pl.DataFrame | None
+) -> pl.DataFrame:
+    """The texts that make up each history: `interaction_id`, `history_id` and what an entry shows, oldest first."""
+    if spec.shows_other_users:
+        if others is None:
+            raise PersonaError("the histories of other users are missing; give `others` to `render`")
+        return others.join(items, on="item_id", how="left", maintain_order="left")
+    texts = reviews.drop("user_id", "session").rename({"interaction_id": "history_id"})
+    pairs = chosen_entries(rows, reviews, spec.history)
+    return pairs.join(texts, on="history_id", how="left", maintain_order="left")
+
+
+def _with_chosen_history(rows: pl.DataFrame, chosen: pl.DataFrame, section: Section) -> pl.DataFrame:
+    """Add `history_ids` and `history_entries`: the texts that were chosen for each target."""
+    once = chosen.unique("history_id").with_columns(number=pl.col("position") + 1)
+    entries = once.select("history_id", history_entries=_entry(section.entry, pl.col))
+    lists = (
+        chosen.select("interaction_id", "history_id")
+        .join(entries, on="history_id", how="left", maintain_order="left")
+        .group_by("interaction_id", maintain_order=True)
+        .agg("history_entries", history_ids="history_id")
+    )
+    empty = pl.col("history_ids", "history_entries").fill_null([])
+    return rows.join(lists, on="interaction_id", how="left").with_columns(empty)
+
+
+def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section, max_entries: int | None) -> pl.DataFrame:
+    """Add `history_ids` and `history_entries`: the user's texts before the target's session, or the last of them.
+
+    All are the beginning of the list of all the user's texts.
+    """
     reviews = reviews.join(rows.select("user_id"), on="user_id", how="semi").sort("user_id", "position")
     entries = reviews.with_columns(number=pl.col("position") + 1).select(
         "user_id", history_ids="interaction_id", history_entries=_entry(section.entry, pl.col)
@@ -228,10 +289,11 @@ def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -
     lists = entries.group_by("user_id", maintain_order=True).agg("history_ids", "history_entries")
     # Positions start at 0, so the first position of a session is the number of texts before it.
     before = reviews.group_by("user_id", "session").agg(n=pl.col("position").min())
+    shown = pl.col("n") if max_entries is None else pl.min_horizontal("n", pl.lit(max_entries))
     return (
         rows.join(before, on=["user_id", "session"], how="left")
         .join(lists, on="user_id", how="left")
-        .with_columns(pl.col("history_ids", "history_entries").list.head(pl.col("n")))
+        .with_columns(pl.col("history_ids", "history_entries").list.slice(pl.col("n") - shown, shown))
     )
 
 

@@ -100,6 +100,11 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
         ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),
+        ("ablations.none.history", {"max_entries": 2}, r"ablations\.none\.history: use_history is false"),
+        ("ablations.history.history", {"select": "random"}, r"history\.max_entries: got None, .* 1 or more"),
+        ("ablations.history.history", {"select": "other_user", "max_entries": 0}, r"max_entries: got 0, .* or null"),
+        ("ablations.history.history", {"max_entries": -1}, r"ablations\.history\.history\.max_entries: got -1"),
+        ("ablations.history.history", {"select": "newest"}, r"history\.select: got 'newest': Input should be 'recent'"),
         ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
         (
             "cohorts.max_users",

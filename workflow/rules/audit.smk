@@ -41,6 +41,7 @@ rule audit_prompts:
         users=f"{RESULTS}/users.parquet",
         item_table=f"{RESULTS}/items.parquet",
         style=style_path,
+        split=split_of_others,
     output:
         f"{RESULTS}/audit/{{sample}}/{{ablation}}.json",
     log:
@@ -55,9 +56,10 @@ rule audit_prompts:
     params:
         findings=f"{RESULTS}/audit/{{sample}}/{{ablation}}.findings.csv",
         prompt=prompt_of,
+        split=split_option,
         code=digest("audit_prompts"),
     shell:
         'python "$SCRIPTS/audit_prompts.py"'
         " {output:q} --findings {params.findings:q} --prompts {input.prompts:q} --interactions {input.interactions:q}"
-        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
+        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q} {params.split:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

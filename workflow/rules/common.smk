@@ -100,15 +100,27 @@ def parts_of_ablation(ablation):
 
 def prompt_of(wildcards):
     """What a prompt is made of, besides its style; a function, so that Snakemake does not format the texts."""
-    parts = parts_of_ablation(ablation_of(wildcards.ablation))
+    ablation = ablation_of(wildcards.ablation)
+    parts = parts_of_ablation(ablation)
     is_user_shown = not wildcards.ablation.startswith(WITHOUT_USER)
     return as_json(
         {
             "parts": {**parts, "user": is_user_shown},
             "task": DATASET.task,
             "cue": DATASET.cue,
+            "history": ablation.history.model_dump(),
         }
     )
+
+
+def split_of_others(wildcards):
+    """The split, if histories are those of other users, who are to be of the same split."""
+    shows_others = ablation_of(wildcards.ablation).history.select == "other_user"
+    return f"{RESULTS}/split.parquet" if shows_others else []
+
+
+def split_option(wildcards, input):
+    return ["--split", input.split] if input.split else []
 
 
 def style_path(wildcards):

@@ -137,6 +137,7 @@ rule render:
         users=f"{RESULTS}/users.parquet",
         item_table=f"{RESULTS}/items.parquet",
         style=style_path,
+        split=split_of_others,
     output:
         f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
     log:
@@ -150,12 +151,13 @@ rule render:
         runtime=60,
     params:
         prompt=prompt_of,
+        split=split_option,
         bucket=bucket_of,
         code=digest("render"),
     shell:
         'python "$SCRIPTS/render.py"'
         " {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
-        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q} {params.bucket}"
+        " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q} {params.split:q} {params.bucket}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

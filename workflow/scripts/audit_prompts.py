@@ -7,12 +7,19 @@ from pathlib import Path
 
 import polars as pl
 
-from persona.audit.checks import PROMPTS_AT_ONCE, RENDERED_AGAIN, audit_prompts, audit_rendering, check_findings
+from persona.audit.checks import (
+    PROMPTS_AT_ONCE,
+    RENDERED_AGAIN,
+    audit_other_users,
+    audit_prompts,
+    audit_rendering,
+    check_findings,
+)
 from persona.errors import run_command
 from persona.files import write_json, write_text
-from persona.prompts import PromptSpec
+from persona.prompts import PromptSpec, other_users
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, read_table
+from persona.tables.parquet import count_rows, read_rows, read_table
 from persona.tables.user_ranges import user_ranges
 
 
@@ -21,10 +28,13 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     for name in ("findings", "prompts", "interactions", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue")
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue, history")
+    parser.add_argument("--split", type=Path, help="the split of each user, if histories are those of other users")
     args = parser.parse_args()
     items = read_table(args.items, schemas.ITEMS)
     spec = PromptSpec.load(args.style, args.prompt)
+    others = other_users(args.interactions, args.split, spec)
+    split = read_table(args.split, schemas.SPLIT) if args.split else None
     n_targets = count_rows(args.prompts)
     n_ranges = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
     tables = []
@@ -32,9 +42,13 @@ def main() -> None:
         prompts = read_table(args.prompts, schemas.PROMPTS, users=user_range)
         reviews = read_table(args.interactions, schemas.INTERACTIONS, users=user_range)
         users = read_table(args.users, schemas.USERS, users=user_range)
-        tables.append(audit_prompts(prompts, reviews))
+        if split is None:
+            tables.append(audit_prompts(prompts, reviews))
+        else:
+            shown = read_rows(args.interactions, schemas.INTERACTIONS, prompts["history_ids"].explode().drop_nulls())
+            tables.append(audit_other_users(prompts, reviews, shown, split))
         at_most = math.ceil(RENDERED_AGAIN / n_ranges)
-        tables.append(audit_rendering(prompts, reviews, users, items, spec, at_most))
+        tables.append(audit_rendering(prompts, reviews, users, items, spec, at_most, others))
     findings = pl.concat(tables)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
     counts = check_findings(findings, n_targets, {}, str(args.findings))

@@ -16,11 +16,12 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     for name in ("sample", "interactions", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue")
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue, history")
     parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
+    parser.add_argument("--split", type=Path, help="the split of each user, if histories are those of other users")
     args = parser.parse_args()
     spec = PromptSpec.load(args.style, args.prompt)
-    tables = render_file(args.sample, args.interactions, args.users, args.items, spec, args.bucket)
+    tables = render_file(args.sample, args.interactions, args.users, args.items, spec, args.bucket, args.split)
     write_tables(tables, args.output, schemas.PROMPTS)
 
 

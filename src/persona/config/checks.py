@@ -121,6 +121,7 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
 def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
     if name.startswith(WITHOUT_USER):
         yield f"ablations.{name}: names that begin with {WITHOUT_USER} are reserved; allowed is any other"
+    yield from _history_problems(name, ablation)
     path = root / "config" / "prompts" / f"{ablation.prompt_style}.yaml"
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
@@ -130,6 +131,20 @@ def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[st
             yield (
                 f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
             )
+
+
+def _history_problems(name: str, ablation: Ablation) -> Iterator[str]:
+    """Settings of the history that mean nothing."""
+    history, where = ablation.history, f"ablations.{name}.history"
+    if not ablation.use_history and "history" in ablation.model_fields_set:
+        yield f"{where}: use_history is false, so no entry is shown; drop this key, or set use_history: true"
+    if history.select in ("relevant", "random") and not history.max_entries:
+        yield (
+            f"{where}.max_entries: got {history.max_entries}, allowed with select: {history.select} is 1 or more; "
+            "with all entries or none there is nothing to choose"
+        )
+    if history.select == "other_user" and history.max_entries == 0:
+        yield f"{where}.max_entries: got 0, allowed with select: other_user is 1 or more, or null"
 
 
 def _path_problems(config: Config) -> Iterator[str]:

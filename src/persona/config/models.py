@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from persona.audit.settings import Allowances
+from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.evaluation.settings import Contrast, GenerationSettings
 from persona.ingestion.settings import Options
 from persona.modeling.settings import TinyModel
@@ -112,6 +113,8 @@ class Ablation(Settings):
     """Show the user's earlier texts."""
     use_context: bool
     """Show the conversation before the target."""
+    history: HistorySettings = ALL_ENTRIES
+    """Which of the earlier texts are shown, with `use_history: true`."""
     prompt_style: Name = "simple"
     """A file of `config/prompts/`, by its name without `.yaml`."""
 
