@@ -100,6 +100,7 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
         ("recipes.tiny.deepspeed", "zero33", r"recipes\.tiny\.deepspeed: got 'zero33' \(did you mean zero3\?\)"),
+        ("models.tiny_qwen3_moe.completion_reserve", 256, r"completion_reserve: got 256, allowed is below max_length"),
         ("ablations.none.history", {"max_entries": 2}, r"ablations\.none\.history: use_history is false"),
         ("ablations.history.history", {"select": "random"}, r"history\.max_entries: got None, .* 1 or more"),
         ("ablations.history.history", {"select": "other_user", "max_entries": 0}, r"max_entries: got 0, .* or null"),

@@ -168,6 +168,7 @@ rule tokenize:
     output:
         tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
         preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
+        trimming=f"{RESULTS}/audit/{{sample}}/{{ablation}}/{{model}}.json",
     log:
         f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}.log",
     benchmark:
@@ -183,7 +184,9 @@ rule tokenize:
         bucket=bucket_of,
         # A part of the users has no preview of its own.
         preview=lambda wildcards, output: (
-            ["--preview", output.preview] if "preview" in output.keys() else []
+            ["--preview", output.preview, "--trimming", output.trimming]
+            if "preview" in output.keys()
+            else []
         ),
         code=digest("tokenize_prompts"),
     shell:

@@ -113,6 +113,10 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
         yield f"models.{name}: give either path or tiny"
     if model.path and model.path[0] in "/.~" and not Path(model.path).is_dir():
         yield f"models.{name}.path: got {model.path!r}, and there is no such folder"
+    if model.reserve >= model.max_length:
+        yield (
+            f"models.{name}.completion_reserve: got {model.reserve}, allowed is below max_length, {model.max_length}"
+        )
     if model.tiny:
         yield from _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
         yield from _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)
