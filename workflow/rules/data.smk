@@ -18,10 +18,12 @@ if DATASET.synthetic:
             users=DATASET.synthetic.users,
             seed=DATASET.synthetic.seed,
             habits=DATASET.synthetic.habits,
+            min_reviews=DATASET.synthetic.min_reviews,
             code=digest("generate_data"),
         shell:
             'python "$SCRIPTS/generate_data.py"'
             " {output:q} --users {params.users} --seed {params.seed} --habits {params.habits}"
+            " --min-reviews {params.min_reviews}"
             ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 elif not Path(DATASET.path).exists():

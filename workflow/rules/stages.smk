@@ -109,6 +109,7 @@ def report_stages():
         stages[name] = {
             **stage.model_dump(),
             "parts": parts_of_ablation(ablation),
+            "history": ablation.history.model_dump(),
             "model": model,
             "prompt_style": ablation.prompt_style,
             "max_samples_per_user": CONFIG.samples[stage.sample].max_samples_per_user,

@@ -28,6 +28,8 @@ class Synthetic(Settings):
     """Seed of everything that is drawn."""
     habits: Literal["own", "independent"] = "own"
     """`own`: each user has habits of writing. `independent`: nothing in a review depends on its user."""
+    min_reviews: Annotated[int, Field(ge=1, le=28)] = 1
+    """Reviews of each user at least, of the 28 films. Most users of the release have one or two."""
 
 
 class Dataset(Options):
