@@ -22,6 +22,9 @@ from typing import Any, Literal, cast
 import polars as pl
 import yaml
 
+from persona.entries.choice import chosen_entries
+from persona.entries.other_users import OtherUsers
+from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
@@ -94,22 +97,30 @@ class PromptSpec:
     Attributes:
         task: stands for `{task}`.
         cue: stands for `{cue}`, the last line, which asks for the text.
+        history: how many history entries are shown, and which.
     """
 
     style: Style
     parts: Parts
     task: str
     cue: str
+    history: HistorySettings = ALL_ENTRIES
 
     @classmethod
     def load(cls, style: Path, settings: dict[str, Any]) -> PromptSpec:
-        """From the file of a style, and `parts`, `task` and `cue` as a command gets them."""
-        return cls(load_style(style), Parts(**settings["parts"]), settings["task"], settings["cue"])
+        """From the file of a style, and `parts`, `task`, `cue` and `history` as a command gets them."""
+        history = HistorySettings.model_validate(settings.get("history", {}))
+        return cls(load_style(style), Parts(**settings["parts"]), settings["task"], settings["cue"], history)
 
     @property
     def sections(self) -> list[Section]:
         """The sections of the style that are switched on."""
         return [section for section in self.style.sections if self.parts.includes(section)]
+
+    @property
+    def shows_other_users(self) -> bool:
+        """Whether the history is that of another user."""
+        return self.parts.history and self.history.select == "other_user"
 
 
 def load_style(path: Path) -> Style:
@@ -193,12 +204,13 @@ def render(
     users: pl.DataFrame,
     items: pl.DataFrame,
     spec: PromptSpec,
+    others: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Render one prompt and completion per target.
 
-    The history of a target is the user's texts of strictly earlier sessions, oldest first. It is always the beginning
-    of the list of all the user's texts, so each text is rendered once, however many targets it serves. `likes` are
-    never read: they were counted when the data was crawled, which is later than the target.
+    The history of a target is the user's texts of strictly earlier sessions, oldest first, or some of them. Each text
+    is rendered once, however many targets it serves. `likes` are never read: they were counted when the data was
+    crawled, which is later than the target.
 
     Args:
         targets: with `interaction_id`.
@@ -206,13 +218,14 @@ def render(
         users: profiles, `schemas.USERS`.
         items: titles and genres, `schemas.ITEMS`.
         spec: what a prompt is made of.
+        others: the histories of other users, from `OtherUsers.histories_of`, if the prompts show these.
 
     Returns:
         The columns of `schemas.PROMPTS`.
     """
     reviews = _with_titles(interactions, items)
     rows = targets.select("interaction_id").join(reviews, on="interaction_id", how="left")
-    return _render(rows, reviews, users, spec)
+    return _render(rows, reviews, users, spec, _chosen(rows, reviews, items, spec, others))
 
 
 def render_pairs(
@@ -222,17 +235,19 @@ def render_pairs(
     users: pl.DataFrame,
     items: pl.DataFrame,
     spec: PromptSpec,
+    others: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Render prompts of targets with another user: item, conversation and text are the target's.
 
-    Profile, id and history are the other user's. The history ends where it does for that user's own target, so each
-    user has the same one for all targets.
+    Profile, id and history are the other user's. The history is that of that user's own target, so each user has the
+    same one for all targets.
 
     Args:
         pairs: `interaction_id` of the target, `user_id` of the other user and `impostor_id`, that user's own target.
         targets: the interactions of the targets.
         interactions: all interactions of the other users.
         users, items, spec: as for `render`.
+        others: as for `render`, for the users' own targets.
 
     Returns:
         The columns of `schemas.PROMPTS`, with the other user's id.
@@ -241,23 +256,35 @@ def render_pairs(
     asked = _with_titles(targets, items).drop("user_id", "session", "position")
     until = reviews.select("session", impostor_id="interaction_id")
     rows = pairs.join(until, on="impostor_id", how="left").join(asked, on="interaction_id", how="left")
-    return _render(rows, reviews, users, spec)
+    own = reviews.join(pairs.select(interaction_id="impostor_id"), on="interaction_id", how="semi")
+    return _render(rows, reviews, users, spec, _chosen(own, reviews, items, spec, others), "impostor_id")
 
 
 def _with_titles(interactions: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     return interactions.drop("likes", strict=False).join(items, on="item_id", how="left")
 
 
-def _render(rows: pl.DataFrame, reviews: pl.DataFrame, users: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
+def _render(
+    rows: pl.DataFrame,
+    reviews: pl.DataFrame,
+    users: pl.DataFrame,
+    spec: PromptSpec,
+    chosen: pl.DataFrame | None,
+    history_of: str = "interaction_id",
+) -> pl.DataFrame:
     """Render rows that have an item, a conversation, a text, and a user with the session that the history ends before.
 
     Args:
         reviews: all of these users, with titles.
+        chosen: from `_chosen`.
+        history_of: the column with the target whose chosen history is shown.
     """
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(spec.task), cue=pl.lit(spec.cue))
     section = next((section for section in spec.sections if section.part == "history"), None)
-    if section:
-        rows = _with_history(rows, reviews, section)
+    if section and chosen is not None:
+        rows = _with_chosen_history(rows, chosen, section, history_of)
+    elif section:
+        rows = _with_history(rows, reviews, section, spec.history.max_entries)
     else:
         rows = rows.with_columns(
             history_ids=pl.lit([], dtype=pl.List(pl.Int64)), history_entries=pl.lit([], dtype=pl.List(pl.String))
@@ -281,11 +308,12 @@ def render_file(
         spec: what a prompt is made of.
         bucket: (k, m) for the k-th of m parts of the users.
         split: the split table and the split of the sample, whose prompts may show only some of the interactions; by
-            default they may show all.
+            default they may show all. Prompts with histories of other users, who may be of any bucket, need it.
 
     Yields:
         The prompts of one range of users, as `render` returns them.
     """
+    others = other_users(interactions, split[0] if split else None, spec)
     titles = read_table(items, schemas.ITEMS)
     n = math.ceil(count_rows(sample) / CHUNK / bucket[1])
     for user_range in user_ranges(max(1, n), bucket):
@@ -294,11 +322,24 @@ def render_file(
         if split:
             reviews = shown_reviews(reviews, read_split(split[0], user_range), split[1])
         profiles = read_table(users, schemas.USERS, users=user_range)
-        yield render(targets, reviews, profiles, titles, spec)
+        yield render(targets, reviews, profiles, titles, spec, others.histories_of(targets) if others else None)
+
+
+def other_users(interactions: Path, split: Path | None, spec: PromptSpec) -> OtherUsers | None:
+    """The users to take histories from, if the prompts show those of other users.
+
+    Raises:
+        PersonaError: the split is not given.
+    """
+    if not spec.shows_other_users:
+        return None
+    if split is None:
+        raise PersonaError("prompts with the history of another user need the split of each user; give --split")
+    return OtherUsers.load(interactions, split, spec.history)
 
 
 def render_pairs_file(
-    pairs: pl.DataFrame, interactions: Path, users: Path, items: Path, spec: PromptSpec
+    pairs: pl.DataFrame, interactions: Path, users: Path, items: Path, spec: PromptSpec, split: Path | None = None
 ) -> Iterator[pl.DataFrame]:
     """Render pairs of targets and other users, one range of these users at a time, in the order of their ids.
 
@@ -306,10 +347,12 @@ def render_pairs_file(
         pairs: as for `render_pairs`.
         interactions, users, items: Parquet files.
         spec: what a prompt is made of.
+        split: the split table, if the prompts show histories of other users.
 
     Yields:
         The prompts of one range of users, as `render_pairs` returns them.
     """
+    others = other_users(interactions, split, spec)
     titles = read_table(items, schemas.ITEMS)
     asked = pairs.select("interaction_id").unique()
     targets = pl.concat(
@@ -317,18 +360,56 @@ def render_pairs_file(
         for part in user_ranges(max(1, math.ceil(count_rows(interactions) / CHUNK)))
     )
     for part in user_ranges(max(1, math.ceil(pairs.height / CHUNK))):
+        of_part = pairs.filter(pl.col("user_id") >= part[0], pl.col("user_id") < part[1])
+        own = of_part.select(interaction_id=pl.col("impostor_id").unique())
         yield render_pairs(
-            pairs.filter(pl.col("user_id") >= part[0], pl.col("user_id") < part[1]),
+            of_part,
             targets,
             read_table(interactions, schemas.INTERACTIONS, users=part),
             read_table(users, schemas.USERS, users=part),
             titles,
             spec,
+            others.histories_of(own) if others else None,
         )
 
 
-def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -> pl.DataFrame:
-    """Add `history_ids` and `history_entries`: the user's texts before the target's session."""
+def _chosen(
+    targets: pl.DataFrame, reviews: pl.DataFrame, items: pl.DataFrame, spec: PromptSpec, others: pl.DataFrame | None
+) -> pl.DataFrame | None:
+    """The texts that make up each history: `interaction_id`, `history_id` and what an entry shows, oldest first.
+
+    None where a prompt shows all earlier texts of the user, the last of them, or no history.
+    """
+    if not spec.parts.history or spec.history.select == "recent":
+        return None
+    if spec.shows_other_users:
+        if others is None:
+            raise PersonaError("the histories of other users are missing; give `others` to `render`")
+        return others.join(items, on="item_id", how="left", maintain_order="left")
+    texts = reviews.drop("user_id", "session").rename({"interaction_id": "history_id"})
+    pairs = chosen_entries(targets, reviews, spec.history)
+    return pairs.join(texts, on="history_id", how="left", maintain_order="left")
+
+
+def _with_chosen_history(rows: pl.DataFrame, chosen: pl.DataFrame, section: Section, history_of: str) -> pl.DataFrame:
+    """Add `history_ids` and `history_entries`: the texts that were chosen for the target in column `history_of`."""
+    once = chosen.unique("history_id").with_columns(number=pl.col("position") + 1)
+    entries = once.select("history_id", history_entries=_entry(section.entry, pl.col))
+    lists = (
+        chosen.select("interaction_id", "history_id")
+        .join(entries, on="history_id", how="left", maintain_order="left")
+        .group_by("interaction_id", maintain_order=True)
+        .agg("history_entries", history_ids="history_id")
+    )
+    empty = pl.col("history_ids", "history_entries").fill_null([])
+    return rows.join(lists, left_on=history_of, right_on="interaction_id", how="left").with_columns(empty)
+
+
+def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section, max_entries: int | None) -> pl.DataFrame:
+    """Add `history_ids` and `history_entries`: the user's texts before the target's session, or the last of them.
+
+    All are the beginning of the list of all the user's texts.
+    """
     reviews = reviews.join(rows.select("user_id"), on="user_id", how="semi").sort("user_id", "position")
     entries = reviews.with_columns(number=pl.col("position") + 1).select(
         "user_id", history_ids="interaction_id", history_entries=_entry(section.entry, pl.col)
@@ -336,10 +417,11 @@ def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section) -
     lists = entries.group_by("user_id", maintain_order=True).agg("history_ids", "history_entries")
     # Positions start at 0, so the first position of a session is the number of texts before it.
     before = reviews.group_by("user_id", "session").agg(n=pl.col("position").min())
+    shown = pl.col("n") if max_entries is None else pl.min_horizontal("n", pl.lit(max_entries))
     return (
         rows.join(before, on=["user_id", "session"], how="left")
         .join(lists, on="user_id", how="left")
-        .with_columns(pl.col("history_ids", "history_entries").list.head(pl.col("n")))
+        .with_columns(pl.col("history_ids", "history_entries").list.slice(pl.col("n") - shown, shown))
     )
 
 

@@ -53,7 +53,8 @@ def write_tokens(path: Path, prompts: list[list[int]], completions: list[list[in
     """Samples of users who have four each."""
     rows = [
         {"interaction_id": n, "user_id": f"{n // 4:03}", "input_ids": prompt + completion,
-         "prompt_length": len(prompt), "text_start": len(prompt), "n_history_dropped": 0, "n_context_dropped": 0}
+         "prompt_length": len(prompt), "text_start": len(prompt), "n_history_dropped": 0, "n_context_dropped": 0,
+         "is_cut_for_completion": False}
         for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
     ]  # fmt: skip
     write_table(pl.DataFrame(rows, schema=dict(schemas.TOKENS.columns)), path, schemas.TOKENS)

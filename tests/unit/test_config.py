@@ -120,6 +120,12 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             "detailed_with_stars",
             r"evaluation\.contrasts\.0: the texts of history are scored given their stars, those of quick are not",
         ),
+        ("models.tiny_qwen3_moe.completion_reserve", 256, r"completion_reserve: got 256, allowed is below max_length"),
+        ("ablations.none.history", {"max_entries": 2}, r"ablations\.none\.history: use_history is false"),
+        ("ablations.history.history", {"select": "random"}, r"history\.max_entries: got None, .* 1 or more"),
+        ("ablations.history.history", {"select": "other_user", "max_entries": 0}, r"max_entries: got 0, .* or null"),
+        ("ablations.history.history", {"max_entries": -1}, r"ablations\.history\.history\.max_entries: got -1"),
+        ("ablations.history.history", {"select": "newest"}, r"history\.select: got 'newest': Input should be 'recent'"),
         ("ablations.none.prompt_style", "simpel", r"prompt_style: got 'simpel' \(did you mean simple\?\)"),
         (
             "cohorts.max_users",

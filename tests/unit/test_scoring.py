@@ -64,7 +64,7 @@ def write_samples(folder: Path, tables: Ingested, style_name: str) -> None:
         spec = PromptSpec(style, parts, "任务", CUES[0])
         prompts = render(targets, tables.interactions, tables.users, tables.items, spec)
         write_table(prompts, folder / f"{name}_prompts.parquet", schemas.PROMPTS)
-        tokens = tokenize(prompts, load_tokenizer(str(folder / "model")), FitSettings(max_length=400))
+        tokens = tokenize(prompts, load_tokenizer(str(folder / "model")), FitSettings(max_length=600))
         write_table(tokens, folder / f"{name}.parquet", schemas.TOKENS)
 
 

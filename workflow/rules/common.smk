@@ -107,13 +107,15 @@ def parts_of_ablation(ablation):
 
 def prompt_of(wildcards):
     """What a prompt is made of, besides its style; a function, so that Snakemake does not format the texts."""
-    parts = parts_of_ablation(ablation_of(wildcards.ablation))
+    ablation = ablation_of(wildcards.ablation)
+    parts = parts_of_ablation(ablation)
     is_user_shown = wildcards.ablation in CONFIG.ablations
     return as_json(
         {
             "parts": {**parts, "user": is_user_shown},
             "task": DATASET.task,
             "cue": DATASET.cue,
+            "history": ablation.history.model_dump(),
         }
     )
 

@@ -18,10 +18,12 @@ if DATASET.synthetic:
             users=DATASET.synthetic.users,
             seed=DATASET.synthetic.seed,
             habits=DATASET.synthetic.habits,
+            min_reviews=DATASET.synthetic.min_reviews,
             code=digest("generate_data"),
         shell:
             'python "$SCRIPTS/generate_data.py"'
             " {output:q} --users {params.users} --seed {params.seed} --habits {params.habits}"
+            " --min-reviews {params.min_reviews}"
             ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 elif not Path(DATASET.path).exists():
@@ -165,6 +167,7 @@ rule tokenize:
     output:
         tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
         preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
+        trimming=f"{RESULTS}/audit/{{sample}}/{{ablation}}/{{model}}.json",
     log:
         f"{RESULTS}/logs/tokenize/{{sample}}/{{ablation}}/{{model}}.log",
     benchmark:
@@ -180,7 +183,9 @@ rule tokenize:
         bucket=bucket_of,
         # A part of the users has no preview of its own.
         preview=lambda wildcards, output: (
-            ["--preview", output.preview] if "preview" in output.keys() else []
+            ["--preview", output.preview, "--trimming", output.trimming]
+            if "preview" in output.keys()
+            else []
         ),
         code=digest("tokenize_prompts"),
     shell:

@@ -42,6 +42,7 @@ rule render_impostors:
     input:
         targets=f"{RESULTS}/targets.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
+        split=f"{RESULTS}/split.parquet",
         users=f"{RESULTS}/users.parquet",
         item_table=f"{RESULTS}/items.parquet",
         style=style_path,
@@ -61,7 +62,7 @@ rule render_impostors:
         code=digest("render_impostors"),
     shell:
         'python "$SCRIPTS/render_impostors.py"'
-        " {output:q} --targets {input.targets:q} --interactions {input.interactions:q}"
+        " {output:q} --targets {input.targets:q} --interactions {input.interactions:q} --split {input.split:q}"
         " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 

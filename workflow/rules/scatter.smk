@@ -225,6 +225,7 @@ rule gather_tokens:
     output:
         tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
         preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
+        trimming=f"{RESULTS}/audit/{{sample}}/{{ablation}}/{{model}}.json",
     log:
         f"{RESULTS}/logs/gather_tokens/{{sample}}/{{ablation}}/{{model}}.log",
     benchmark:
@@ -236,9 +237,10 @@ rule gather_tokens:
         runtime=60,
     params:
         model=lambda wildcards: model_path(wildcards.model),
+        fit=settings_of_model,
         code=[digest("gather"), digest("preview")],
     shell:
         '(python "$SCRIPTS/gather.py" {input.parts:q} --schema tokens --output {output.tokens:q} &&'
         ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {output.preview:q}'
-        " --model {params.model:q})"
+        " {output.trimming:q} --model {params.model:q} --fit {params.fit:q})"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'

@@ -111,6 +111,7 @@ def report_stages():
         stages[name] = {
             **stage.model_dump(),
             "parts": parts_of_ablation(ablation),
+            "history": ablation.history.model_dump(),
             "model": model,
             "base_model": model_path(model),
             "prompt_style": ablation.prompt_style,

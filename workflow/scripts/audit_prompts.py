@@ -10,6 +10,7 @@ import polars as pl
 from persona.audit.checks import (
     PROMPTS_AT_ONCE,
     RENDERED_AGAIN,
+    audit_other_users,
     audit_prompts,
     audit_rendering,
     check_findings,
@@ -18,10 +19,10 @@ from persona.audit.checks import (
 from persona.audit.repeats import repeats_in_history
 from persona.errors import run_command
 from persona.files import write_json, write_text
-from persona.prompts import PromptSpec
+from persona.prompts import PromptSpec, other_users
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, read_table
-from persona.tables.splits import read_split, shown_reviews
+from persona.tables.parquet import count_rows, read_rows, read_table
+from persona.tables.splits import read_split, shown_reviews, split_of_users
 from persona.tables.user_ranges import user_ranges
 
 
@@ -31,11 +32,12 @@ def main() -> None:
     for name in ("findings", "prompts", "interactions", "split", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--split-name", required=True, help="the split of the prompts")
-    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue")
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue, history")
     parser.add_argument("--allowed", type=json.loads, required=True, help="JSON: share of targets by check")
     args = parser.parse_args()
     items = read_table(args.items, schemas.ITEMS)
     spec = PromptSpec.load(args.style, args.prompt)
+    others = other_users(args.interactions, args.split, spec)
     n_targets = count_rows(args.prompts)
     n_ranges = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
     tables = []
@@ -44,14 +46,18 @@ def main() -> None:
         reviews = read_table(args.interactions, schemas.INTERACTIONS, users=user_range)
         users = read_table(args.users, schemas.USERS, users=user_range)
         split = read_split(args.split, user_range)
-        tables += [
-            audit_prompts(prompts, reviews),
-            hidden_in_history(prompts, split, args.split_name),
-            repeats_in_history(prompts, reviews),
-        ]
+        if others:
+            entries = read_rows(args.interactions, schemas.INTERACTIONS, prompts["history_ids"].explode().drop_nulls())
+            tables.append(audit_other_users(prompts, reviews, entries, split_of_users(read_split(args.split))))
+        else:
+            tables += [
+                audit_prompts(prompts, reviews),
+                hidden_in_history(prompts, split, args.split_name),
+                repeats_in_history(prompts, reviews),
+            ]
         at_most = math.ceil(RENDERED_AGAIN / n_ranges)
         shown = shown_reviews(reviews, split, args.split_name)
-        tables.append(audit_rendering(prompts, shown, users, items, spec, at_most))
+        tables.append(audit_rendering(prompts, shown, users, items, spec, at_most, others))
     findings = pl.concat(tables)
     write_text(findings.sort("check", "interaction_id").write_csv(), args.findings)
     allowed = dict(args.allowed)

@@ -13,6 +13,7 @@ from persona.evaluation.comparison import compare
 from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.settings import Contrast
 from persona.files import write_json, write_text
+from persona.reporting import dose
 from persona.reporting.evidence import Evidence
 from persona.reporting.plots import pictures
 from persona.reporting.report import page
@@ -84,7 +85,7 @@ def main() -> None:
         write_text(table.write_csv(float_precision=6), args.folder / f"{name}.csv")
         write_text(as_markdown(table), args.folder / f"{name}.md")
     write_json(contrasts, args.folder / "contrasts.json")
-    drawn = pictures(evidence)
+    drawn = [*pictures(evidence), *dose.pictures(evidence)]
     for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
     write_text(page(evidence, drawn, tables["stages"], tables["methods"], tables["phases"]), args.folder / "index.html")

@@ -17,6 +17,7 @@ from zlib import crc32
 import polars as pl
 
 from persona.audit.star_names import NAMES_STAR
+from persona.entries.other_users import OtherUsers
 from persona.errors import PersonaError
 from persona.prompts import PromptSpec, render
 from persona.sampling import sample_targets
@@ -41,36 +42,81 @@ def audit_prompts(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataF
     Where users have several interactions with an item, as characters have several lines in a film, the item is not
     checked.
     """
-    reviews = interactions.select("interaction_id", "user_id", "item_id", "day", "session")
-    once = not reviews.select("user_id", "item_id").is_duplicated().any()
+    once = not interactions.select("user_id", "item_id").is_duplicated().any()
+    entries = _entries(prompts, interactions, interactions)
+    entry = pl.format("history entry {}", "history_id")
+    is_late = (pl.col("h_session") >= pl.col("session")) | (pl.col("h_day") > pl.col("day"))
+    return pl.concat(
+        [
+            findings_of(entries.filter(is_late.fill_null(False)), "history_not_earlier", _moments(entry)),
+            findings_of(
+                entries.filter(pl.lit(once) & (pl.col("h_item_id") == pl.col("item_id"))),
+                "history_of_target_film",
+                entry,
+            ),
+            findings_of(
+                entries.filter(pl.col("h_user_id").ne_missing(pl.col("user_id"))), "history_of_another_user", entry
+            ),
+        ]
+    )
+
+
+def audit_other_users(
+    prompts: pl.DataFrame, interactions: pl.DataFrame, shown: pl.DataFrame, split: pl.DataFrame
+) -> pl.DataFrame:
+    """Check prompts that show the history of another user, as a control.
+
+    It must be of one user, who is another one of the same split, of a strictly earlier day (where there are no days:
+    of an earlier session, counted for each user), and not about the target's item.
+
+    Args:
+        prompts, interactions: the prompts and all texts of their users.
+        shown: the texts that the histories are made of.
+        split: `schemas.SPLIT`.
+    """
     entries = (
+        _entries(prompts, interactions, shown)
+        .with_columns(n_users=pl.col("h_user_id").n_unique().over("interaction_id"))
+        .join(split, on="user_id", how="left")
+        .join(split.select(pl.all().name.prefix("h_")), on="h_user_id", how="left")
+    )
+    days = pl.col("h_day").is_not_null() & pl.col("day").is_not_null()
+    is_late = pl.when(days).then(pl.col("h_day") >= pl.col("day")).otherwise(pl.col("h_session") >= pl.col("session"))
+    is_own = pl.col("h_user_id").eq_missing(pl.col("user_id"))
+    is_of_another_split = pl.col("h_split").ne_missing(pl.col("split"))
+    entry = pl.format("history entry {} of user {}", "history_id", pl.col("h_user_id").fill_null("unknown"))
+    return pl.concat(
+        [
+            findings_of(entries.filter(is_late.fill_null(True)), "history_not_earlier", _moments(entry)),
+            findings_of(entries.filter(pl.col("h_item_id") == pl.col("item_id")), "history_of_target_film", entry),
+            findings_of(entries.filter(is_own), "history_of_own_user", entry),
+            findings_of(entries.filter(pl.col("n_users") > 1), "history_of_several_users", entry),
+            findings_of(entries.filter(is_of_another_split), "history_of_another_split", entry),
+        ]
+    )
+
+
+def _entries(prompts: pl.DataFrame, interactions: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Each history entry of each prompt, with columns of the target, and with `h_` those of the entry."""
+    columns = ["interaction_id", "user_id", "item_id", "day", "session"]
+    entries = shown.select(columns).select(pl.all().name.prefix("h_"))
+    return (
         prompts.select("interaction_id", history_id="history_ids")
         .explode("history_id")
         .drop_nulls("history_id")
-        .join(reviews, on="interaction_id", how="left")
-        .join(reviews.select(pl.all().name.prefix("h_")), left_on="history_id", right_on="h_interaction_id", how="left")
+        .join(interactions.select(columns), on="interaction_id", how="left")
+        .join(entries, left_on="history_id", right_on="h_interaction_id", how="left")
     )
-    entry = pl.format("history entry {}", "history_id")
-    return pl.concat(
-        [
-            findings_of(entries.filter(is_leak), check, detail)
-            for check, is_leak, detail in [
-                (
-                    "history_not_earlier",
-                    ((pl.col("h_session") >= pl.col("session")) | (pl.col("h_day") > pl.col("day"))).fill_null(False),
-                    pl.format(
-                        "{} is of session {} ({}), the target of {} ({})",
-                        entry,
-                        "h_session",
-                        pl.col("h_day").cast(pl.String).fill_null("no day"),
-                        "session",
-                        pl.col("day").cast(pl.String).fill_null("no day"),
-                    ),
-                ),
-                ("history_of_target_film", pl.lit(once) & (pl.col("h_item_id") == pl.col("item_id")), entry),
-                ("history_of_another_user", pl.col("h_user_id").ne_missing(pl.col("user_id")), entry),
-            ]
-        ]
+
+
+def _moments(entry: pl.Expr) -> pl.Expr:
+    return pl.format(
+        "{} is of session {} ({}), the target of {} ({})",
+        entry,
+        pl.col("h_session").cast(pl.String).fill_null("unknown"),
+        pl.col("h_day").cast(pl.String).fill_null("no day"),
+        "session",
+        pl.col("day").cast(pl.String).fill_null("no day"),
     )
 
 
@@ -81,14 +127,17 @@ def audit_rendering(
     items: pl.DataFrame,
     spec: PromptSpec,
     at_most: int,
+    others: OtherUsers | None = None,
 ) -> pl.DataFrame:
     """Find prompts that differ from those rendered without likes, which were counted when the data was crawled.
 
     Args:
         at_most: of more prompts than this, so many are checked, chosen by a hash.
+        others: the users to take histories from, if the prompts show those of other users.
     """
     subset = prompts.sort(id_priority(prompts["interaction_id"], 0)).head(at_most)
-    again = render(subset.select("interaction_id"), _drop_likes(interactions), users, items, spec)
+    histories = others.histories_of(subset) if others else None
+    again = render(subset.select("interaction_id"), _drop_likes(interactions), users, items, spec, histories)
     both = subset.join(again.select("interaction_id", again="prompt"), on="interaction_id", how="left")
     changed = both.filter(pl.col("prompt").ne_missing(pl.col("again")))
     return findings_of(changed, "likes_in_prompt", pl.lit("the prompt differs from that rendered without likes"))

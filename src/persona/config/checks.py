@@ -89,7 +89,7 @@ def _problems(config: Config, root: Path) -> Iterator[str]:
     for name, recipe in config.recipes.items():
         yield from _recipe_problems(config, root, name, recipe)
     for name, ablation in config.ablations.items():
-        yield from _ablation_problems(root, name, ablation)
+        yield from _ablation_problems(root, name, ablation, config.split.by)
     yield from _contrast_problems(config, root)
 
 
@@ -130,15 +130,20 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
         yield f"models.{name}: give either path or tiny"
     if model.path and model.path[0] in "/.~" and not Path(model.path).is_dir():
         yield f"models.{name}.path: got {model.path!r}, and there is no such folder"
+    if model.reserve >= model.max_length:
+        yield (
+            f"models.{name}.completion_reserve: got {model.reserve}, allowed is below max_length, {model.max_length}"
+        )
     if model.tiny:
         yield from _reference(f"models.{name}.tiny.corpus_sample", model.tiny.corpus_sample, config.samples)
         yield from _reference(f"models.{name}.tiny.corpus_ablation", model.tiny.corpus_ablation, config.ablations)
 
 
-def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[str]:
+def _ablation_problems(root: Path, name: str, ablation: Ablation, by: str) -> Iterator[str]:
     for prefix in (WITHOUT_USER, CONTEXT_ALONE):
         if name.startswith(prefix):
             yield f"ablations.{name}: names that begin with {prefix} are reserved; allowed is any other"
+    yield from _history_problems(name, ablation, by)
     path = _style_file(root, ablation.prompt_style)
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     yield from _reference(f"ablations.{name}.prompt_style", ablation.prompt_style, known)
@@ -148,6 +153,22 @@ def _ablation_problems(root: Path, name: str, ablation: Ablation) -> Iterator[st
             yield (
                 f"ablations.{name}.use_{part}: got true, but prompt style {ablation.prompt_style} has no {part} section"
             )
+
+
+def _history_problems(name: str, ablation: Ablation, by: str) -> Iterator[str]:
+    """Settings of the history that mean nothing."""
+    history, where = ablation.history, f"ablations.{name}.history"
+    if not ablation.use_history and "history" in ablation.model_fields_set:
+        yield f"{where}: use_history is false, so no entry is shown; drop this key, or set use_history: true"
+    if history.select in ("relevant", "random") and not history.max_entries:
+        yield (
+            f"{where}.max_entries: got {history.max_entries}, allowed with select: {history.select} is 1 or more; "
+            "with all entries or none there is nothing to choose"
+        )
+    if history.select == "other_user" and history.max_entries == 0:
+        yield f"{where}.max_entries: got 0, allowed with select: other_user is 1 or more, or null"
+    if history.select == "other_user" and by == "time":
+        yield f"{where}.select: got other_user, which needs users of one split; with split.by: time they are of several"
 
 
 def _contrast_problems(config: Config, root: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from persona.audit.settings import Allowances
+from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.evaluation.settings import Contrast, GenerationSettings
 from persona.ingestion.settings import Options
 from persona.modeling.settings import TinyModel
@@ -27,6 +28,8 @@ class Synthetic(Settings):
     """Seed of everything that is drawn."""
     habits: Literal["own", "independent"] = "own"
     """`own`: each user has habits of writing. `independent`: nothing in a review depends on its user."""
+    min_reviews: Annotated[int, Field(ge=1, le=28)] = 1
+    """Reviews of each user at least, of the 28 films. Most users of the release have one or two."""
 
 
 class Dataset(Options):
@@ -118,6 +121,8 @@ class Ablation(Settings):
     """Show the user's earlier texts."""
     use_context: bool
     """Show the conversation before the target."""
+    history: HistorySettings = ALL_ENTRIES
+    """Which of the earlier texts are shown, with `use_history: true`."""
     prompt_style: Name = "simple"
     """A file of `config/prompts/`, by its name without `.yaml`."""
 

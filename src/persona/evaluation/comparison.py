@@ -109,22 +109,23 @@ def better_by_user(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metri
 
 def swap_gap_by_user(scores: pl.DataFrame) -> pl.DataFrame:
     """The swap gap of each user, in nats per character; see `users.user_effects`."""
-    return user_effects(_per_target(scores, "swap_gap"), "swap_gap", "n_characters")
+    return user_effects(per_target(scores, "swap_gap"), "swap_gap", "n_characters")
 
 
 def _paired(seeds: list[pl.DataFrame], against: list[pl.DataFrame], metric: str) -> pl.DataFrame:
     """The difference of each target, as the column `metric`."""
-    one, other = (_per_target(mean_of_seeds(tables), metric) for tables in (seeds, against))
+    one, other = (per_target(mean_of_seeds(tables), metric) for tables in (seeds, against))
     both = one.join(other.select("interaction_id", other=metric), on="interaction_id", validate="1:1")
     return both.sort("user_id", "interaction_id").with_columns(pl.col(metric) - pl.col("other"))
 
 
 def _value(scores: pl.DataFrame, metric: str) -> float:
-    rows = _per_target(scores, metric)
+    rows = per_target(scores, metric)
     return float(rows[metric].sum()) / float(rows["n_characters"].sum())
 
 
-def _per_target(scores: pl.DataFrame, metric: str) -> pl.DataFrame:
+def per_target(scores: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """`metric` of the test targets in nats per target, and what intervals need; swap gaps are balanced."""
     test = add_swap_gaps(scores.filter(pl.col("cohort") == "test"))
     if metric == "swap_gap":
         test = add_balanced_gaps(test).with_columns(swap_gap="swap_gap_balanced")
@@ -138,7 +139,7 @@ def shapley(scores: dict[frozenset[str], pl.DataFrame]) -> dict[str, dict[str, A
         scores: `schemas.SCORES` by combination of `PARTS`, all eight, of models that differ in nothing else.
     """
     sets = list(scores)
-    tables = [_per_target(scores[s], NLL).sort("user_id", "interaction_id") for s in sets]
+    tables = [per_target(scores[s], NLL).sort("user_id", "interaction_id") for s in sets]
     values = {s: -table[NLL].to_numpy() for s, table in zip(sets, tables, strict=True)}
     characters = tables[0]["n_characters"].cast(pl.Float64).to_numpy()
     users, items = codes(tables[0]["user_id"]), codes(tables[0]["item_id"])

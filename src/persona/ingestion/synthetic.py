@@ -135,16 +135,19 @@ class Users:
     traditional: npt.NDArray[np.bool_]
 
 
-def write_dmsc_csv(path: Path, n_users: int, seed: int, habits: Literal["own", "independent"] = "own") -> None:
+def write_dmsc_csv(
+    path: Path, n_users: int, seed: int, habits: Literal["own", "independent"] = "own", min_reviews: int = 1
+) -> None:
     """Write a synthetic release of `n_users` users; the same arguments give the same bytes.
 
     Args:
         habits: `own`: a review has the habits of its user. `independent`: each review has the habits of a random
             user, so the user's profile and other reviews tell nothing about it; an evaluation must then find no effect.
+        min_reviews: of each user; the numbers of reviews are drawn from those of the release that are as large.
     """
     rng = np.random.default_rng(seed)
     users = _make_users(rng, n_users)
-    user, film = _choose_films(rng, n_users)
+    user, film = _choose_films(rng, n_users, min_reviews)
     writer = user if habits == "own" else rng.integers(0, n_users, user.size)
     star = _rate(rng, users.generosity[writer], film)
     day = _choose_days(rng, film)
@@ -190,10 +193,11 @@ def _pick(rng: np.random.Generator, bank: list[list[str]], kind: Ints) -> String
     return np.array([bank[k][i] for k, i in zip(kind, index, strict=True)], dtype=object)
 
 
-def _choose_films(rng: np.random.Generator, n_users: int) -> tuple[Ints, Ints]:
+def _choose_films(rng: np.random.Generator, n_users: int, min_reviews: int) -> tuple[Ints, Ints]:
     """Draw the films that each user reviews, none twice, by their share (Gumbel top-k); return user and film."""
-    weights = np.arange(1, len(FILMS) + 1) ** -REVIEWS_EXPONENT
-    count = rng.choice(np.arange(1, len(FILMS) + 1), n_users, p=weights / weights.sum())
+    numbers = np.arange(min_reviews, len(FILMS) + 1)
+    weights = numbers**-REVIEWS_EXPONENT
+    count = rng.choice(numbers, n_users, p=weights / weights.sum())
     share = np.log([rows for *_, rows, _ in FILMS])
     order = np.argsort(-(share + rng.gumbel(size=(n_users, len(FILMS)))), axis=1)
     chosen = np.arange(len(FILMS)) < count[:, None]

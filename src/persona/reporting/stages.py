@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 
+from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.evaluation.claims import Claim
 from persona.evaluation.comparison import NLL, PARTS, difference, mean_of_seeds, shapley
 from persona.tables import schemas
@@ -55,6 +56,7 @@ class Stage:
     plan: dict[str, Any] | None
     claim: Claim
     evaluation_seconds: dict[str, float]
+    history: HistorySettings = ALL_ENTRIES
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -115,6 +117,7 @@ def _load(
         plan=plan,
         claim=judge(seeds),
         evaluation_seconds=_json(Path(stage["evaluation_seconds"])),
+        history=HistorySettings.model_validate(stage["history"]),
     )
 
 

@@ -187,6 +187,22 @@ def _read_users(path: str | Path, columns: list[str], users: tuple[str, str]) ->
     return rows.filter(pl.col("user_id") >= low, pl.col("user_id") < high).select(columns)
 
 
+def read_rows(path: str | Path, table_schema: TableSchema, ids: pl.Series) -> pl.DataFrame:
+    """Read the rows with these `interaction_id`s, one row group at a time.
+
+    Raises:
+        PersonaError: the file is missing.
+    """
+    if not Path(path).is_file():
+        raise PersonaError(f"{path}: no such file; first run the step that makes it")
+    wanted = ids.unique().to_frame("interaction_id")
+    names = list(table_schema.columns)
+    with pq.ParquetFile(path) as file:
+        groups = (pl.DataFrame(pl.from_arrow(file.read_row_group(n, names))) for n in range(file.num_row_groups))
+        found = [group.join(wanted, on="interaction_id", how="semi") for group in groups]
+    return pl.concat(found) if found else empty_table(table_schema)
+
+
 def rename_damaged(results: Path) -> list[Path]:
     """Add `.damaged` to the names of incomplete Parquet files below a folder, so that they are made again.
 

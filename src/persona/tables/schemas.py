@@ -93,6 +93,8 @@ TOKENS = TableSchema(
         "text_start": pl.Int32,
         "n_history_dropped": pl.Int32,
         "n_context_dropped": pl.Int32,
+        # Whether more was dropped because the completion is longer than the reserve.
+        "is_cut_for_completion": pl.Boolean,
     },
     key=("user_id", "interaction_id"),
     row_group_size=ROW_GROUP_SIZE_OF_LONG_ROWS,

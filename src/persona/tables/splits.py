@@ -53,6 +53,22 @@ def shown_reviews(reviews: pl.DataFrame, split: pl.DataFrame, name: str) -> pl.D
     )
 
 
+def split_of_users(split: pl.DataFrame) -> pl.DataFrame:
+    """The split of each user, with the columns of `schemas.SPLIT`.
+
+    Raises:
+        PersonaError: a user is in several.
+    """
+    users = split.select("user_id", "split").unique().sort("user_id")
+    several = users.filter(pl.col("user_id").is_duplicated())
+    if several.height:
+        raise PersonaError(
+            f"select: other_user shows a user of the same split, but user {several['user_id'][0]} is in "
+            f"{' and '.join(several['split'][:2].sort())}; choose another select, or split.by: user"
+        )
+    return users
+
+
 def check_splits(split: pl.DataFrame) -> None:
     """Check that there is something to train on, to validate on and to test on.
 

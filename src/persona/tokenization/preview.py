@@ -11,24 +11,52 @@ import polars as pl
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
 from persona.tables.user_ranges import user_ranges
+from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import CHUNK
 
 PREVIEWED_SAMPLES = 6
 
 
-def preview(prompts: Path, tokens: Path, tokenizer: Any, n_samples: int) -> str:
-    """Show a few samples with their loss tokens marked, below statistics of the lengths of all samples.
+def read_lengths(prompts: Path, tokens: Path) -> pl.DataFrame:
+    """Read how long all samples are and how much of them was dropped, one row each.
 
     Args:
         prompts, tokens: files with the columns of `schemas.PROMPTS` and `schemas.TOKENS`.
-        n_samples: how many to show; half of them are those with the longest history.
     """
     n = max(1, math.ceil(count_rows(tokens) / CHUNK))
-    lengths = pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort("interaction_id")
+    return pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort("interaction_id")
+
+
+def trimming(lengths: pl.DataFrame, fit: FitSettings) -> dict[str, int]:
+    """Count the targets, and how many of them were trimmed, and why.
+
+    `trimmed_for_completion` are those of which more was dropped because their own text is longer than the reserve. Of
+    these the length of the prompt says something about the length of the text.
+    """
+    return {
+        "targets": lengths.height,
+        "completion_reserve": fit.reserve,
+        "history_trimmed": int((lengths["n_history_dropped"] > 0).sum()),
+        "context_trimmed": int((lengths["n_context_dropped"] > 0).sum()),
+        "longer_than_reserve": int((lengths["loss"] > fit.reserve).sum()),
+        "trimmed_for_completion": int(lengths["is_cut_for_completion"].sum()),
+    }
+
+
+def preview(
+    lengths: pl.DataFrame, prompts: Path, tokens: Path, tokenizer: Any, n_samples: int, fit: FitSettings
+) -> str:
+    """Show a few samples with their loss tokens marked, below statistics of the lengths of all samples.
+
+    Args:
+        lengths: from `read_lengths`.
+        prompts, tokens: files with the columns of `schemas.PROMPTS` and `schemas.TOKENS`.
+        n_samples: how many to show; half of them are those with the longest history.
+    """
     # A mistake is most likely to show in a long history.
     longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
     chosen = pl.concat([longest, lengths.head(n_samples)]).unique("interaction_id", maintain_order=True).head(n_samples)
-    blocks = [_length_table(lengths)]
+    blocks = [_length_table(lengths, fit)]
     for target, user in chosen.select("interaction_id", "user_id").iter_rows():
         only = (user, f"{user}0")
         both = read_table(prompts, schemas.PROMPTS, users=only).join(
@@ -56,14 +84,16 @@ def _read_lengths(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.Dat
     return samples.join(lengths, on=["user_id", "interaction_id"])
 
 
-def _length_table(lengths: pl.DataFrame) -> str:
-    length, dropped = lengths["length"], lengths["n_history_dropped"]
+def _length_table(lengths: pl.DataFrame, fit: FitSettings) -> str:
+    length, counts = lengths["length"], trimming(lengths, fit)
     quantiles = "  ".join(f"{q:.0%} {int(length.quantile(q, 'nearest') or 0)}" for q in (0, 0.25, 0.5, 0.75, 0.95, 1))
     return (
         f"{lengths.height:,} samples, {length.sum():,} tokens, {lengths['loss'].sum():,} of them with loss\n"
         f"tokens per sample: {quantiles}\n"
         f"with history: {(lengths['n_history'] > 0).sum():,}"
         f"   with context: {(lengths['n_context'] > 0).sum():,}"
-        f"   history trimmed: {(dropped > 0).sum():,} samples, {dropped.sum():,} entries"
-        f"   context trimmed: {(lengths['n_context_dropped'] > 0).sum():,} samples"
+        f"   history trimmed: {counts['history_trimmed']:,} samples, {lengths['n_history_dropped'].sum():,} entries"
+        f"   context trimmed: {counts['context_trimmed']:,} samples\n"
+        f"longer than the {fit.reserve:,} tokens reserved for the completion: {counts['longer_than_reserve']:,}, "
+        f"of which {counts['trimmed_for_completion']:,} were trimmed more for that"
     )

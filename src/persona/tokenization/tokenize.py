@@ -57,10 +57,11 @@ def tokenize_file(
 def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.DataFrame:
     """Tokenize every prompt with its completion; where they do not fit, drop the oldest history entries.
 
-    Where they do not fit even without history, also drop the oldest turns of the context.
+    Where they do not fit even without history, also drop the oldest turns of the context. A completion counts as long
+    as the reserve, so what is dropped says nothing of the target. Only if it is longer, more is dropped for it.
 
     Args:
-        fit: how many tokens fit, and which history entries are kept; see `kept_entries`.
+        fit: how many tokens fit, what is reserved, and which history entries are kept; see `kept_entries`.
 
     Returns:
         The columns of `schemas.TOKENS`. `input_ids` holds prompt, completion and end token; the first
@@ -69,7 +70,9 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.Data
     Raises:
         PersonaError: a target does not fit even without history and context.
     """
-    rest = prompts.sort("user_id", "interaction_id").with_columns(n_context_dropped=pl.lit(0, dtype=pl.Int32))
+    rest = prompts.sort("user_id", "interaction_id").with_columns(
+        n_context_dropped=pl.lit(0, dtype=pl.Int32), is_cut_for_completion=pl.lit(False)
+    )
     tables: list[pl.DataFrame] = []
     while rest.height or not tables:
         tokens, too_long = _tokenize(rest, tokenizer, fit)
@@ -88,12 +91,23 @@ def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[
     pieces = cut_into_pieces(prompts)
     pool = TokenPool(encode_batch(tokenizer, pieces.texts, special=False), [before, between, end])
     lengths = {name: pool.lengths[pieces.rows[name].to_numpy()] for name in pieces.rows.columns}
-    completion = lengths["star_line"] + lengths["text"]
-    fixed = lengths["head"] + lengths["tail"] + completion + len(before) + len(between) + len(end)
-    too_long = prompts.with_columns(n_tokens=pl.Series(fixed)).filter(pl.Series(fixed > fit.max_length))
-    room = fit.max_length - fixed - lengths["heading"]
-    is_kept = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, fit)
-    kept = np.bincount(np.repeat(np.arange(prompts.height), pieces.counts)[is_kept], minlength=prompts.height)
+    completion = lengths["star_line"] + lengths["text"] + len(end)
+    around = lengths["head"] + lengths["tail"] + len(before) + len(between)
+    is_too_long = _is_too_long(prompts, around, completion, fit)
+    too_long = prompts.with_columns(
+        n_tokens=pl.Series(around + completion),
+        is_cut_for_completion=pl.col("is_cut_for_completion") | pl.Series(around + fit.reserve <= fit.max_length),
+    ).filter(pl.Series(is_too_long))
+
+    def keep(reserved: Ints) -> tuple[Ints, Ints]:
+        """Which entries stay beside so many tokens of completion, and how many of each prompt."""
+        room = fit.max_length - around - reserved - lengths["heading"]
+        is_kept = kept_entries(pool.lengths[pieces.entries].sum(1), pieces.counts, room, fit)
+        of_prompt = np.repeat(np.arange(prompts.height), pieces.counts)[is_kept]
+        return is_kept, np.bincount(of_prompt, minlength=prompts.height)
+
+    is_kept, kept = keep(np.maximum(completion, fit.reserve))
+    is_cut = kept < keep(np.full_like(completion, fit.reserve))[1]
     n = len(pieces.texts)
     # Without entries there is no heading; text 0 is empty.
     sequences = pieces.rows.select(
@@ -114,11 +128,22 @@ def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[
     n_tokens = np.bincount(row, weights=pool.lengths[indices], minlength=prompts.height).astype(np.int64)
     tokens = prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
         input_ids=_as_lists(pool.gather(indices), n_tokens),
-        prompt_length=pl.Series(n_tokens - completion - len(end), dtype=pl.Int32),
+        prompt_length=pl.Series(n_tokens - completion, dtype=pl.Int32),
         text_start=pl.Series(n_tokens - lengths["text"] - len(end), dtype=pl.Int32),
         n_history_dropped=pl.Series(pieces.counts - kept, dtype=pl.Int32),
+        is_cut_for_completion=prompts["is_cut_for_completion"] | pl.Series(is_cut),
     )
-    return (tokens.filter(pl.Series(fixed <= fit.max_length)) if too_long.height else tokens), too_long
+    return (tokens.filter(pl.Series(~is_too_long)) if too_long.height else tokens), too_long
+
+
+def _is_too_long(prompts: pl.DataFrame, around: Ints, completion: Ints, fit: FitSettings) -> Ints:
+    """Which prompts do not fit, even without history, together with the reserve or a longer completion.
+
+    Where there is no context left to drop, only the completion itself has to fit.
+    """
+    has_context = prompts["context_offsets"].list.len().to_numpy() > 0
+    needed = np.where(has_context, np.maximum(completion, fit.reserve), completion)
+    return np.asarray(around + needed > fit.max_length)
 
 
 def _drop_oldest_turns(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:

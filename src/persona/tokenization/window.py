@@ -13,11 +13,12 @@ def kept_entries(lengths: Ints, counts: Ints, room: Ints, fit: FitSettings) -> n
     """Choose the history entries to keep: the last ones of each prompt.
 
     `recent` keeps as many entries as fit. Then the oldest kept entry differs for nearly every target of a user, and so
-    do all tokens after it. `anchored` divides the user's history into blocks of half of `max_length` and starts with
-    the first entry of a block. So successive targets start with the same entry, until they no longer fit. Where
-    `anchored` would use less than a third of the room, it keeps as many entries as fit.
+    do all tokens after it. `anchored` divides the user's history into blocks, half as long as what the reserve
+    leaves of `max_length`, and starts with the first entry of a block. So successive targets start with the same entry,
+    until they no longer fit. Where `anchored` would use less than a third of the room, it keeps as many entries as fit.
 
-    The choice depends on the lengths of the prompt and the completion, never on which targets are trained together.
+    The choice depends on the lengths of the prompt, and on that of the completion only if it is longer than the
+    reserve. It never depends on which targets are trained together.
 
     Args:
         lengths: tokens of each entry, `[n_entries]`, one prompt after the other.
@@ -35,7 +36,7 @@ def kept_entries(lengths: Ints, counts: Ints, room: Ints, fit: FitSettings) -> n
     if fit.history_window == "recent":
         return np.asarray(fits)
     row, first = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts) - counts
-    block = (begins - begins[first[row]]) // max(1, fit.max_length // 2)
+    block = (begins - begins[first[row]]) // max(1, (fit.max_length - fit.reserve) // 2)
     is_first = np.arange(len(lengths)) == first[row]
     begins_block = is_first | (block != np.roll(block, 1))
     anchors = np.flatnonzero(fits & begins_block & (3 * used >= np.repeat(room, counts)))

@@ -11,6 +11,7 @@ import pytest
 from persona.audit.checks import (
     FINDING,
     audit_days,
+    audit_other_users,
     audit_prompts,
     audit_rendering,
     audit_sample,
@@ -20,11 +21,15 @@ from persona.audit.checks import (
     near_duplicates,
     stars_named,
 )
+from persona.entries.other_users import OtherUsers
+from persona.entries.settings import HistorySettings
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.prompts import Parts, PromptSpec, Style, load_style, render
 from persona.sampling import sample_targets
 from persona.splitting import split_by_item, split_by_time, split_users
+from persona.tables import schemas
+from persona.tables.parquet import write_table
 from persona.tables.splits import SPLITS, shown_reviews
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +112,52 @@ def test_another_users_entry_is_found(tables: Ingested, prompts: pl.DataFrame) -
     foreign = tables.interactions.filter(pl.col("user_id") != first["user_id"][0]).sort("day")["interaction_id"][0]
     found = audit_prompts(with_entry(prompts, pl.lit(foreign)), tables.interactions)
     assert "history_of_another_user" in found["check"].to_list()
+
+
+@pytest.fixture(scope="module")
+def control(
+    tables: Ingested, samples: dict[str, pl.DataFrame], split: pl.DataFrame, style: Style,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[pl.DataFrame, OtherUsers, PromptSpec]:  # fmt: skip
+    """Prompts with the history of another user."""
+    folder = tmp_path_factory.mktemp("control")
+    write_table(tables.interactions, folder / "interactions", schemas.INTERACTIONS)
+    write_table(split, folder / "split", schemas.SPLIT)
+    spec = PromptSpec(style, PARTS, "任务", "影评：", HistorySettings(select="other_user"))
+    others = OtherUsers.load(folder / "interactions", folder / "split", spec.history)
+    t = tables
+    histories = others.histories_of(samples["train"])
+    return render(samples["train"], t.interactions, t.users, t.items, spec, histories), others, spec
+
+
+def test_the_control_has_no_findings_and_would_be_one_in_another_arm(
+    tables: Ingested, split: pl.DataFrame, control: tuple[pl.DataFrame, OtherUsers, PromptSpec]
+) -> None:
+    prompts, others, spec = control
+    t = tables
+    assert prompts["history_ids"].list.len().sum() > 50
+    assert not audit_other_users(prompts, t.interactions, t.interactions, split).height
+    assert not audit_rendering(prompts, t.interactions, t.users, t.items, spec, 100, others).height
+    assert "history_of_another_user" in audit_prompts(prompts, t.interactions)["check"]
+
+
+def test_leaks_in_the_control_are_found(
+    tables: Ingested, split: pl.DataFrame, prompts: pl.DataFrame, control: tuple[pl.DataFrame, OtherUsers, PromptSpec]
+) -> None:
+    """The own history, the future, users of test, and several users at once."""
+    reviews = tables.interactions
+
+    def found(planted: pl.DataFrame) -> set[str]:
+        return set(audit_other_users(planted, reviews, reviews, split)["check"])
+
+    assert found(prompts) == {"history_of_own_user"}
+    last, tested = reviews.sort("day", "interaction_id"), split.filter(pl.col("split") == "test")
+    late = last.join(split.filter(pl.col("split") == "train"), on="user_id")["interaction_id"][-1]
+    early = last.join(tested, on="user_id")["interaction_id"][0]
+    assert "history_not_earlier" in found(with_entry(control[0], pl.lit(late)))
+    kinds = found(with_entry(control[0].filter(pl.col("history_ids").list.len() > 0), pl.lit(early)))
+    assert {"history_of_another_split", "history_of_several_users"} <= kinds
+    assert "history_of_target_film" in found(with_entry(control[0], pl.col("interaction_id")))
 
 
 def test_likes_in_a_prompt_are_found(tables: Ingested, prompts: pl.DataFrame, style: Style) -> None:

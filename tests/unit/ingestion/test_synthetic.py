@@ -35,3 +35,11 @@ def test_the_synthetic_release_has_the_published_distributions(tmp_path: Path) -
     length = release["Comment"].str.strip_chars().str.len_chars()
     assert length.median() == pytest.approx(35, abs=3) and int(length.max()) <= 200  # type: ignore[arg-type]
     assert (length < 10).mean() == pytest.approx(0.2, abs=0.03)
+
+
+def test_users_write_at_least_as_many_reviews_as_asked_for(tmp_path: Path) -> None:
+    write_dmsc_csv(tmp_path / "DMSC.csv", n_users=60, seed=1, min_reviews=20)
+    counts = pl.read_csv(tmp_path / "DMSC.csv", infer_schema=False)["Username"].value_counts()
+    # Some rows got another name or none: a quirk.
+    assert counts["count"].median() >= 18  # type: ignore[operator]
+    assert 20 * 60 <= counts["count"].sum() <= 28 * 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.tables import schemas
-from persona.tables.parquet import read_table, rename_damaged, table_writer, write_table
+from persona.tables.parquet import read_rows, read_table, rename_damaged, table_writer, write_table
 from persona.tables.schemas import TableSchema
 
 
@@ -96,3 +97,15 @@ def test_a_table_that_breaks_its_schema_is_not_written(tmp_path: Path, table: pl
     with pytest.raises(PersonaError, match=message):
         write_table(table, tmp_path / "split.parquet", schemas.SPLIT)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_read_by_their_ids(tables: Ingested, tmp_path: Path) -> None:
+    """Of several row groups, in the order of the file, each once."""
+    table_schema = replace(schemas.INTERACTIONS, row_group_size=100)
+    write_table(tables.interactions, tmp_path / "x", table_schema)
+    ids = tables.interactions["interaction_id"].gather_every(50)
+    found = read_rows(tmp_path / "x", schemas.INTERACTIONS, pl.concat([ids, ids[:3]]))
+    expected = tables.interactions.join(ids.to_frame(), on="interaction_id", how="semi").sort("user_id", "position")
+    assert found.equals(expected.select(found.columns))
+    with pytest.raises(PersonaError, match="no such file"):
+        read_rows(tmp_path / "y", schemas.INTERACTIONS, ids)

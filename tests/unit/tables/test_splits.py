@@ -10,7 +10,7 @@ import pytest
 from persona.errors import PersonaError
 from persona.tables import schemas
 from persona.tables.parquet import write_table
-from persona.tables.splits import check_splits, read_split, reviews_in, shown_reviews
+from persona.tables.splits import check_splits, read_split, reviews_in, shown_reviews, split_of_users
 
 REVIEWS = pl.DataFrame(
     {"interaction_id": range(6), "user_id": ["a"] * 4 + ["b"] * 2, "position": [0, 1, 2, 3, 0, 1]},
@@ -52,3 +52,10 @@ def test_an_empty_split_is_named(empty: str) -> None:
     check_splits(OF_REVIEWS)
     with pytest.raises(PersonaError, match=f"split: {empty} is empty"):
         check_splits(OF_REVIEWS.filter(pl.col("split") != empty))
+
+
+def test_users_of_one_split_have_it_whatever_the_form() -> None:
+    one = pl.DataFrame({"user_id": ["a", "a", "b"], "interaction_id": [0, 1, 2], "split": ["train", "train", "test"]})
+    assert split_of_users(one).equals(split_of_users(OF_USERS))
+    with pytest.raises(PersonaError, match="but user a is in test and train; choose another select"):
+        split_of_users(OF_REVIEWS.filter(pl.col("split").is_in(["train", "test", "left_out"])))

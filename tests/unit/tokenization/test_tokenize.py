@@ -72,6 +72,49 @@ def test_a_target_is_the_same_prompt_whatever_else_is_tokenized(long_histories: 
     assert some.equals(whole.join(some.select("interaction_id"), on="interaction_id", how="semi"))
 
 
+def test_what_is_dropped_does_not_depend_on_the_target_within_the_reserve(tables: Ingested, tokenizer: Any) -> None:
+    """History and context of every target are the same beside a text of any length up to the reserve."""
+    turns = [{"speaker": "甲", "text": "话" * 12}] * 4
+    interactions = tables.interactions.with_columns(context=pl.lit(turns))
+    prompts = prompts_of(replace(tables, interactions=interactions), "detailed", Parts(True, True, True))
+    fit = FitSettings(max_length=256, completion_reserve=60)
+    tables_of = [tokenize(prompts.with_columns(completion=pl.lit("。" * n)), tokenizer, fit) for n in (1, 30, 59)]
+    for column in ("prompt_length", "n_history_dropped", "n_context_dropped"):
+        assert tables_of[0][column].equals(tables_of[1][column]) and tables_of[0][column].equals(tables_of[2][column])
+    assert (tables_of[0]["n_history_dropped"] > 0).any() and (tables_of[0]["n_context_dropped"] > 0).any()
+    assert not any(table["is_cut_for_completion"].any() for table in tables_of)
+
+
+def test_more_is_dropped_for_a_longer_text_and_counted(tables: Ingested, tokenizer: Any) -> None:
+    """Against the rule written for one target after the other: no sample is lost, and all fit."""
+    prompts = prompts_of(tables, "detailed", Parts(True, True, True))
+    fit = FitSettings(max_length=256, completion_reserve=20)
+    tokens, within = tokenize(prompts, tokenizer, fit), prompts.with_columns(completion=pl.lit("。"))
+    assert tokens.height == prompts.height and tokens["input_ids"].list.len().max() <= 256  # type: ignore[operator]
+    check_assembly(prompts, tokens, tokenizer)
+    both = tokens.join(tokenize(within, tokenizer, fit), on="interaction_id", suffix="_within")
+    is_longer = pl.col("input_ids").list.len() - pl.col("prompt_length") > 20
+    more = pl.col("n_history_dropped") > pl.col("n_history_dropped_within")
+    assert both.filter(pl.col("is_cut_for_completion") != more).is_empty()
+    assert both.filter(more & ~is_longer).is_empty() and both.filter(more).height > 10
+    assert both.filter(is_longer & ~more).height > 10
+
+
+def test_a_turn_that_is_dropped_for_the_target_alone_is_counted(small: Ingested, tokenizer: Any) -> None:
+    turn = [{"speaker": "甲", "text": "话" * 40}]
+    interactions = small.interactions.with_columns(context=pl.lit(turn))
+    prompts = prompts_of(replace(small, interactions=interactions), "detailed", Parts(False, False, True))
+    whole = tokenize(prompts, tokenizer, FitSettings(max_length=4096))
+    limit = max(whole["prompt_length"]) + 40
+    fit = FitSettings(max_length=limit, completion_reserve=30)
+    long = prompts.with_columns(completion=pl.Series(["。" * n for n in (5, 20, 60, 80)]))
+    tokens = long.select("interaction_id").join(
+        tokenize(long, tokenizer, fit), on="interaction_id", maintain_order="left"
+    )
+    assert tokens["n_context_dropped"].to_list() == [0, 0, 1, 1]
+    assert tokens["is_cut_for_completion"].to_list() == [False, False, True, True]
+
+
 def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:
     prompts = prompts_of(tables, "simple", Parts(profile=True, history=True, context=True))
     with pytest.raises(PersonaError, match="do not fit max_length 20 even without history and context"):

@@ -37,11 +37,12 @@ def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFr
     total = dict(zip(whole["interaction_id"], whole["input_ids"].list.len(), strict=True))
     for prompt in long_histories.iter_rows(named=True):
         target, lengths = prompt["interaction_id"], entry_lengths(prompt, tokenizer)
-        room = limit - (total[target] - sum(lengths))
+        n_own = len(encode(tokenizer, [prompt["completion"]], special=False)[0]) + 1
+        room = limit - (total[target] - sum(lengths)) + n_own - max(n_own, limit // 4)
         begins = list(itertools.accumulate(lengths, initial=0))
         recent = next(n for n in range(len(lengths) + 1) if sum(lengths[n:]) <= room)
         assert kept["recent"][target] == recent
-        block = limit // 2
+        block = (limit - limit // 4) // 2
         anchors = [n for n in range(1, len(lengths)) if begins[n] // block != begins[n - 1] // block]
         wanted = [n for n in [0, *anchors] if n >= recent and 3 * sum(lengths[n:]) >= room]
         assert kept["anchored"][target] == (wanted[0] if wanted else recent)
@@ -64,7 +65,7 @@ def test_windows_keep_the_entries_that_their_rules_say(long_histories: pl.DataFr
 def test_an_anchored_window_uses_at_least_a_third_of_the_room(lengths: list[int], room: int, kept: int) -> None:
     """A second prompt that fits, to see that they do not mix."""
     counts = np.array([len(lengths), 0, 2])
-    stays = kept_entries(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), FitSettings(max_length=1024))
+    stays = kept_entries(np.array([*lengths, 30, 30]), counts, np.array([room, 5, 100]), FitSettings(max_length=1365))
     assert stays[: len(lengths)].sum() == kept and stays[len(lengths) :].all()
     assert stays[: len(lengths)].tolist() == sorted(stays[: len(lengths)].tolist())
 
@@ -73,7 +74,7 @@ def test_successive_targets_share_an_anchored_history(long_histories: pl.DataFra
     shared = {}
     for window in WINDOWS:
         table = TokenTable.from_frame(
-            tokenize(long_histories, tokenizer, FitSettings(max_length=1000, history_window=window))
+            tokenize(long_histories, tokenizer, FitSettings(max_length=1300, history_window=window))
         )
         [[row]] = plan_rows(table, np.arange(len(table)), 1, 10**9, prefix_sharing=True)
         shared[window] = tokens_to_compute(table, [row]) / table.computed_lengths.sum()

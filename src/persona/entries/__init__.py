@@ -1,0 +1,1 @@
+"""Chooses which history entries a prompt shows."""

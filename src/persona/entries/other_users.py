@@ -1,0 +1,165 @@
+"""Gives each target the history of another user: the control for what a prompt with any history does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from persona.entries.choice import hash_pairs
+from persona.entries.settings import HistorySettings
+from persona.history import earlier_reviews
+from persona.tables import schemas
+from persona.tables.parquet import read_rows, read_table
+from persona.tables.splits import read_split, split_of_users
+
+CANDIDATES = 16
+COLUMNS = ["interaction_id", "user_id", "item_id", "day", "session", "position"]
+
+
+@dataclass(frozen=True)
+class OtherUsers:
+    """The texts of all users, to take histories from.
+
+    Attributes:
+        path: the interactions.
+        entries: of each text what the matching needs; see `matching_table`.
+        history: `other_user`, and how many entries.
+    """
+
+    path: Path
+    entries: pl.DataFrame
+    history: HistorySettings
+
+    @classmethod
+    def load(cls, interactions: Path, split: Path, history: HistorySettings) -> OtherUsers:
+        """Read what the matching needs of all users: a few numbers per text.
+
+        Raises:
+            PersonaError: users are in several splits.
+        """
+        texts = read_table(interactions, schemas.INTERACTIONS, [*COLUMNS, "text"])
+        return cls(interactions, matching_table(texts, split_of_users(read_split(split))), history)
+
+    def histories_of(self, targets: pl.DataFrame) -> pl.DataFrame:
+        """The histories of other users for some targets, with the columns of the interactions except `likes`.
+
+        Returns:
+            `interaction_id` (of the target), `history_id` (of the other user's text) and its columns, sorted by target
+            and time.
+        """
+        pairs = match(targets, self.entries, self.history)
+        texts = read_rows(self.path, schemas.INTERACTIONS, pairs["history_id"]).drop("likes")
+        texts = texts.rename({"interaction_id": "history_id"})
+        return pairs.join(texts, on="history_id", how="left").sort("interaction_id", "position")
+
+
+def matching_table(texts: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """What the matching needs of each text: `COLUMNS`, `split`, `n_characters`, `is_dated`, `moment`.
+
+    Moments are comparable between users where texts have a day. Elsewhere a moment is the number of the user's session.
+    """
+    day = pl.col("day").cast(pl.Int32)
+    return (
+        texts.with_columns(n_characters=pl.col("text").str.len_chars(), is_dated=day.is_not_null())
+        .with_columns(moment=pl.when("is_dated").then(day).otherwise("session"))
+        .select(*COLUMNS, "n_characters", "is_dated", "moment")
+        .join(split, on="user_id", how="left")
+        .sort("user_id", "position")
+    )
+
+
+def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings) -> pl.DataFrame:
+    """Choose for each target the history of another user of the same split.
+
+    It has as many entries as the user's own history would show, if anybody has as many; else as many as there are.
+    The entries are the last ones of the other user that are of a strictly earlier day (where texts have no day: of an
+    earlier session, counted for each user) and not about the target's item. Of 16 candidates, drawn by a hash of the
+    target, the one is taken whose entries have most nearly as many characters together as the own ones.
+
+    Args:
+        targets: with `interaction_id`.
+        entries: the table of `matching_table`, of all users.
+
+    Returns:
+        `interaction_id`, `history_id`.
+    """
+    wanted = _wanted(targets, entries, history.max_entries)
+    # Users by the moment from which they have n texts.
+    ready = entries.with_columns(n=pl.int_range(1, pl.len() + 1).over("user_id", "is_dated"))
+    ready = ready.sort("split", "is_dated", "n", "moment", "user_id").select(
+        "split", "is_dated", "n", "moment", candidate="user_id"
+    )
+    chosen: list[pl.DataFrame] = []
+    while wanted.height:
+        found = _best(_candidate_entries(_draw(wanted, ready, history.seed), wanted, entries), wanted)
+        chosen.append(found)
+        rest = wanted.join(found, on="interaction_id", how="anti")
+        wanted = rest.with_columns(pl.col("n") - 1).filter(pl.col("n") > 0)
+    schema = {"interaction_id": pl.Int64, "history_id": pl.Int64}
+    return pl.concat(chosen) if chosen else pl.DataFrame(schema=schema)
+
+
+def _wanted(targets: pl.DataFrame, entries: pl.DataFrame, max_entries: int | None) -> pl.DataFrame:
+    """The targets with a history of their own: `n`, its number of entries, and `own`, their characters."""
+    known = entries.join(targets.select("interaction_id"), on="interaction_id", how="semi")
+    own = earlier_reviews(known, entries.join(known, on="user_id", how="semi"))
+    if max_entries is not None:
+        own = own.group_by("interaction_id", maintain_order=True).tail(max_entries)
+    sizes = own.group_by("interaction_id").agg(n=pl.len().cast(pl.Int64), own=pl.col("n_characters").sum())
+    return known.join(sizes, on="interaction_id").sort("interaction_id")
+
+
+def _draw(wanted: pl.DataFrame, ready: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Draw candidates among the users who have `n` texts before the target: `interaction_id`, `draw`, `candidate`."""
+    return pl.concat([_draw_group(group, pool, seed) for group, pool in _groups(wanted, ready)])
+
+
+def _groups(wanted: pl.DataFrame, ready: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Targets of one split and one number of entries, with the users of this split."""
+    key = ["split", "is_dated", "n"]
+    pools = ready.join(wanted, on=key, how="semi", maintain_order="left").partition_by(key, as_dict=True)
+    for values, group in wanted.partition_by(key, as_dict=True).items():
+        yield group, pools.get(values, ready.clear())
+
+
+def _draw_group(group: pl.DataFrame, pool: pl.DataFrame, seed: int) -> pl.DataFrame:
+    n_ready = np.searchsorted(pool["moment"].to_numpy(), group["moment"].to_numpy())
+    group = group.select("interaction_id").with_columns(n_ready=pl.Series(n_ready)).filter(pl.col("n_ready") > 0)
+    pairs = group.join(pl.DataFrame({"draw": range(CANDIDATES)}), how="cross")
+    at = (hash_pairs(pairs, "draw", seed) % pairs["n_ready"].to_numpy().astype(np.uint64)).astype(np.int64)
+    return pairs.with_columns(candidate=pool["candidate"].gather(at)).drop("n_ready")
+
+
+def _candidate_entries(drawn: pl.DataFrame, wanted: pl.DataFrame, entries: pl.DataFrame) -> pl.DataFrame:
+    """The last `n` usable texts of each candidate."""
+    target = wanted.select("interaction_id", "n", *[pl.col(c).alias(f"own_{c}") for c in ("user_id", "item_id")])
+    moments = wanted.select("interaction_id", "is_dated", own_moment="moment")
+    texts = entries.select("is_dated", "moment", "item_id", "position", "n_characters", candidate="user_id",
+                           history_id="interaction_id")  # fmt: skip
+    usable = (
+        drawn.join(target, on="interaction_id")
+        .join(moments, on="interaction_id")
+        .filter(pl.col("candidate") != pl.col("own_user_id"))
+        .join(texts, on=["candidate", "is_dated"])
+        .filter(pl.col("moment") < pl.col("own_moment"), pl.col("item_id") != pl.col("own_item_id"))
+        .sort("interaction_id", "draw", "position")
+    )
+    from_the_end = pl.int_range(pl.len(), 0, -1).over("interaction_id", "draw")
+    return usable.filter(from_the_end <= pl.col("n"), pl.len().over("interaction_id", "draw") >= pl.col("n"))
+
+
+def _best(candidates: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
+    """The entries of the candidate whose number of characters is nearest to that of the own history."""
+    total = candidates.group_by("interaction_id", "draw").agg(pl.col("n_characters").cast(pl.Int64).sum())
+    distance = (pl.col("n_characters") - pl.col("own").cast(pl.Int64)).abs()
+    best = (
+        total.join(wanted.select("interaction_id", "own"), on="interaction_id")
+        .sort("interaction_id", distance, "draw")
+        .unique("interaction_id", keep="first", maintain_order=True)
+    )
+    kept = candidates.join(best, on=["interaction_id", "draw"], how="semi")
+    return kept.select("interaction_id", "history_id")
