@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 Statistic = Callable[[Floats], Floats]
 
 # With 3 items an interval that covers 95 % is twice as wide as the estimate varies, and its width is mostly chance: it
-# rests on two degrees of freedom. With 5 it is 1.3 to 1.4 times as wide, with 10 or more 1.0 to 1.16 times
+# rests on two degrees of freedom. With 5 it is 1.1 to 1.4 times as wide, with 10 or more 1.0 to 1.16 times
 # (`python -m benchmarks.evaluation --coverage`).
 MIN_CLUSTERS = 5
 MIN_EFFECTIVE = 4.0  # as many, if they hold unequal shares of the targets
