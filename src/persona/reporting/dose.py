@@ -224,8 +224,9 @@ def _least_squares(doses: Floats, values: Floats, weights: Floats, halves: Float
 
 
 def _figure(panels: Sequence[Sequence[tuple[Line, Curve]]], say: Say) -> Figure:
-    figure = Figure(figsize=(9, 7.2), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
+    panels = [lines for lines in panels if lines]  # with one sample there is nothing against samples
+    figure = Figure(figsize=(9, 1.8 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels) // 2, 2).ravel()
     for n, (panel, lines) in enumerate(zip(axes, panels, strict=True)):
         for index, (line, curve) in enumerate(lines):
             _draw(panel, curve, say(*line.label), index, len(lines))
@@ -237,10 +238,10 @@ def _figure(panels: Sequence[Sequence[tuple[Line, Curve]]], say: Say) -> Figure:
             say("history entries at most", "历史条数上限") if n < 2 else say("training samples", "训练样本数")
         )
         panel.set_ylabel(say("nats per character", "奈特/字"))
-        if n % 2 == 0 and lines:
+        if n % 2 == 0:
             panel.legend(fontsize=8)
-    counts = sorted({dose for line, _ in panels[2] for dose in line.doses}) if len(panels[2]) else []
     for panel in axes[2:]:
+        counts = sorted({dose for line, _ in panels[2] for dose in line.doses})
         panel.set_xscale("log")
         panel.set_xticks(counts, [f"{count:,}" for count in counts])
         panel.minorticks_off()

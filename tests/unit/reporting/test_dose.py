@@ -120,6 +120,9 @@ def test_the_picture_is_drawn_where_there_are_doses(evidence: Evidence, stages: 
     assert pictures(evidence) == []
     [picture] = pictures(dataclasses.replace(evidence, stages=stages))
     assert picture.english != picture.chinese
+    # Of one sample there is nothing to draw against the number of samples.
+    [one] = pictures(dataclasses.replace(evidence, stages=stages[:4]))
+    assert "training samples" in picture.english and "training samples" not in one.english
     assert ET.fromstring(picture.english).tag.endswith("svg")
     assert "2 samples a user: half of the effect at 2.0" in picture.caption[0] and "外推到 32 条" in picture.caption[1]
     assert f'"{picture.name}":' in (ROOT / "workflow" / "report" / "plot.rst").read_text(encoding="utf-8")
