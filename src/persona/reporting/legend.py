@@ -89,9 +89,9 @@ TERMS: dict[str, Term] = {
     "chrf": Term(
         ("chrF", "chrF"),
         (
-            "overlap of character n-grams of the written with the real text, 0 to 100; it says little about the "
+            "overlap of character n-grams of the written with the real text, 0 to 1; it says little about the "
             "user, since texts on the same item are similar",
-            "生成文本与真实文本字符 n 元的重合度，0 到 100；同一条目的文本本来就相似，因此很少反映用户",
+            "生成文本与真实文本字符 n 元的重合度，0 到 1；同一条目的文本本来就相似，因此很少反映用户",
         ),
     ),
     "rouge_l": Term(

@@ -177,7 +177,7 @@ def swap_gap(evidence: Evidence, say: Say) -> Figure:
 
 
 @plot(
-    title=("Likelihood of unseen users' texts", "未见用户文本的似然"),
+    title=("Likelihood of the test texts", "测试文本的似然"),
     caption=(
         "Lower is better. All stages are scored on the same targets. Hollow points are not stages.",
         "越低越好。所有阶段在同一批目标上评分。空心点不是训练阶段。",
@@ -216,6 +216,7 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     labels = [str(a) if a == b else f"{a}-{b}" if b < 100 else f"{a}+" for a, b in HISTORY_BINS]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel(say("earlier texts of the user", "该用户更早的文本数（条）"))
+    axes.set_ylim(-0.03, 1.05)
     axes.set_ylabel(say(f"author found among {candidates} users (share)", f"{candidates} 名用户中认出作者的比例"))
     axes.legend(fontsize=8)
     return figure
@@ -413,9 +414,9 @@ def lengths(evidence: Evidence, say: Say) -> Figure:
     title=("Copying from the training texts", "对训练文本的照抄"),
     caption=(
         "The share of sampled texts with at least this many characters in a row from the stage's training texts. For "
-        "comparison: real texts of users never trained on, against the last stage's training texts.",
+        "comparison: real texts of the test set, against the last stage's training texts.",
         "采样文本中，至少有这么多个连续字符与该阶段训练文本相同的比例。作为对照："
-        "未参与训练的用户的真实文本（与最后一个阶段的训练文本相比）。",
+        "测试集的真实文本（与最后一个阶段的训练文本相比）。",
     ),
 )
 def copying(evidence: Evidence, say: Say) -> Figure:

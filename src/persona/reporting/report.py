@@ -10,6 +10,7 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.targets import choose_targets
 from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
 from persona.reporting.legend import TERMS, legend
@@ -68,6 +69,7 @@ def page(
         phases=phases.to_dicts(),
         examples=examples(evidence),
         facts=_facts(evidence),
+        no_stars=_no_stars(evidence.targets["rating"]),
         trainings=[_training(stage) for stage in evidence.stages],
         versions=_versions(evidence.stages),
         terms=TERMS,
@@ -97,6 +99,11 @@ def _facts(evidence: Evidence) -> Bilingual:
         + (f"；训练于 {day}" if day else "")
         + (f"；代码 {commits}" if commits else ""),
     )
+
+
+def _no_stars(ratings: pl.Series) -> Bilingual | None:
+    reason = why_no_stars(ratings)
+    return (f"{reason[0].upper()}{reason[1:]}.", "未询问星级：评分不全是 1 到 5 的整数。") if reason else None
 
 
 def _subgroups(stages: list[Stage]) -> list[dict[str, Any]]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.evaluation.claims import Claim
 from persona.evaluation.comparison import NLL, PARTS, difference, mean_of_seeds, shapley
+from persona.evaluation.metrics.intervals import Estimate
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.training.logs import read_log
@@ -63,6 +65,11 @@ class Stage:
         """Samples, seconds, epochs of the training."""
         counts: dict[str, Any] = self.manifest["counts"]
         return counts
+
+    @property
+    def is_given_stars(self) -> bool:
+        """Whether texts are scored given their true stars, so that their NLL cannot be compared with that of others."""
+        return bool(self.scores["stars_trained"].any())
 
     def seconds(self) -> dict[str, float]:
         """What the phases took, by the names of the plan. A training by an earlier version did not note all."""
@@ -142,7 +149,8 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
     rows = []
     for stage in stages:
         likelihood, stars = stage.metrics["likelihood"], stage.metrics["stars"]["all"]
-        minus_first = difference(stage.seeds, stages[0].seeds, NLL)
+        alike = stage.is_given_stars == stages[0].is_given_stars
+        minus_first = difference(stage.seeds, stages[0].seeds, NLL) if alike else Estimate(np.nan)
         minus_untrained = difference(stage.seeds, [stage.untrained.scores], NLL, fixed=True)
         rows.append(
             {
@@ -159,9 +167,7 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
                 **_bounds("test_nll", likelihood["nll"]),
                 "untrained_test_nll": stage.untrained.metrics["likelihood"]["nll"]["value"],
                 **_bounds("test_nll_less_untrained", minus_untrained.as_json()),
-                "test_nll_less_first": minus_first.value,
-                "test_nll_less_first_low": minus_first.low,
-                "test_nll_less_first_high": minus_first.high,
+                **_bounds("test_nll_less_first", minus_first.as_json()),
                 **_bounds("swap_gap", likelihood.get("swap_gap")),
                 **_bounds("format_gap", likelihood.get("format_gap")),
                 **_bounds("acc", likelihood.get("acc")),
@@ -227,7 +233,7 @@ def baseline_table(stages: list[Stage], baselines: dict[str, Any]) -> pl.DataFra
         rows.append({"method": method, "kind": "baseline", **_values(metrics, ["rmse", "mae", "qwk", "tau"])})
     for method, metrics in baselines["texts"].items():
         rows.append({"method": method, "kind": "baseline", **_values(metrics, TEXT)})
-    return _without_empty(pl.DataFrame(rows, infer_schema_length=None), STARS)
+    return _without_empty(pl.DataFrame(rows, infer_schema_length=None), [*STARS, "bleu_zh"])
 
 
 LIKELIHOOD = ["nll", "swap_gap", "acc", "mrr"]

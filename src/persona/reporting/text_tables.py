@@ -48,6 +48,8 @@ def _short_row(row: dict[str, Any], first: str) -> list[str]:
 def _interval(row: dict[str, Any], name: str, form: str) -> str:
     if row[name] is None:
         return "-"
+    if row[f"{name}_low"] is None:
+        return f"{row[name]:{form}}"
     return f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
 
 

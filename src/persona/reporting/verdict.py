@@ -93,7 +93,9 @@ def _better_baseline(
         sign: 1 if larger values are better, -1 if smaller ones are.
     """
     free = {method: value for method, metrics in baselines.items() if (value := _value(metrics, name)) is not None}
-    own = [value for stage in evidence.stages if (value := _value(_metrics(stage, kind), name)) is not None]
+    # The baselines are not given the stars.
+    stages = [stage for stage in evidence.stages if name != "nll" or not stage.is_given_stars]
+    own = [value for stage in stages if (value := _value(_metrics(stage, kind), name)) is not None]
     if not free or not own:
         return None
     best = max(free, key=lambda method: sign * free[method])

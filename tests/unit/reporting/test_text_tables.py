@@ -22,3 +22,9 @@ def test_markdown_escapes_what_would_break_a_row() -> None:
     rows = [" ".join(line.split()) for line in as_markdown(table).splitlines()]
     assert rows[0] == "| a | b |"
     assert rows[2:] == ["| x\\|&lt;y&gt; | 0.1235 |", "| | 2.0000 |"]
+
+
+def test_a_value_without_an_interval_stands_alone(evidence: Evidence) -> None:
+    table = stage_table(evidence.stages).with_columns(swap_gap_low=None, swap_gap_high=None)
+    text = short_table(table, evidence.candidates)
+    assert "+0.200  " in text and "+0.200 [" not in text

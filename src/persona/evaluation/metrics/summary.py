@@ -123,7 +123,10 @@ def text_metrics(written: pl.DataFrame, targets: pl.DataFrame) -> Metrics:
     rows = rows.sort("interaction_id")
     made, real = rows["written"].to_list(), rows["text"].to_list()
     metrics: Metrics = {}
-    for name, score in (("chrf", texts.chrf), ("rouge_l", texts.rouge_l), ("bleu_zh", texts.bleu_zh)):
+    overlaps: dict[str, Callable[[str, str], float]] = {"chrf": texts.chrf, "rouge_l": texts.rouge_l}
+    if texts.are_chinese(targets["text"].to_list()):
+        overlaps["bleu_zh"] = texts.bleu_zh
+    for name, score in overlaps.items():
         values = [score(a, b) for a, b in zip(made, real, strict=True)]
         metrics[name] = _mean(pl.Series(values, dtype=pl.Float64), rows)
         metrics |= _between_floor_and_ceiling(name, score, rows.with_columns(value=pl.Series(values)))

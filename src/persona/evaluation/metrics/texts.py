@@ -45,6 +45,12 @@ def bleu_zh(text: str, reference: str) -> float:
     return float(min(1.0, _bleu().sentence_score(text, [reference]).score / 100)) if text and reference else 0.0
 
 
+def are_chinese(texts: list[str]) -> bool:
+    """Whether most letters of the texts are Chinese characters. BLEU over Chinese characters says nothing of others."""
+    letters = [character for text in texts for character in text if character.isalpha()]
+    return sum("\u4e00" <= letter <= "\u9fff" for letter in letters) > len(letters) / 2
+
+
 def rouge_l(text: str, reference: str) -> float:
     """ROUGE-L: F1 of the longest common subsequence (LCS) of characters, ignoring whitespace (Lin, ACL workshop 2004).
 

@@ -134,3 +134,10 @@ def test_the_style_distance_of_almost_equal_texts_is_a_number(monkeypatch: pytes
         counts = rng.integers(10**9, 10**10, 4)
         distance = texts.style_distance(counts.tolist(), (counts + rng.integers(0, 3, 4)).tolist())
         assert 0 <= distance < 1e-12
+
+
+def test_texts_are_chinese_if_most_letters_are() -> None:
+    assert texts.are_chinese(["好看！", "the end", "值得再看一遍，推荐给大家"])
+    assert (
+        not texts.are_chinese(["a good film", "好"]) and not texts.are_chinese(["123 !"]) and not texts.are_chinese([])
+    )
