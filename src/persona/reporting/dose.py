@@ -239,7 +239,8 @@ def _figure(panels: Sequence[Sequence[tuple[Line, Curve]]], say: Say) -> Figure:
         )
         panel.set_ylabel(say("nats per character", "奈特/字"))
         if n % 2 == 0:
-            panel.legend(fontsize=8)
+            panel.set_ylim(top=1.4 * panel.get_ylim()[1])  # room for the legend
+            panel.legend(fontsize=8, loc="upper left", ncols=2)
     for panel in axes[2:]:
         counts = sorted({dose for line, _ in panels[2] for dose in line.doses})
         panel.set_xscale("log")
