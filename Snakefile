@@ -45,11 +45,7 @@ for name, stage in CONFIG.stages.items():
 rule prepare_all:
     input:
         [tokens_path(stage.sample, stage) for stage in CONFIG.stages.values()],
-        [
-            tokens_path(cohort, stage)
-            for stage in CONFIG.stages.values()
-            for cohort in COHORTS
-        ],
+        tokens_to_evaluate(all_evaluations()),
 
 
 rule evaluate_all:

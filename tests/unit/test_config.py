@@ -121,6 +121,8 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             r"evaluation\.contrasts\.0: the texts of history are scored given their stars, those of quick are not",
         ),
         ("models.tiny_qwen3_moe.completion_reserve", 256, r"completion_reserve: got 256, allowed is below max_length"),
+        ("evaluation.contrasts", [{"stage": "quick", "against": "quick"}], r"contrasts\.0: compares quick with itself"),
+        ("evaluation.contrasts", [{"stage": "quick", "against": "history"}] * 2, r"contrasts\.1: is asked twice"),
         ("ablations.none.history", {"max_entries": 2}, r"ablations\.none\.history: use_history is false"),
         ("ablations.history.history", {"select": "random"}, r"history\.max_entries: got None, .* 1 or more"),
         ("ablations.history.history", {"select": "other_user", "max_entries": 0}, r"max_entries: got 0, .* or null"),

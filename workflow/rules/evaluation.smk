@@ -316,6 +316,7 @@ rule report:
         item_table=f"{RESULTS}/items.parquet",
         targets=f"{RESULTS}/targets.parquet",
         baselines=[*rules.baselines.output, rules.measure_baselines.output],
+        template=ROOT / "src" / "persona" / "reporting" / "page.html.j2",
     output:
         page=report(
             f"{RESULTS}/report/index.html",

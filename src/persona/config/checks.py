@@ -172,7 +172,12 @@ def _history_problems(name: str, ablation: Ablation, by: str) -> Iterator[str]:
 
 
 def _contrast_problems(config: Config, root: Path) -> Iterator[str]:
+    asked = [(contrast.stage, contrast.against, contrast.metric) for contrast in config.evaluation.contrasts]
     for n, contrast in enumerate(config.evaluation.contrasts):
+        if contrast.stage == contrast.against:
+            yield f"evaluation.contrasts.{n}: compares {contrast.stage} with itself; allowed are two stages"
+        if asked[n] in asked[:n]:
+            yield f"evaluation.contrasts.{n}: is asked twice; name it once, as p-values are adjusted for the number"
         yield from _reference(f"evaluation.contrasts.{n}.stage", contrast.stage, config.stages)
         yield from _reference(f"evaluation.contrasts.{n}.against", contrast.against, [*config.stages, UNTRAINED])
         # The untrained model gets the prompts of the stage.

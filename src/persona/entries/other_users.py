@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ from persona.entries.choice import hash_pairs
 from persona.entries.settings import HistorySettings
 from persona.history import earlier_reviews
 from persona.tables import schemas
-from persona.tables.parquet import read_rows, read_table
+from persona.tables.parquet import count_rows, read_rows, read_table
 from persona.tables.splits import read_split, split_of_users
+from persona.tables.user_ranges import user_ranges
 
 CANDIDATES = 16
+ROUNDS = 4
+TARGETS_AT_ONCE = 2_000
+TEXTS_AT_ONCE = 100_000
 COLUMNS = ["interaction_id", "user_id", "item_id", "day", "session", "position"]
 
 
@@ -41,8 +46,10 @@ class OtherUsers:
         Raises:
             PersonaError: users are in several splits.
         """
-        texts = read_table(interactions, schemas.INTERACTIONS, [*COLUMNS, "text"])
-        return cls(interactions, matching_table(texts, split_of_users(read_split(split))), history)
+        users = split_of_users(read_split(split))
+        ranges = user_ranges(max(1, math.ceil(count_rows(interactions) / TEXTS_AT_ONCE)))
+        texts = (read_table(interactions, schemas.INTERACTIONS, [*COLUMNS, "text"], users=part) for part in ranges)
+        return cls(interactions, pl.concat([matching_table(part, users) for part in texts]), history)
 
     def histories_of(self, targets: pl.DataFrame) -> pl.DataFrame:
         """The histories of other users for some targets, with the columns of the interactions except `likes`.
@@ -75,10 +82,10 @@ def matching_table(texts: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
 def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings) -> pl.DataFrame:
     """Choose for each target the history of another user of the same split.
 
-    It has as many entries as the user's own history would show, if anybody has as many; else as many as there are.
-    The entries are the last ones of the other user that are of a strictly earlier day (where texts have no day: of an
-    earlier session, counted for each user) and not about the target's item. Of 16 candidates, drawn by a hash of the
-    target, the one is taken whose entries have most nearly as many characters together as the own ones.
+    It has as many entries as the user's own history would show, or fewer if of four times 16 candidates, drawn by a
+    hash of the target, none has as many. The entries are the last ones of the other user that are of a strictly earlier
+    day (where texts have no day: of an earlier session, counted for each user) and not about the target's item. Of 16
+    candidates the one is taken whose entries have most nearly as many characters together as the own ones.
 
     Args:
         targets: with `interaction_id`.
@@ -93,14 +100,16 @@ def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings
     ready = ready.sort("split", "is_dated", "n", "moment", "user_id").select(
         "split", "is_dated", "n", "moment", candidate="user_id"
     )
-    chosen: list[pl.DataFrame] = []
-    while wanted.height:
-        found = _best(_candidate_entries(_draw(wanted, ready, history.seed), wanted, entries), wanted)
-        chosen.append(found)
-        rest = wanted.join(found, on="interaction_id", how="anti")
-        wanted = rest.with_columns(pl.col("n") - 1).filter(pl.col("n") > 0)
-    schema = {"interaction_id": pl.Int64, "history_id": pl.Int64}
-    return pl.concat(chosen) if chosen else pl.DataFrame(schema=schema)
+    chosen = [pl.DataFrame(schema={"interaction_id": pl.Int64, "history_id": pl.Int64})]
+    for part in wanted.iter_slices(TARGETS_AT_ONCE):
+        while part.height:
+            for number in range(ROUNDS):
+                drawn = _draw(part, ready, history.seed, number)
+                found = _best(_candidate_entries(drawn, part, entries), part)
+                chosen.append(found)
+                part = part.join(found, on="interaction_id", how="anti")
+            part = part.with_columns(pl.col("n") - 1).filter(pl.col("n") > 0)
+    return pl.concat(chosen)
 
 
 def _wanted(targets: pl.DataFrame, entries: pl.DataFrame, max_entries: int | None) -> pl.DataFrame:
@@ -113,9 +122,11 @@ def _wanted(targets: pl.DataFrame, entries: pl.DataFrame, max_entries: int | Non
     return known.join(sizes, on="interaction_id").sort("interaction_id")
 
 
-def _draw(wanted: pl.DataFrame, ready: pl.DataFrame, seed: int) -> pl.DataFrame:
+def _draw(wanted: pl.DataFrame, ready: pl.DataFrame, seed: int, number: int) -> pl.DataFrame:
     """Draw candidates among the users who have `n` texts before the target: `interaction_id`, `draw`, `candidate`."""
-    return pl.concat([_draw_group(group, pool, seed) for group, pool in _groups(wanted, ready)])
+    drawn = [_draw_group(group, pool, seed, number) for group, pool in _groups(wanted, ready)]
+    schema = {"interaction_id": pl.Int64, "draw": pl.Int64, "candidate": pl.String}
+    return pl.concat([pl.DataFrame(schema=schema), *drawn])
 
 
 def _groups(wanted: pl.DataFrame, ready: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -126,10 +137,11 @@ def _groups(wanted: pl.DataFrame, ready: pl.DataFrame) -> Iterator[tuple[pl.Data
         yield group, pools.get(values, ready.clear())
 
 
-def _draw_group(group: pl.DataFrame, pool: pl.DataFrame, seed: int) -> pl.DataFrame:
+def _draw_group(group: pl.DataFrame, pool: pl.DataFrame, seed: int, number: int) -> pl.DataFrame:
     n_ready = np.searchsorted(pool["moment"].to_numpy(), group["moment"].to_numpy())
     group = group.select("interaction_id").with_columns(n_ready=pl.Series(n_ready)).filter(pl.col("n_ready") > 0)
-    pairs = group.join(pl.DataFrame({"draw": range(CANDIDATES)}), how="cross")
+    draws = pl.DataFrame({"draw": range(number * CANDIDATES, (number + 1) * CANDIDATES)})
+    pairs = group.join(draws, how="cross")
     at = (hash_pairs(pairs, "draw", seed) % pairs["n_ready"].to_numpy().astype(np.uint64)).astype(np.int64)
     return pairs.with_columns(candidate=pool["candidate"].gather(at)).drop("n_ready")
 

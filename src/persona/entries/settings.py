@@ -16,7 +16,8 @@ class HistorySettings(Settings):
     """Entries at most; `null` for all. 0 shows none, as `use_history: false` does, but counts as a dose."""
     select: Literal["recent", "relevant", "random", "other_user"] = "recent"
     """`recent`: the last ones. `relevant`: those that fit the target's title and genres best (BM25). `random`: drawn
-    for each target. `other_user`: as many entries of another user of the same split, as a control."""
+    for each target. `other_user`: as many entries of another user of the same split, as a control; each
+    user must be in one split, so not with `split.by: time`, nor `item` where users have several items."""
     seed: Seed = 42
     """Seed of `random` and `other_user`."""
 

@@ -77,7 +77,7 @@ def claim(
     ranks = model.join(free.select("interaction_id", free="acc"), on="interaction_id").select(
         "interaction_id", advantage=pl.col("acc") - pl.col("free"), n=pl.lit(1.0)
     )
-    asks_stars = bool(tests[0]["stars_trained"].any())
+    asks_stars = bool(tests[0]["stars_trained"].any() and tests[0]["stars"].count())
     stars = _estimate(_star_advantage(tests, guesses, targets), keys) if asks_stars else None
     return Claim(
         [

@@ -93,9 +93,9 @@ def entry_lines(stages: Sequence[Stage]) -> Iterator[Line]:
     """Stages with at least three numbers of entries, 0 among them: one line per sample and kind of history."""
     groups: dict[tuple[Any, ...], dict[int, Stage]] = {}
     for stage in sorted((s for s in stages if n_entries(s)), key=lambda s: (s.counts["train_samples"], n_entries(s))):
-        groups.setdefault((*_common(stage), stage.history.select), {}).setdefault(n_entries(stage) or 0, stage)
+        groups.setdefault((*_common(stage), _kind(stage)), {}).setdefault(n_entries(stage) or 0, stage)
     zeros = {_common(stage): stage for stage in reversed(stages) if n_entries(stage) == 0}
-    kinds = {(key[1:], key[-1]) for key in groups}
+    kinds = {key[1:] for key in groups}
     for key, by_dose in groups.items():
         zero = zeros.get(key[:-1])
         if zero and len(by_dose) + 1 >= MIN_DOSES:
@@ -106,6 +106,11 @@ def entry_lines(stages: Sequence[Stage]) -> Iterator[Line]:
 def _common(stage: Stage) -> tuple[Any, ...]:
     """What stages have in common that differ only in their history."""
     return stage.sample, stage.recipe, stage.prompt_style, stage.n_seeds, stage.parts - {"history"}
+
+
+def _kind(stage: Stage) -> tuple[str, int]:
+    """Which entries are shown, besides how many."""
+    return stage.history.select, stage.history.seed
 
 
 def _label(stage: Stage, are_several: bool) -> Bilingual:
@@ -120,18 +125,20 @@ def _label(stage: Stage, are_several: bool) -> Bilingual:
 def sample_lines(lines: Sequence[Line]) -> Iterator[Line]:
     """The same stages the other way: one line per number of entries above 0, against the number of samples."""
     groups: dict[tuple[Any, ...], list[tuple[Stage, Stage]]] = {}
+    are_several = len({line.stages[-1].history.select for line in lines}) > 1
     for line in lines:
         for dose, stage, zero in zip(line.doses, line.stages, line.zeros, strict=True):
-            groups.setdefault((dose, stage.history.select, *_common(stage)[1:]), []).append((stage, zero))
+            groups.setdefault((dose, _kind(stage), *_common(stage)[1:]), []).append((stage, zero))
     for (dose, *_), members in groups.items():
         if dose and len(members) > 1:
             stages, zeros = zip(*members, strict=True)
-            label = (f"{dose} entries" if dose > 1 else "1 entry", f"{dose} 条历史")
+            kind = f", {stages[0].history.select}" if are_several else ""
+            label = (f"{dose} entries{kind}" if dose > 1 else f"1 entry{kind}", f"{dose} 条历史{kind}")
             yield Line(label, [stage.counts["train_samples"] for stage in stages], list(stages), list(zeros))
 
 
 def _curve(line: Line, metric: str) -> Curve:
-    """The swap gap, or by how much the NLL is lower than without history, in nats per character."""
+    """By how much the swap gap is larger, or the NLL lower, than without history, in nats per character."""
     values, draws = effects(line.stages, line.zeros, metric)
     doses = np.array(line.doses, dtype=np.float64)
     ranges = [(np.nan, np.nan)] * len(doses) if draws is None else [middle(column) for column in draws.T]
@@ -145,22 +152,20 @@ def middle(draws: Floats) -> tuple[float, float]:
 
 
 def effects(stages: Sequence[Stage], zeros: Sequence[Stage], metric: str) -> tuple[Floats, Floats | None]:
-    """The effect of each stage, and draws with the common uncertainty of all: paired by target.
+    """What each stage gains over its zero, and draws with the common uncertainty of all: paired by target.
 
     Returns:
         `[stages]` and `[draws, stages]`, in nats per character. There are no draws of too few users or items.
     """
     tables = []
     for n, (stage, zero) in enumerate(zip(stages, zeros, strict=True)):
-        table = _per_target(stage, metric, f"v{n}")
-        if metric == "nll":
-            table = table.join(_per_target(zero, metric, "zero"), on="interaction_id")
-            table = table.select("interaction_id", (pl.col("zero") - pl.col(f"v{n}")).alias(f"v{n}"))
-        tables.append(table)
+        both = _per_target(stage, metric, f"v{n}").join(_per_target(zero, metric, "zero"), on="interaction_id")
+        gain = (pl.col("zero") - pl.col(f"v{n}")) * (1 if metric == "nll" else -1)
+        tables.append(both.select("interaction_id", gain.alias(f"v{n}")))
     known = stages[0].scores.select("interaction_id", "user_id", "item_id", "n_characters")
     rows = reduce(lambda a, b: a.join(b, on="interaction_id"), tables, known).sort("user_id", "interaction_id")
     features = rows.select(*[f"v{n}" for n in range(len(stages))], pl.col("n_characters").cast(pl.Float64)).to_numpy()
-    total = features.sum(0)
+    total = features.sum(0) if len(features) else np.full(features.shape[1], np.nan)
     draws = joint_draws(features, codes(rows["user_id"]), codes(rows["item_id"]), DRAWS)
     return total[:-1] / total[-1], draws
 
@@ -231,9 +236,11 @@ def _figure(panels: Sequence[Sequence[tuple[Line, Curve]]], say: Say) -> Figure:
         for index, (line, curve) in enumerate(lines):
             _draw(panel, curve, say(*line.label), index, len(lines))
         panel.axhline(0, color="black", linewidth=0.8, linestyle=":")
-        panel.set_title(
-            say("swap gap", "换人似然差") if n % 2 == 0 else say("NLL saved by the history", "历史降低的负对数似然")
+        titles = (
+            ("gain in swap gap over no history", "换人似然差比无历史时的增加"),
+            ("NLL saved by the history", "历史降低的负对数似然"),
         )
+        panel.set_title(say(*titles[n % 2]))
         panel.set_xlabel(
             say("history entries at most", "历史条数上限") if n < 2 else say("training samples", "训练样本数")
         )
@@ -276,7 +283,8 @@ def _caption(panels: Sequence[Sequence[tuple[Line, Curve]]], say: Say) -> str:
             "虚线是外推到最大剂量的两倍，其区间只反映测试用户与条目的抽样，不含训练的随机性。点线：无法拟合。",
         )
     ]
-    for lines, name in zip(panels[:2], (("Swap gap", "换人似然差"), ("NLL saved", "降低的负对数似然")), strict=True):
+    names = (("Gain in swap gap", "换人似然差的增加"), ("NLL saved", "降低的负对数似然"))
+    for lines, name in zip(panels[:2], names, strict=True):
         sentences = [f"{say(*line.label)}: {_sentence(curve.fit, say)}" for line, curve in lines]
         parts.append(f"{say(*name)}: {'; '.join(sentences)}.")
     return " ".join(parts)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from persona.evaluation.metrics.authors import author_ranks
 from persona.evaluation.metrics.intervals import Estimate, codes, estimate
+from persona.evaluation.metrics.summary import mean_ranks
 from persona.reporting.stages import Stage, shapley_values
 
 # Numbers of earlier texts, from and to.
@@ -75,11 +75,10 @@ class Evidence:
     @cached_property
     def author_curves(self) -> list[Curve]:
         """acc@1 by length of history, for each stage and for the best free baseline."""
-        scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
-        tables: list[tuple[str | None, pl.DataFrame]] = [
-            *scores,
-            (None, self.author_baseline[1]),
+        tables: list[tuple[str | None, list[pl.DataFrame]]] = [
+            (stage.name, [table.filter(pl.col("cohort") == "test") for table in stage.seeds]) for stage in self.stages
         ]
+        tables.append((None, [self.author_baseline[1]]))
         return [(name, self._acc_by_history(table)) for name, table in tables]
 
     @cached_property
@@ -87,10 +86,10 @@ class Evidence:
         """Shapley values of the parts of the prompt; empty if the stages are not enough."""
         return shapley_values(self.stages)
 
-    def _acc_by_history(self, scores: pl.DataFrame) -> dict[int, Estimate]:
-        """acc@1 in each of `HISTORY_BINS` with at least `MIN_BIN_TARGETS` targets."""
+    def _acc_by_history(self, seeds: list[pl.DataFrame]) -> dict[int, Estimate]:
+        """acc@1, the mean of the seeds, in each of `HISTORY_BINS` with at least `MIN_BIN_TARGETS` targets."""
         known = self.targets.select("interaction_id", "user_id", "item_id", "n_history")
-        ranks = author_ranks(scores, self.candidates).join(known, on="interaction_id")
+        ranks = mean_ranks(seeds, self.candidates).join(known, on="interaction_id")
         estimates = {}
         for index, (least, most) in enumerate(HISTORY_BINS):
             subset = ranks.filter(pl.col("n_history").is_between(least, most))

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.targets import choose_targets
-from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
+from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence, note_in_both
 from persona.reporting.legend import TERMS, legend
 from persona.reporting.plots import Picture
 from persona.reporting.stages import Stage
@@ -56,7 +56,7 @@ def page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["svg"] = Markup
+    environment.filters |= {"svg": Markup, "note": note_in_both}
     english, chinese = zip(*verdict(evidence), strict=True)
     return environment.get_template("page.html.j2").render(
         stages=table.to_dicts(),

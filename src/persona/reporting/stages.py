@@ -212,9 +212,12 @@ def _bounds(name: str, estimate: dict[str, Any] | None) -> dict[str, float | Non
 def shapley_values(stages: list[Stage]) -> dict[str, dict[str, Any]]:
     """Shapley values of the parts of the prompt, from the first eight stages that differ only in these parts."""
     groups: dict[tuple[Any, ...], dict[frozenset[str], pl.DataFrame]] = {}
+    histories = {stage.history for stage in stages if "history" in stage.parts}
     for stage in stages:
-        key = (stage.sample, stage.recipe, stage.prompt_style, stage.n_seeds)
-        groups.setdefault(key, {}).setdefault(stage.parts, stage.scores)
+        # A stage without history belongs to every kind of history.
+        for history in [stage.history] if "history" in stage.parts else histories:
+            key = (stage.sample, stage.recipe, stage.prompt_style, stage.n_seeds, history)
+            groups.setdefault(key, {}).setdefault(stage.parts, stage.scores)
     complete = (scores for scores in groups.values() if len(scores) == 2 ** len(PARTS))
     return next((shapley(scores) for scores in complete), {})
 

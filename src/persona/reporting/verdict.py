@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence
+from persona.evaluation.settings import UNTRAINED
+from persona.reporting.evidence import AUTHOR_BASELINES, Bilingual, Evidence, note_in_both
 from persona.reporting.legend import TERMS
 from persona.reporting.stages import Stage
 
@@ -36,19 +37,21 @@ def _personal(stages: list[Stage]) -> Bilingual:
 def _primary(contrast: dict[str, Any]) -> Bilingual:
     """The primary contrast. A smaller NLL and a larger swap gap are better."""
     stage, against = contrast["stage"], contrast["against"]
+    chinese = "未训练模型" if against == UNTRAINED else against
     if contrast["low"] is None:
+        note = note_in_both(contrast.get("note") or "no interval")
         return (
-            f"The primary comparison of {stage} with {against} could not be computed.",
-            f"主要对比（{stage} 与 {against}）无法计算。",
+            f"The primary comparison of {stage} with {against} has {note[0]}.",
+            f"主要对比（{stage} 与 {chinese}）{note[1]}。",
         )
     sign = -1 if contrast["metric"] == "nll" else 1
     low, high = sorted((sign * contrast["low"], sign * contrast["high"]))
     if low > 0:
-        relation = f"{stage} is better than {against}", f"{stage} 优于 {against}"
+        relation = f"{stage} is better than {against}", f"{stage} 优于 {chinese}"
     elif high < 0:
-        relation = f"{stage} is worse than {against}", f"{stage} 差于 {against}"
+        relation = f"{stage} is worse than {against}", f"{stage} 差于 {chinese}"
     else:
-        relation = f"{stage} is not distinguishable from {against}", f"{stage} 与 {against} 没有可分辨的差别"
+        relation = f"{stage} is not distinguishable from {against}", f"{stage} 与 {chinese} 没有可分辨的差别"
     metric = METRICS[contrast["metric"]]
     figures = f"{contrast['value']:+.4f} [{contrast['low']:+.4f}, {contrast['high']:+.4f}]"
     return (
@@ -58,6 +61,8 @@ def _primary(contrast: dict[str, Any]) -> Bilingual:
 
 
 def _best(stages: list[Stage]) -> Bilingual:
+    # The NLL given the stars cannot be compared with the others.
+    stages = [stage for stage in stages if stage.is_given_stars == stages[0].is_given_stars]
     best = min(stages, key=lambda stage: float(stage.metrics["likelihood"]["nll"]["value"]))
     value = best.metrics["likelihood"]["nll"]["value"]
     return (

@@ -15,6 +15,8 @@ from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import CHUNK
 
 PREVIEWED_SAMPLES = 6
+# Several users may be asked of one target: its impostors.
+KEY = ["interaction_id", "user_id"]
 
 
 def read_lengths(prompts: Path, tokens: Path) -> pl.DataFrame:
@@ -24,7 +26,7 @@ def read_lengths(prompts: Path, tokens: Path) -> pl.DataFrame:
         prompts, tokens: files with the columns of `schemas.PROMPTS` and `schemas.TOKENS`.
     """
     n = max(1, math.ceil(count_rows(tokens) / CHUNK))
-    return pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort("interaction_id")
+    return pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort(KEY)
 
 
 def trimming(lengths: pl.DataFrame, fit: FitSettings) -> dict[str, int]:
@@ -55,14 +57,14 @@ def preview(
     """
     # A mistake is most likely to show in a long history.
     longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
-    chosen = pl.concat([longest, lengths.head(n_samples)]).unique("interaction_id", maintain_order=True).head(n_samples)
+    chosen = pl.concat([longest, lengths.head(n_samples)]).unique(KEY, maintain_order=True).head(n_samples)
     blocks = [_length_table(lengths, fit)]
     for target, user in chosen.select("interaction_id", "user_id").iter_rows():
         only = (user, f"{user}0")
         both = read_table(prompts, schemas.PROMPTS, users=only).join(
             read_table(tokens, schemas.TOKENS, users=only), on=["user_id", "interaction_id"]
         )
-        row = both.row(by_predicate=pl.col("interaction_id") == target, named=True)
+        row = both.row(by_predicate=(pl.col("interaction_id") == target) & (pl.col("user_id") == user), named=True)
         ids, start = row["input_ids"], row["prompt_length"]
         blocks.append(
             f"=== interaction {target}, user {user}: {len(ids)} tokens, {start} of prompt, "

@@ -6,6 +6,7 @@ import dataclasses
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.optimize import curve_fit
 
@@ -21,7 +22,7 @@ DOSES = np.array([0.0, 1, 2, 4, 8, 16])
 
 
 def simulated(most: float, half: float, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Values with errors as large as those of their resamples."""
+    """Values with errors as large as those of their draws."""
     rng = np.random.default_rng(seed)
     spread = noise * np.array([1, 1, 2, 1, 3, 1])
     values = most * DOSES / (DOSES + half) + spread * rng.normal(size=6)
@@ -29,11 +30,11 @@ def simulated(most: float, half: float, noise: float, seed: int = 0) -> tuple[np
 
 
 def test_the_curve_is_that_of_another_fit() -> None:
-    values, resampled = simulated(0.5, 3, 0.02)
-    fit = fit_curve(DOSES, values, resampled)
+    values, draws = simulated(0.5, 3, 0.02)
+    fit = fit_curve(DOSES, values, draws)
     assert isinstance(fit, Fit)
     (most, half), _ = curve_fit(
-        lambda k, most, half: most * k / (k + half), DOSES[1:], values[1:], (1, 1), sigma=resampled.std(0)[1:]
+        lambda k, most, half: most * k / (k + half), DOSES[1:], values[1:], (1, 1), sigma=draws.std(0)[1:]
     )
     assert (fit.most, fit.half) == pytest.approx((most, half), rel=0.02)
     assert fit.next_dose == 32 and fit.predicted == pytest.approx(most * 32 / (32 + half), rel=0.01)
@@ -60,15 +61,15 @@ def test_no_effect_is_no_curve() -> None:
 
 
 def test_what_the_doses_cannot_tell_is_said() -> None:
-    straight, resampled = simulated(50, 1000, 0.001)
-    assert fit_curve(DOSES, straight, resampled)[0].startswith("half of the effect lies beyond")  # type: ignore[index]
-    flat, resampled = simulated(0.5, 0.001, 0.001)
-    assert fit_curve(DOSES, flat, resampled)[0].startswith("the smallest dose has nearly")  # type: ignore[index]
-    values, resampled = simulated(0.5, 3, 0.02)
+    straight, draws = simulated(50, 1000, 0.001)
+    assert fit_curve(DOSES, straight, draws)[0].startswith("half of the effect lies beyond")  # type: ignore[index]
+    flat, draws = simulated(0.5, 0.001, 0.001)
+    assert fit_curve(DOSES, flat, draws)[0].startswith("the smallest dose has nearly")  # type: ignore[index]
+    values, draws = simulated(0.5, 3, 0.02)
     dented = values - np.array([0, 0, -0.2, 0, 0, 0])
-    reason = fit_curve(DOSES, dented, resampled - values + dented)
+    reason = fit_curve(DOSES, dented, draws - values + dented)
     assert reason[0] == "a saturating curve does not fit the values"  # type: ignore[index]
-    few = fit_curve(DOSES[:3], values[:3], resampled[:, :3])
+    few = fit_curve(DOSES[:3], values[:3], draws[:, :3])
     assert few[0] == "fewer than three doses above 0"  # type: ignore[index]
 
 
@@ -107,13 +108,29 @@ def test_stages_are_lines_by_entries_and_by_samples(stages: list[Stage]) -> None
 
 def test_effects_are_those_of_a_contrast(stages: list[Stage]) -> None:
     """Paired with the stage without history, over users and items."""
-    values, resampled = effects(stages[4:], [stages[4]] * 4, "nll")
+    values, draws = effects(stages[4:], [stages[4]] * 4, "nll")
     expected = difference([stages[4].scores], [stages[7].scores], "nll")
     assert values[0] == 0 and values[3] == pytest.approx(expected.value)
-    assert resampled is not None and np.quantile(resampled[:, 3], 0.025) == pytest.approx(expected.low, rel=0.05)
+    assert draws is not None and np.quantile(draws[:, 3], 0.025) == pytest.approx(expected.low, rel=0.05)
     gaps, _ = effects(stages[4:], [stages[4]] * 4, "swap_gap")
     # Nats for each of ten characters.
     assert gaps == pytest.approx([0, 0.05, 0.1, 1.5 * 16 / 18 / 10])
+
+
+def test_what_the_profile_does_is_no_effect_of_the_history(stages: list[Stage], evidence: Evidence) -> None:
+    """Without history there is a swap gap as well, which each point has less."""
+    shown = [
+        dataclasses.replace(stage, scores=scores(evidence.targets, 2.0 + 1.5 * k / (k + 2)))
+        for stage, k in zip(stages[4:], (0, 1, 4, 16), strict=True)
+    ]
+    gaps, draws = effects(shown, [shown[0]] * 4, "swap_gap")
+    assert gaps == pytest.approx([0, 0.05, 0.1, 1.5 * 16 / 18 / 10])
+    # The targets have no impostors: nothing to draw, and no crash.
+    alone = [dataclasses.replace(stage, scores=stage.scores.with_columns(nll_impostors=None)) for stage in shown]
+    alone = [dataclasses.replace(s, scores=s.scores.cast({"nll_impostors": pl.List(pl.Float64)})) for s in alone]
+    gaps, draws = effects(alone, [alone[0]] * 4, "swap_gap")
+    assert np.isnan(gaps).all() and draws is None
+    assert pictures(dataclasses.replace(evidence, stages=alone))
 
 
 def test_the_picture_is_drawn_where_there_are_doses(evidence: Evidence, stages: list[Stage]) -> None:

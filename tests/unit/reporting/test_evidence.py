@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import combinations
+
 import numpy as np
+import polars as pl
 import pytest
 
+from persona.entries.settings import HistorySettings
+from persona.evaluation.comparison import PARTS
 from persona.evaluation.metrics.intervals import estimate, ratio
 from persona.reporting.evidence import Evidence, note_in_both
+from persona.reporting.stages import shapley_values
 
 
 def test_author_curves_leave_out_small_groups_and_are_computed_once(evidence: Evidence) -> None:
@@ -19,6 +26,22 @@ def test_author_curves_leave_out_small_groups_and_are_computed_once(evidence: Ev
 
 def test_two_stages_have_no_shapley_values(evidence: Evidence) -> None:
     assert evidence.shapley == {}
+
+
+def test_a_control_has_no_part_in_shapley_values(evidence: Evidence) -> None:
+    """Eight stages in which the history alone helps, and before them the same ones with another user's history."""
+    own, control = HistorySettings(), HistorySettings(select="other_user")
+    stages = []
+    for history in (control, own):
+        for parts in (frozenset(s) for size in range(4) for s in combinations(PARTS, size)):
+            gain = 2.0 * ("history" in parts) * (history == own)
+            rows = evidence.stages[0].scores.with_columns(pl.col("nll") - gain)
+            if "history" in parts or history == own:
+                stages.append(dataclasses.replace(evidence.stages[0], parts=parts, history=history, scores=rows))
+    found = shapley_values(list(reversed(stages)))
+    assert {part: value["value"] for part, value in found.items()} == pytest.approx(
+        {"profile": 0.0, "history": 0.2, "context": 0.0}
+    )
 
 
 @pytest.mark.parametrize("users", [0, 1, 3])

@@ -1,1 +1,1 @@
-"""Baselines without a language model. They are fitted on the training users, tuned on val and scored on test."""
+"""Baselines without a language model. They are fitted on the training texts, tuned on val and scored on test."""

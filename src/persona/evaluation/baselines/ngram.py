@@ -151,7 +151,7 @@ def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[
     the weight of the cache are those with the smallest NLL on val.
 
     Args:
-        train_texts: texts of the training users; the first `MAX_TEXTS` are used.
+        train_texts: training texts; the first `MAX_TEXTS` are used.
         targets: `schemas.TARGETS`.
         histories: texts of the earlier reviews by target.
     """

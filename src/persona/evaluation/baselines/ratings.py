@@ -105,7 +105,7 @@ def factorise(data: RatingData, mean: float, rank: int, penalty: float) -> Float
     """Matrix factorisation r = mu + q_i . p_u by alternating least squares (Koren, Bell, Volinsky, Computer 2009).
 
     The first element of q_i and the last of p_u are 1, so the first of p_u is the user's bias and the last of q_i
-    is the item's bias. The users of the targets are not trained: their p_u is the ridge solution on their history.
+    is the item's bias. The users of the targets are not fitted: their p_u is the ridge solution on their history.
     """
     users = data.train["user_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
     items = data.train["item"].to_numpy().astype(np.int64)

@@ -16,13 +16,13 @@ AUTHOR_TEXTS = 100_000
 def text_baselines(train: pl.DataFrame, targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
     """One text per target and method: `interaction_id`, `method`, `text`. A method may have no text for a target.
 
-    - `commonest`: the most frequent text of the training users.
+    - `commonest`: the most frequent training text.
     - `same_item_and_star`: a training user's text on the same item with the target's star, which it is given.
     - `last_review`: the user's own last text, on another item.
     - `bm25_neighbour`: the training text on the same item that is most similar to the user's earlier texts.
 
     Args:
-        train: the training users' reviews in random order.
+        train: the training reviews in random order.
         targets: `schemas.TARGETS` of the test cohort.
         histories: texts of the earlier reviews by target, oldest first.
     """

@@ -190,7 +190,7 @@ def _covariance(influence: Floats, ids: Ints) -> Floats:
 def joint_draws(features: Floats, users: Ints, items: Ints, n: int) -> Floats | None:
     """Several ratios of the same targets, drawn with their common uncertainty, for what is computed from all of them.
 
-    A multivariate t with the covariance and the degrees of freedom of `from_influence`. The middle 95 % of the draws of
+    A multivariate t with the variances and the degrees of freedom of `from_influence`. The middle 95 % of the draws of
     one ratio are nearly its interval.
 
     Args:
@@ -200,10 +200,13 @@ def joint_draws(features: Floats, users: Ints, items: Ints, n: int) -> Floats | 
     Returns:
         `[n, ratios]`; None where there is no interval.
     """
+    if not len(features):
+        return None
     total = features.sum(0)
     values = total[:-1] / total[-1]
     influence = (features[:, :-1] - features[:, -1:] * values) / total[-1]
-    one = from_influence(float(values[0]), influence[:, 0], users, items)
+    each = [from_influence(float(value), part, users, items) for value, part in zip(values, influence.T, strict=True)]
+    one = each[0]
     if one.note:
         return None
     levels = {"users": users, "items": items}
@@ -211,7 +214,10 @@ def joint_draws(features: Floats, users: Ints, items: Ints, n: int) -> Floats | 
     covariance = sum((_covariance(influence, ids) for ids in used.values()), np.zeros((len(values),) * 2))
     if len(used) == 2:
         covariance = covariance - _covariance(influence, _combined(users, items))
-    sizes, directions = np.linalg.eigh(covariance)
+    # A variance has a least size, which its row and column of the covariance follow.
+    own = np.sqrt(np.maximum(np.diag(covariance), 0))
+    scale = np.divide([found.se for found in each], own, out=np.ones(len(own)), where=own > 0)
+    sizes, directions = np.linalg.eigh(covariance * np.outer(scale, scale))
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(n, len(values))) @ (directions * np.sqrt(np.maximum(sizes, 0))).T
     return np.asarray(values + normal / np.sqrt(rng.chisquare(one.df, (n, 1)) / one.df))

@@ -153,6 +153,21 @@ def test_joint_draws_have_the_intervals_of_each_ratio_and_of_their_difference() 
         width = found.high - found.low
         assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx((found.low, found.high), abs=0.06 * width)
     assert joint_draws(features, users, users % 3, 10) is None
+    assert joint_draws(features[:0], users[:0], items[:0], 10) is None
+
+
+def test_joint_draws_have_the_least_variance_of_intervals_too() -> None:
+    """Of crossed users and items the two-way variance can come out too small; intervals have a least size."""
+    ratios = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        users, items = np.repeat(np.arange(40), 5), rng.integers(0, 20, 200)
+        features = np.column_stack([rng.normal(size=(200, 2)), np.ones(200)])
+        draws = joint_draws(features, users, items, 4_000)
+        assert draws is not None
+        found = of_mean(features[:, 0], users, items)
+        ratios.append(np.subtract(*np.quantile(draws[:, 0], [0.975, 0.025])) / (found.high - found.low))
+    assert min(ratios) > 0.93
 
 
 def test_with_as_many_users_as_needed_four_of_five_studies_find_the_gap() -> None:
