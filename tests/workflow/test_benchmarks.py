@@ -12,7 +12,7 @@ import pytest
 
 from tests.workflow.conftest import ROOT
 
-SLOW = pytest.mark.slow
+SLOW, LONG = pytest.mark.slow, pytest.mark.long
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ SLOW = pytest.mark.slow
     [
         ("evaluation", "--rows 300 --training-texts 500"),
         pytest.param("data_pipeline", "--users 6000 --long-users 4 --loop-samples 20", marks=SLOW),
-        pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=SLOW),
+        pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=LONG),
         pytest.param("host", "--layers 2 --rounds 1", marks=SLOW),
-        pytest.param("saving", "--epochs 1", marks=SLOW),
-        pytest.param("writers", "--megabytes 100 --rounds 1", marks=pytest.mark.long),
+        pytest.param("saving", "--epochs 1", marks=LONG),
+        pytest.param("writers", "--megabytes 100 --rounds 1", marks=LONG),
         # Minutes also at the smallest size that it takes.
-        pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=pytest.mark.long),
+        pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=LONG),
     ],
     ids=["evaluation", "data_pipeline", "training", "host", "saving", "writers", "prefix_sharing"],
 )

@@ -118,7 +118,7 @@ def test_the_rest_is_bit_for_bit_that_of_an_uninterrupted_training(
     comes_to_the_same_end(folder, "killed", whole)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_rest_is_the_same_where_every_process_has_all_weights(folder: Path) -> None:
     """Below ZeRO-3 the first process alone keeps the best weights."""
     file = deepspeed_file(folder, 2)

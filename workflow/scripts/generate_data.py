@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--habits", choices=["own", "independent"], required=True)
-    parser.add_argument("--min-reviews", type=int, required=True)
+    parser.add_argument("--min-reviews", type=int, default=1)
     args = parser.parse_args()
     write_dmsc_csv(args.output, args.users, args.seed, args.habits, args.min_reviews)
 

@@ -179,10 +179,8 @@ def swap_gap(evidence: Evidence, say: Say) -> Figure:
 @plot(
     title=("Likelihood of the test texts", "测试文本的似然"),
     caption=(
-        "Lower is better. All stages are scored on the same targets. Hollow points are not stages. A stage that was "
-        "trained to give stars is scored given the true stars and cannot be compared with the others.",
-        "越低越好。所有阶段在同一批目标上评分。空心点不是训练阶段。训练过给出星级的阶段是在已知真实星级时评分，"
-        "不能与其他阶段相比。",
+        "Lower is better. All stages are scored on the same targets. Hollow points are not stages.",
+        "越低越好。所有阶段在同一批目标上评分。空心点不是训练阶段。",
     ),
 )
 def nll_by_stage(evidence: Evidence, say: Say) -> Figure:

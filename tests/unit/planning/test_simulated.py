@@ -12,7 +12,7 @@ import pytest
 from persona.planning.cost import Launch, memory, model_size
 from tests.gpu.real_model import real_config
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[3]
 DEEPSPEED = ROOT / "config" / "deepspeed" / "zero3.json"
