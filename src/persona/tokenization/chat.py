@@ -13,6 +13,7 @@ from persona.base_model import source
 from persona.errors import PersonaError
 
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+NO_PREFIX = {"add_prefix_space": False, "prepend_scheme": "never"}
 _PROMPT, _COMPLETION = "\x02prompt\x03", "\x02completion\x03"
 
 
@@ -95,6 +96,13 @@ def chat_frame(tokenizer: Any) -> ChatFrame:
     return ChatFrame(before, between, end)
 
 
+def frame_ids(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
+    """The token ids of a tokenizer's `ChatFrame`: before, between and end."""
+    frame = chat_frame(tokenizer)
+    before, between, end = encode(tokenizer, [frame.before, frame.between, frame.end], special=True)
+    return before, between, end
+
+
 def encode(tokenizer: Any, texts: list[str], special: bool) -> list[list[int]]:
     """Tokenize texts to token ids, without adding tokens at their start or end.
 
@@ -113,8 +121,22 @@ def encode_batch(tokenizer: Any, texts: list[str], special: bool) -> list[Any]:
 
 @lru_cache(maxsize=2)
 def _drop_added_tokens(tokenizer: Any) -> Any:
-    """Copy a tokenizer without its added tokens such as `<|im_end|>` and `<think>`, for texts of users."""
+    """Copy a tokenizer for texts of users: without added tokens such as `<|im_end|>` and `<think>`.
+
+    Also without the space that some tokenizers put before a text, because these texts stand inside of others.
+    """
     from tokenizers import Tokenizer
 
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
-    return Tokenizer.from_str(json.dumps(settings | {"added_tokens": [], "post_processor": None}))
+    changed = {name: _without_prefix(settings[name]) for name in ("normalizer", "pre_tokenizer")}
+    return Tokenizer.from_str(json.dumps(settings | changed | {"added_tokens": [], "post_processor": None}))
+
+
+def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A normalizer or pre-tokenizer that adds no space at the start."""
+    if part is None or part["type"] == "Prepend":
+        return None
+    if part["type"] == "Sequence":
+        key = "normalizers" if "normalizers" in part else "pretokenizers"
+        return part | {key: [kept for each in part[key] if (kept := _without_prefix(each))]}
+    return part | {key: value for key, value in NO_PREFIX.items() if key in part}
