@@ -68,7 +68,10 @@ def qwen_tokenizer() -> Any:
 
 
 def gpt2_tokenizer(texts: list[str], vocab_size: int) -> Any:
-    """A trained tokenizer that splits texts as GPT-2 does, and digits one by one as SmolLM2 does."""
+    """A trained tokenizer that splits texts as GPT-2 does, and digits one by one as SmolLM2 does.
+
+    Like theirs, it has tokens of several line breaks.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
@@ -79,5 +82,5 @@ def gpt2_tokenizer(texts: list[str], vocab_size: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator([*texts, *["\n\n\n"] * len(texts)], trainer)
     return as_chat_tokenizer(tokenizer)

@@ -49,6 +49,7 @@ def tokenize_file(
     Raises:
         PersonaError: a target does not fit, the chat template cannot be used, or tokens of pieces are wrong.
     """
+    frame_ids(tokenizer)  # a template that cannot be used is refused before anything is read
     n = max(1, math.ceil(count_rows(prompts) / CHUNK / bucket[1]))
     for users in user_ranges(n, bucket):
         table = read_table(prompts, schemas.PROMPTS, users=users)

@@ -41,6 +41,10 @@ def test_where_each_family_allows_cuts(family: Any) -> None:
     assert bool(cuts_of(family)) == (family.family != "across_lines")
 
 
+def test_gpt2_cannot_be_cut_after_the_line_breaks_before_a_section(hard: Ingested) -> None:
+    assert cuts_of(FAMILIES["gpt2"](hard.interactions["text"].head(600).to_list())) == ("lines",)
+
+
 def test_qwen_is_cut_after_words(qwen: Any) -> None:
     assert cuts_of(qwen) == ("words",)
 
