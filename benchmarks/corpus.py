@@ -65,3 +65,22 @@ def qwen_tokenizer() -> Any:
     special = [END_OF_TEXT, START_OF_TURN, END_OF_TURN]
     converter = TikTokenConverter(str(vocabulary), pattern=SPLIT, extra_special_tokens=special)
     return as_chat_tokenizer(converter.converted())
+
+
+def gpt2_tokenizer(texts: list[str], vocab_size: int) -> Any:
+    """A trained tokenizer that splits texts as GPT-2 does, and digits one by one as SmolLM2 does.
+
+    Like theirs, it has tokens of several line breaks.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(token, special=True, normalized=False) for token in (END_OF_TEXT, START_OF_TURN, END_OF_TURN)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([*texts, *["\n\n\n"] * len(texts)], trainer)
+    return as_chat_tokenizer(tokenizer)

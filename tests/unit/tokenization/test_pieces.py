@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import pytest
 
-from persona.tokenization.pieces import TokenPool, cut_into_pieces
+from persona.tokenization.pieces import Cut, TokenPool, cut_into_pieces
 
 
-def test_the_pieces_of_a_prompt_are_the_prompt(long_histories: pl.DataFrame) -> None:
-    pieces = cut_into_pieces(long_histories)
+@pytest.mark.parametrize("cut", ["lines", "words"])
+def test_the_pieces_of_a_prompt_are_the_prompt(long_histories: pl.DataFrame, cut: Cut) -> None:
+    pieces = cut_into_pieces(long_histories, cut)
     assert pieces.texts[0] == "" and len(set(pieces.texts)) == len(pieces.texts)
     ends = np.cumsum(pieces.counts)
     for n, row in enumerate(long_histories.iter_rows(named=True)):
@@ -20,8 +22,9 @@ def test_the_pieces_of_a_prompt_are_the_prompt(long_histories: pl.DataFrame) -> 
         assert pieces.texts[indices["star_line"]] + pieces.texts[indices["text"]] == row["completion"]
 
 
-def test_an_entry_that_several_targets_share_is_one_piece(long_histories: pl.DataFrame) -> None:
-    pieces = cut_into_pieces(long_histories)
+@pytest.mark.parametrize("cut", ["lines", "words"])
+def test_an_entry_that_several_targets_share_is_one_piece(long_histories: pl.DataFrame, cut: Cut) -> None:
+    pieces = cut_into_pieces(long_histories, cut)
     n_entries, n_distinct = len(pieces.entries), long_histories["history_ids"].explode().n_unique()
     assert n_entries > 10 * n_distinct
     # At most two texts per entry, one of which differs where the entry is the last one.
