@@ -47,15 +47,19 @@ ENVIRONMENT = "../envs/persona.yaml"
 # the rules' params), and where W&B logs.
 EXPORTS = {
     "SCRIPTS": str(SCRIPTS),
-    "PYTHONPATH": str(ROOT.resolve() / "src"),
     "WANDB_MODE": CONFIG.wandb.mode if CONFIG.wandb else "disabled",
     "WANDB_PROJECT": CONFIG.wandb.project if CONFIG.wandb else "",
     "WANDB_RUN_NAME": CONFIG.wandb.run_name if CONFIG.wandb else "",
 }
+LIBRARY = shlex.quote(str(ROOT.resolve() / "src"))
 shell.prefix(
-    "set -euo pipefail; "
-    + "".join(
-        f"export {name}={shlex.quote(value)}; " for name, value in EXPORTS.items()
+    (
+        "set -euo pipefail; "
+        # What the modules of a cluster added stays.
+        f'export PYTHONPATH={LIBRARY}"${{PYTHONPATH:+:$PYTHONPATH}}"; '
+        + "".join(
+            f"export {name}={shlex.quote(value)}; " for name, value in EXPORTS.items()
+        )
     )
     .replace("{", "{{")
     .replace("}", "}}")
