@@ -30,7 +30,7 @@ def explain_missing_package(error: ModuleNotFoundError) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run `main`; on an error print the traceback and then one line `error: ...`, and exit with 1.
 
-    The rules write the output of a command to its log file and show the last line of it on the terminal.
+    The rules write the output of a command to its log file, and `fail.sh` shows that line on the terminal.
     """
     try:
         main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +16,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; the file there replaces `path` if the block ends without an error, else it is deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    temporary.touch(exist_ok=False)  # with the mode that the umask gives
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the mode of any new file; safetensors lets nobody but the owner read its files."""
+    new = folder / f".{secrets.token_hex(4)}"
+    new.touch(exist_ok=False)
+    mode = new.stat().st_mode & 0o777
+    new.unlink()
+    for file in folder.iterdir():
+        file.chmod(mode)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from persona import base_model
-from persona.base_model import source
+from persona.base_model import missing_model, source
 from persona.errors import PersonaError
 from persona.modeling.loading import load_config
 
@@ -51,6 +54,54 @@ def test_a_hub_id_may_have_a_revision() -> None:
     assert source("org/name") == {"pretrained_model_name_or_path": "org/name"} | from_the_cache
 
 
+@pytest.mark.usefixtures("no_hub")
+def test_a_mistyped_path_is_no_model_of_the_hub() -> None:
+    for path in ("models/Qwen3-30B-A3", "data/models/qwen", "qwen 3"):
+        assert f"{path}: there is no such model (" in str(missing_model(path))
+
+
+def test_a_folder_is_a_model(tmp_path: Path) -> None:
+    assert missing_model(str(tmp_path)) is None
+
+
+def write_weights(folder: Path) -> Path:
+    (folder / "config.json").write_text("{}")
+    save_file({"a": torch.zeros(100)}, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def test_whole_weights_are_accepted(tmp_path: Path) -> None:
+    write_weights(tmp_path)
+    assert source(str(tmp_path)) == {"pretrained_model_name_or_path": str(tmp_path)}
+
+
+@pytest.mark.parametrize("size", [0, 5, 8, 50, -1])
+def test_half_a_download_is_named(tmp_path: Path, size: int) -> None:
+    file = write_weights(tmp_path)
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(PersonaError, match=r"model\.safetensors: only a part of a file, .* bytes\); download it again"):
+        source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
+    write_weights(tmp_path)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4000000000\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(PersonaError, match=f"{name}: this is git-lfs's pointer to the file; run `git lfs pull` in"):
+        source(str(tmp_path))
+
+
+def test_a_missing_file_of_several_is_named(tmp_path: Path) -> None:
+    write_weights(tmp_path).rename(tmp_path / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        PersonaError, match=r"model-2\.safetensors: is missing, and model.safetensors.index.json names it"
+    ):
+        source(str(tmp_path))
+
+
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "model@home").mkdir()
     assert source(str(tmp_path / "model@home")) == {"pretrained_model_name_or_path": str(tmp_path / "model@home")}
@@ -59,7 +110,10 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_one_line_after_one_call(no_hub: list[object]) -> None:
     """The hub's client by itself tries again for 23 seconds."""
     for _ in range(2):
-        with pytest.raises(PersonaError, match="no model could be loaded; without a network, download it") as error:
+        with pytest.raises(PersonaError, match="no model could be loaded") as error:
             load_config("org/name")
-        assert "\n" not in str(error.value)
+        message = str(error.value)
+        assert "\n" not in message
+        for advice in ("no folder org/name", "hf download org/name --local-dir models/name", "HF_ENDPOINT", "OFFLINE"):
+            assert advice in message
     assert len(no_hub) == 1

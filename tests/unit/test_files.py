@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from persona.files import atomic_path, file_digest, write_json, write_text
+from persona.files import atomic_path, file_digest, follow_umask, write_json, write_text
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -18,8 +19,22 @@ def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
             temporary.write_text(text)
             assert not path.exists() or path.read_text() == "first"
         assert path.read_text() == text
-    assert path.stat().st_mode & 0o777 == 0o644
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights").touch(0o600)
+    before = os.umask(umask)
+    try:
+        write_text("a", tmp_path / "a.txt")
+        follow_umask(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["weights"]
+    for file in (tmp_path / "a.txt", tmp_path / "folder" / "weights"):
+        assert file.stat().st_mode & 0o777 == mode
 
 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 from persona.training.logs import read_log
 from tests.workflow.conftest import Terminal, command, on_a_small_disk, snakemake, wait_until
-from tests.workflow.training import run
 
 RESULTS = Path("results") / "dmsc"
 Losses = list[tuple[int, float | None, float | None]]
@@ -164,12 +163,3 @@ def test_a_copied_folder_is_accepted(finished: Path, tmp_path: Path, small_confi
     subprocess.run(["cp", "-r", f"{finished}/.", tmp_path], check=True)
     run = snakemake(tmp_path, small_config, "train_all", "evaluate_all", "--dry-run")
     assert "Nothing to be done" in run.stdout + run.stderr, run.stdout
-
-
-def test_a_job_that_is_killed_says_so(tmp_path: Path) -> None:
-    log = tmp_path / "x.log"
-    log.write_text("half a line")
-    script = Path(__file__).parents[2] / "workflow" / "scripts" / "fail.sh"
-    done = run(["bash", str(script), str(log)])
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ended before it could say why: killed, for memory perhaps, or no room")

@@ -31,7 +31,7 @@ rule audit_sample:
         " {output:q} --findings {params.findings:q} --sample {input.sample:q} --val {input.val:q} --test {input.test:q}"
         " --interactions {input.interactions:q} --split {input.split:q} --settings {params.settings:q}"
         " --split-settings {params.split_settings:q} --allowed {params.allowed:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule audit_prompts:
@@ -64,4 +64,4 @@ rule audit_prompts:
         " {output:q} --findings {params.findings:q} --prompts {input.prompts:q} --interactions {input.interactions:q}"
         " --split {input.split:q} --split-name {params.split_name} --allowed {params.allowed:q}"
         " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

@@ -1,6 +1,10 @@
 """Checks at the start of a run, before its first job."""
 
+import time
+
+from persona.base_model import missing_model
 from persona.tables.parquet import rename_damaged
+from persona.units import clock
 
 if workflow.is_main_process:
     for path in rename_damaged(Path(RESULTS)):
@@ -80,6 +84,49 @@ def missing_packages():
     return None
 
 
+def missing_base_model():
+    """Which model the jobs read is neither on this disk nor on the hub, and how to get it, or None."""
+    if workflow.touch:
+        return None
+    jobs = [set(job.wildcards.items()) for job in workflow.dag.needrun_jobs()]
+    read = {name for job in jobs for key, name in job if key == "model"}
+    read |= {
+        recipe_named(run).model for job in jobs for key, run in job if key == "recipe"
+    }
+    paths = (model_path(name) for name in sorted(read) if not CONFIG.models[name].tiny)
+    return next(filter(None, map(missing_model, paths)), None)
+
+
+def date_of(path):
+    """The date of a file or folder as Snakemake sees it."""
+    marker = Path(path, ".snakemake_timestamp")
+    return (marker if marker.exists() else Path(path)).lstat().st_mtime
+
+
+def dated_in_the_future():
+    """Which file or folder that a job reads has a date to come, or None.
+
+    Snakemake compares dates after a job, and would delete what is older than its input.
+    """
+    jobs = [] if workflow.touch else list(workflow.dag.needrun_jobs())
+    made = {path for job in jobs for path in job.output}
+    read = {path for job in jobs for path in job.input} - made
+    ahead = {p: date_of(p) - time.time() for p in sorted(read) if Path(p).exists()}
+    later = [path for path, seconds in ahead.items() if seconds > 0]
+    if not later:
+        return None
+    names = " ".join(shlex.quote(str(path)) for path in later)
+    return (
+        f"{later[0]} is dated in the future by {clock(ahead[later[0]])}, so all that is made of it would count as outdated; "
+        f"give it today's date: touch {names}"
+    )
+
+
 onstart:
-    if problem := missing_packages() or missing_hardware():
+    if problem := (
+        missing_packages()
+        or missing_hardware()
+        or missing_base_model()
+        or dated_in_the_future()
+    ):
         sys.exit(f"error: {problem}")

@@ -47,15 +47,20 @@ ENVIRONMENT = "../envs/persona.yaml"
 # the rules' params), and where W&B logs.
 EXPORTS = {
     "SCRIPTS": str(SCRIPTS),
-    "PYTHONPATH": str(ROOT.resolve() / "src"),
+    "PYTHONUTF8": "1",  # whatever the locale
     "WANDB_MODE": CONFIG.wandb.mode if CONFIG.wandb else "disabled",
     "WANDB_PROJECT": CONFIG.wandb.project if CONFIG.wandb else "",
     "WANDB_RUN_NAME": CONFIG.wandb.run_name if CONFIG.wandb else "",
 }
+LIBRARY = shlex.quote(str(ROOT.resolve() / "src"))
 shell.prefix(
-    "set -euo pipefail; "
-    + "".join(
-        f"export {name}={shlex.quote(value)}; " for name, value in EXPORTS.items()
+    (
+        "set -euo pipefail; "
+        # What the modules of a cluster added stays.
+        f'export PYTHONPATH={LIBRARY}"${{PYTHONPATH:+:$PYTHONPATH}}"; '
+        + "".join(
+            f"export {name}={shlex.quote(value)}; " for name, value in EXPORTS.items()
+        )
     )
     .replace("{", "{{")
     .replace("}", "}}")
@@ -63,6 +68,17 @@ shell.prefix(
 
 DATASET = CONFIG.datasets[CONFIG.dataset]
 RESULTS = f"{CONFIG.results_dir}/{CONFIG.dataset}"
+
+# Texts are given to commands in ASCII, but paths and names as they are.
+NAMES = [os.getcwd(), *EXPORTS.values(), DATASET.path, RESULTS]
+NAMES += [model.path for model in CONFIG.models.values() if model.path]
+if sys.getfilesystemencoding() != "utf-8":
+    for name in NAMES:
+        if not name.isascii():
+            sys.exit(
+                f"error: {ascii(name)} is not ASCII, and the encoding of this locale is {sys.getfilesystemencoding()}; "
+                "start again after: export LC_ALL=C.UTF-8"
+            )
 
 
 wildcard_constraints:
@@ -216,4 +232,5 @@ def settings_of_model(wildcards):
 
 
 def as_json(settings):
-    return json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    """JSON in ASCII, which a command can be given in any locale."""
+    return json.dumps(settings, sort_keys=True)

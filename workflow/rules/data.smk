@@ -24,7 +24,7 @@ if DATASET.synthetic:
             'python "$SCRIPTS/generate_data.py"'
             " {output:q} --users {params.users} --seed {params.seed} --habits {params.habits}"
             " --min-reviews {params.min_reviews}"
-            ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+            ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 elif not Path(DATASET.path).exists():
 
@@ -74,7 +74,7 @@ rule ingest:
         'python "$SCRIPTS/ingest.py"'
         " {params.raw:q} --format {params.format} --folder {params.folder:q} --options {params.options:q}"
         " --max-reject-share {params.max_reject_share}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule split:
@@ -99,7 +99,7 @@ rule split:
     shell:
         'python "$SCRIPTS/split.py"'
         " {input:q} {output:q} --settings {params.settings:q} --min-reviews {params.min_reviews} {params.bucket}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule sample:
@@ -125,7 +125,7 @@ rule sample:
         'python "$SCRIPTS/sample.py"'
         " {input.interactions:q} {input.split:q} {output:q}"
         " --settings {params.settings:q} {params.bucket}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule render:
@@ -157,7 +157,7 @@ rule render:
         " {output:q} --sample {input.sample:q} --interactions {input.interactions:q}"
         " --split {input.split:q} --split-name {params.split_name}"
         " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q} {params.bucket}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule tokenize:
@@ -192,4 +192,4 @@ rule tokenize:
         'python "$SCRIPTS/tokenize_prompts.py"'
         " {input.prompts:q} {output.tokens:q}"
         " --model {params.model:q} --fit {params.fit:q} {params.bucket} {params.preview:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

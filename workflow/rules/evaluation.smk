@@ -26,7 +26,7 @@ rule build_targets:
         'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
         " --split {input.split:q} --candidates {params.candidates} --seed {params.seed}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 ruleorder: render_impostors > render
@@ -64,7 +64,7 @@ rule render_impostors:
         'python "$SCRIPTS/render_impostors.py"'
         " {output:q} --targets {input.targets:q} --interactions {input.interactions:q} --split {input.split:q}"
         " --users {input.users:q} --items {input.item_table:q} --style {input.style:q} --prompt {params.prompt:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule baselines:
@@ -94,14 +94,14 @@ rule baselines:
         'python "$SCRIPTS/baselines.py"'
         " {params.folder:q} --interactions {input.interactions:q} --split {input.split:q}"
         " --targets {input.targets:q} --seed {params.seed}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 EVALUATE = (
     'bash "$SCRIPTS/launch.sh" 1 {params.processes} "$SCRIPTS/evaluate.py" --gpus {params.gpus}'
     " --evaluations {params.evaluations:q} --targets {input.targets:q} --cues {params.cues:q}"
     " --generation {params.generation:q}"
-    ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+    ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 )
 
 
@@ -126,7 +126,7 @@ rule evaluate:
         f"{RESULTS}/benchmarks/evaluate/{{sample}}/{{ablation}}/{{recipe}}.tsv"
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: recipe_of(wildcards).processes_per_node
+    threads: lambda wildcards: cores_of_job(recipe_of(wildcards))
     resources:
         mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
         runtime=lambda wildcards, attempt: attempt * 12 * 60,
@@ -212,7 +212,7 @@ else:
                 model=base,
             conda:
                 ENVIRONMENT
-            threads: lambda wildcards: recipe_of(wildcards).processes_per_node
+            threads: lambda wildcards: cores_of_job(recipe_of(wildcards))
             resources:
                 mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
                 runtime=lambda wildcards, attempt: attempt * 12 * 60,
@@ -259,7 +259,7 @@ rule measure:
         " {output:q} --scores {input.scores:q} --generations {input.generations:q} --targets {input.targets:q}"
         " --prompts {input.prompts:q} --interactions {input.interactions:q} --trained-on {input.trained_on:q}"
         " --candidates {params.candidates}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 use rule measure as measure_untrained with:
@@ -304,7 +304,7 @@ rule measure_baselines:
         'python "$SCRIPTS/measure_baselines.py"'
         " {output:q} --targets {input.targets:q} --folder {params.folder:q} --candidates {params.candidates}"
         " --n-targets {params.n_targets} --seed {params.seed}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule report:
@@ -365,4 +365,4 @@ rule report:
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
         " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
         " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

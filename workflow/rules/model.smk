@@ -26,7 +26,7 @@ rule make_tiny_model:
     shell:
         'python "$SCRIPTS/make_tiny_model.py"'
         " {input:q} {params.folder:q} --tiny {params.tiny:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule plan:
@@ -61,7 +61,7 @@ rule plan:
         'python "$SCRIPTS/plan.py"'
         " {output.table:q} {output.figures:q} --stages {params.stages:q} --hardware {params.hardware:q}"
         " --assumed-sd {params.assumed_sd}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}; cat {output.table:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?; cat {output.table:q}'
 
 
 rule train:
@@ -86,7 +86,7 @@ rule train:
         f"{RESULTS}/benchmarks/train/{{sample}}/{{ablation}}/{{recipe}}.tsv"
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: recipe_of(wildcards).processes_per_node
+    threads: lambda wildcards: cores_of_job(recipe_of(wildcards))
     resources:
         mem_mb=lambda wildcards: host_memory(recipe_of(wildcards)),
         runtime=24 * 60,
@@ -114,4 +114,4 @@ rule train:
         " --gpus {params.gpus} --base-model {params.base:q} --run-folder {params.run:q} --model {output.model:q}"
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
         " --schedule {params.schedule:q} --export {params.export:q} --factors {params.factors:q}"
-        ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

@@ -30,6 +30,16 @@ def recipe_tokens(sample=None):
     return path
 
 
+def cores_of_job(recipe):
+    """Cores that the processes of a job share: on this machine's CPU all of the run. Threads would not make a tiny model
+    faster, and with one its results are the same on every machine."""
+    processes = recipe.processes_per_node
+    is_on_cluster = workflow.remote_exec or not workflow.local_exec
+    if recipe.gpus or CONFIG.models[recipe.model].tiny or is_on_cluster:
+        return processes
+    return max(processes, workflow.cores)
+
+
 def host_memory(recipe):
     """MB per node: all that CPU processes need; with GPUs, what loading and exporting takes. A guess."""
     return recipe.processes_per_node * (64 if recipe.gpus else 4) * 1024

@@ -38,7 +38,7 @@ rule partition_rows:
         'python "$SCRIPTS/partition_rows.py"'
         " {params.raw:q} {output.rows:q} --format {params.format} --options {params.options:q}"
         " --rejects {output.rejects:q} --n-rows {output.n_rows:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule build_tables:
@@ -65,7 +65,7 @@ rule build_tables:
         'python "$SCRIPTS/build_tables.py"'
         " {input:q} --format {params.format} --interactions {output.interactions:q}"
         " --users {output.users:q} --titles {output.titles:q} --repeats {output.repeats:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 rule gather_ingest:
@@ -104,7 +104,7 @@ rule gather_ingest:
         " {params.raw:q} --format {params.format} --interactions {input.interactions:q} --users {input.users:q}"
         " --titles {input.titles:q} --rejects {input.rejects:q} {input.repeats:q} --n-rows {input.n_rows:q}"
         " --folder {params.folder:q} --max-reject-share {params.max_reject_share}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 use rule split as split_bucket with:
@@ -136,7 +136,7 @@ rule gather_split:
     shell:
         'python "$SCRIPTS/gather.py"'
         " {input:q} --schema {params.schema} --output {output:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 use rule sample as sample_bucket with:
@@ -168,7 +168,7 @@ rule gather_sample:
     shell:
         'python "$SCRIPTS/gather_sample.py"'
         " {input:q} --output {output:q} --settings {params.settings:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 use rule render as render_bucket with:
@@ -201,7 +201,7 @@ rule gather_prompts:
     shell:
         'python "$SCRIPTS/gather.py"'
         " {input:q} --schema prompts --output {output:q}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
 use rule tokenize as tokenize_bucket with:
@@ -243,4 +243,4 @@ rule gather_tokens:
         '(python "$SCRIPTS/gather.py" {input.parts:q} --schema tokens --output {output.tokens:q} &&'
         ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {output.preview:q}'
         " {output.trimming:q} --model {params.model:q} --fit {params.fit:q})"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

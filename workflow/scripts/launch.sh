@@ -7,12 +7,13 @@
 set -euo pipefail
 nodes=$1 processes=$2
 shift 2
-# Snakemake sets the number of MKL's threads to that of the job, and torch takes the larger of the two numbers: every
-# process would start a thread for each of the others. LOCAL_SIZE: on the CPU DeepSpeed would start `numactl` in every
-# step to find it.
+# Snakemake sets the number of MKL's threads to that of the job, which the processes share. torch takes the larger of the
+# two numbers. LOCAL_SIZE: on the CPU DeepSpeed would start `numactl` in every step to find it.
 # expandable_segments: less of a GPU's memory is lost to fragments.
 export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
-export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONWARNINGS=ignore LOCAL_SIZE="$processes"
+threads=$((${MKL_NUM_THREADS:-1} / processes))
+threads=$((threads > 0 ? threads : 1))
+export OMP_NUM_THREADS=$threads MKL_NUM_THREADS=$threads PYTHONWARNINGS=ignore LOCAL_SIZE="$processes"
 if [[ -t 3 ]]; then
     PROGRESS=$(readlink /proc/$$/fd/3)
     export PROGRESS
@@ -34,8 +35,9 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
 fi
 
 if ((nodes == 1)); then
-    # A rendezvous on a free port, so that runs beside each other do not meet.
-    exec "${torchrun[@]}" --standalone "$@"
+    # A rendezvous on a free port, so that runs beside each other do not meet. The address, because torchrun would look up
+    # the name of this machine, which nothing may resolve.
+    exec "${torchrun[@]}" --standalone --local-addr 127.0.0.1 "$@"
 fi
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
     echo "error: the recipe asks for nodes: $nodes, and this is no Slurm job; use --workflow-profile slurm, or set nodes: 1" >&2
@@ -43,7 +45,7 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
 fi
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 # A step would get one core a task, since what the job asked for does not reach srun here.
-exec srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 --cpus-per-task "$processes" --cpu-bind=none \
+exec srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 --cpus-per-task $((processes * threads)) --cpu-bind=none \
     --kill-on-bad-exit=1 \
     "${torchrun[@]}" --nnodes "$nodes" --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" \
     --rdzv-endpoint "$(hostname):$port" "$@"

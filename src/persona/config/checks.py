@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from persona.base_model import incomplete_file
 from persona.config.models import Ablation, Config, Dataset, LanguageModel, Recipe, Split
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
@@ -130,6 +131,8 @@ def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator
         yield f"models.{name}: give either path or tiny"
     if model.path and model.path[0] in "/.~" and not Path(model.path).is_dir():
         yield f"models.{name}.path: got {model.path!r}, and there is no such folder"
+    if model.path and Path(model.path).is_dir() and (problem := incomplete_file(Path(model.path))):
+        yield f"models.{name}.path: {problem}"
     if model.reserve >= model.max_length:
         yield (
             f"models.{name}.completion_reserve: got {model.reserve}, allowed is below max_length, {model.max_length}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from persona.evaluation.model import EvaluatedModel
 from persona.evaluation.resumable import ResumableWork, Task
-from persona.evaluation.settings import BATCH, GREEDY, SAMPLE, GenerationSettings
+from persona.evaluation.settings import GREEDY, SAMPLE, GenerationSettings, n_batches
 from persona.seeded_hash import hash64_series, mix64, uniform
 from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
@@ -85,7 +86,9 @@ def _batches(prompts: dict[int, list[int]], n_samples: int) -> list[list[Review]
     reviews += [(target, SAMPLE, draw) for target in prompts for draw in range(n_samples)]
     # Alike in length, so that little is padded.
     reviews.sort(key=lambda review: (len(prompts[review[0]]), review))
-    return [reviews[start : start + BATCH] for start in range(0, len(reviews), BATCH)]
+    n = n_batches(len(reviews))
+    ends = [len(reviews) * batch // max(n, 1) for batch in range(n + 1)]
+    return [reviews[start:end] for start, end in pairwise(ends)]
 
 
 def _write(

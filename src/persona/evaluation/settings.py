@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from persona.settings import Count, Name, Positive, Seed, Settings
 
 GREEDY, SAMPLE = "greedy", "sample"  # how a text is written
 UNTRAINED = "untrained"  # in place of a stage: its model before any training, with its prompts
-BATCH = 32  # texts that are written at once
+BATCH = 32  # texts that are written at once, at most
+SHARES = 8  # the batches are a multiple, so that so many processes have as many each
 
 
 class GenerationSettings(Settings):
@@ -24,6 +26,11 @@ class GenerationSettings(Settings):
     """Temperature of the sampled texts."""
     seed: Seed = 42
     """Seed of the choice of targets and of sampling."""
+
+
+def n_batches(n_texts: int) -> int:
+    """Batches in which texts are written. It does not depend on the number of processes, and so no text does."""
+    return min(n_texts, SHARES * math.ceil(n_texts / BATCH / SHARES))
 
 
 class Contrast(Settings):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from persona.base_model import source
+from persona.base_model import advice, source
 from persona.errors import PersonaError
 from persona.modeling.attention import BY_PREFIX
 
@@ -59,8 +59,9 @@ def check_weights(path: str) -> None:
     the values, as transformers does even where it throws them away, would take long.
 
     Raises:
-        PersonaError: there is no such model, or weights are missing, unknown or of another shape.
+        PersonaError: there is no such model, files are not whole, or weights are missing, unknown or of another shape.
     """
+    source(path)  # before weights are read: it refuses files that are not whole
     options = {"device_map": {"": "meta"}, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         shapes = _shapes(Path(path))
@@ -98,8 +99,7 @@ def hub_commit(path: str) -> str:
 
 
 def _not_loaded(path: str, error: Exception) -> PersonaError:
-    advice = "" if Path(path).is_dir() else "; without a network, download it and set the model's `path` to its folder"
-    return PersonaError(f"{path}: no model could be loaded{advice}: {str(error).splitlines()[0]}")
+    return PersonaError(f"{path}: no model could be loaded ({str(error).splitlines()[0]}){advice(path)}")
 
 
 def _from_pretrained(path: str, attention: str, **options: Any) -> Any:

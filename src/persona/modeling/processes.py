@@ -62,8 +62,8 @@ def process_group(deepspeed: bool = True) -> Iterator[None]:
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(default_device())
-        # launch.sh sets one thread, so that results of CPU processes do not depend on the number of cores. With GPUs
-        # the threads convert weights while they load.
+        # launch.sh shares out the cores of the job, which are one for each GPU. There the threads convert weights while
+        # they load.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if dist.is_initialized():
         if deepspeed:

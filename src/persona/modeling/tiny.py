@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from persona.errors import PersonaError
+from persona.files import follow_umask
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -111,4 +112,5 @@ def write_tiny_model(
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    follow_umask(folder)
     return n_parameters

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from persona.evaluation.settings import BATCH
+from persona.evaluation.settings import BATCH, n_batches
 from persona.modeling.packing import TokenTable
 from persona.modeling.prefix_tree import PrefixOrder
 from persona.planning.cost import FORWARD, Epoch, Launch, ModelSize, Work, flops, step_seconds
@@ -80,7 +80,7 @@ def evaluation_phases(
     forward = FORWARD * flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False)
     scoring = step_seconds(size, whole, hardware, forward, rows / processes, share=FORWARD)
     settings = stage.generation
-    batches = math.ceil(math.ceil(settings.n_targets * (1 + settings.n_samples) / BATCH) / processes)
+    batches = math.ceil(n_batches(settings.n_targets * (1 + settings.n_samples)) / processes)
     return {
         # Where one job evaluates all stages, its start is of no stage.
         "loading for evaluation": (0.0 if stage.evaluated_together else hardware.start_s)

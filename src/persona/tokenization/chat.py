@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from persona.base_model import source
+from persona.base_model import advice, source
 from persona.errors import PersonaError
 
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -52,7 +52,7 @@ def load_tokenizer(path: str) -> Any:
         tokenizer = _tokenizer_class(path).from_pretrained(**source(path))
     except (OSError, ValueError) as error:
         raise PersonaError(
-            f"{path}: the tokenizer cannot be loaded; check the model's `path`: {str(error).splitlines()[0]}"
+            f"{path}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}){advice(path)}"
         ) from error
     if not tokenizer.is_fast:
         raise PersonaError(f"{path}: the tokenizer has no fast version; use a model with a tokenizer.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,6 @@ def engine_around(model: Any, config: dict[str, Any], settings: Optimization, ep
         config: of DeepSpeed, see `deepspeed_config`.
     """
     import deepspeed
-    from transformers import get_scheduler
 
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -81,14 +82,31 @@ def engine_around(model: Any, config: dict[str, Any], settings: Optimization, ep
         betas=(0.9, 0.95),
         fused=torch.cuda.is_available(),
     )
-    scheduler = get_scheduler(
+    share = partial(
+        learning_rate_share,
         settings.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=round(settings.warmup_ratio * epoch_steps),
-        num_training_steps=epoch_steps * max_epochs,
+        n_warmup=round(settings.warmup_ratio * epoch_steps),
+        n_steps=epoch_steps * max_epochs,
     )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, lr_scheduler=scheduler, config=config)
     return engine
+
+
+def learning_rate_share(kind: str, step: int, n_warmup: int, n_steps: int) -> float:
+    """The share of the peak learning rate with which a step is made; no step has 0.
+
+    Args:
+        kind: `Optimization.lr_scheduler_type`.
+        step: of the training, from 0.
+        n_warmup: steps in which the share rises to 1.
+    """
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    left = max(0.0, (n_steps - step) / max(1, n_steps - n_warmup))
+    if kind == "linear":
+        return left
+    return (1 - math.cos(math.pi * left)) / 2 if kind == "cosine" else 1.0
 
 
 def sharing_explained(prefix_sharing: bool, lora: Lora | None) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 
-from persona.files import sync_folder, write_json
+from persona.files import follow_umask, sync_folder, write_json
 from persona.modeling.loading import default_device, default_dtype, load_model
 from persona.tokenization.chat import load_tokenizer
 
@@ -129,8 +129,7 @@ def _complete_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
-    for file in temporary.iterdir():
-        file.chmod(0o644)  # safetensors lets nobody else of a group read its files
+    follow_umask(temporary)
     sync_folder(temporary)
     temporary.rename(folder)
 

@@ -32,7 +32,8 @@ class Optimization(Settings):
     lr_scheduler_type: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     """Shape of the learning rate. `cosine` and `linear` reach 0 at `max_epochs`, which early stopping may prevent."""
     warmup_ratio: Share = 0.1
-    """Share of the first epoch's steps in which the learning rate rises. (Any later epoch may be the last one.)"""
+    """Share of the first epoch's steps in which the learning rate rises, in equal parts from the first step on. (Any
+    later epoch may be the last one.)"""
     weight_decay: NotNegative = 0.01
     """Weight decay of matrices; biases and norms have none."""
     max_grad_norm: Positive = 1.0

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import get_scheduler
 
 from persona.modeling.processes import process_group
 from persona.modeling.tiny import write_tiny_model
 from persona.planning.cost import model_size
-from persona.training.engine import build_engine
+from persona.training.engine import build_engine, learning_rate_share
 from persona.training.settings import Lora, Optimization
 
 DEEPSPEED = Path(__file__).parents[3] / "config" / "deepspeed"
@@ -45,3 +47,25 @@ def test_the_plan_counts_what_the_engine_trains(tmp_path: Path, names: list[str]
         size = model_size(str(tmp_path / "base"), lora)
         assert optimized(engine, stage) == size.trained_parameters
         assert (size.trained_parameters == size.parameters) is (lora is None)
+
+
+def shares(kind: str, n_warmup: int, n_steps: int) -> list[float]:
+    return [learning_rate_share(kind, step, n_warmup, n_steps) for step in range(n_steps)]
+
+
+def test_the_learning_rate_rises_from_the_first_step_on() -> None:
+    assert shares("constant_with_warmup", 4, 7) == [0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert shares("constant_with_warmup", 0, 3) == [1, 1, 1]
+    assert shares("linear", 2, 6) == [0.5, 1, 1, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("kind", ["constant_with_warmup", "cosine", "linear"])
+@pytest.mark.parametrize("n_warmup", [0, 3, 20])
+def test_after_the_rise_the_learning_rate_is_that_of_transformers(kind: str, n_warmup: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(kind, optimizer, num_warmup_steps=n_warmup, num_training_steps=20)
+    for step, share in enumerate(shares(kind, n_warmup, 20)):
+        assert share > 0
+        assert step < n_warmup or share == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
