@@ -106,7 +106,7 @@ def parts_of_ablation(ablation):
 
 
 def prompt_of(wildcards):
-    """What a prompt is made of, besides its style; a function, so that Snakemake does not format the texts."""
+    """What a prompt is made of, besides its style."""
     ablation = ablation_of(wildcards.ablation)
     parts = parts_of_ablation(ablation)
     is_user_shown = wildcards.ablation in CONFIG.ablations
@@ -213,6 +213,11 @@ def settings_of_model(wildcards):
     """How prompts are made to fit a model."""
     model = CONFIG.models[wildcards.model]
     return as_json(model.model_dump(include=set(FitSettings.model_fields)))
+
+
+def as_written(value):
+    """A parameter as a function, whose result Snakemake does not format: braces of a text are no wildcards there."""
+    return lambda wildcards: value
 
 
 def as_json(settings):

@@ -137,7 +137,7 @@ rule evaluate:
         evaluations=evaluations_of,
         processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
         gpus=lambda wildcards: recipe_of(wildcards).gpus,
-        cues=as_json([DATASET.cue, DATASET.rating_cue]),
+        cues=as_written(as_json([DATASET.cue, DATASET.rating_cue])),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
@@ -223,7 +223,7 @@ else:
                 evaluations=evaluations_of,
                 processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
                 gpus=lambda wildcards: recipe_of(wildcards).gpus,
-                cues=as_json([DATASET.cue, DATASET.rating_cue]),
+                cues=as_written(as_json([DATASET.cue, DATASET.rating_cue])),
                 generation=as_json(CONFIG.generation.model_dump()),
                 code=digest("evaluate"),
             shell:
@@ -346,7 +346,7 @@ rule report:
     params:
         folder=lambda wildcards, output: Path(output.page).parent,
         baselines=lambda wildcards, input: Path(input.baselines[0]).parent,
-        stages=json.dumps(report_stages()),
+        stages=as_written(json.dumps(report_stages())),
         contrasts=as_json([c.model_dump() for c in CONFIG.evaluation.contrasts]),
         candidates=CONFIG.evaluation.candidates,
         dataset=CONFIG.dataset,
