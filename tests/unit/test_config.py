@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from persona.config.checks import load_config
-from persona.config.models import Config, Recipe, Stage
+from persona.config.models import Config, Dataset, Recipe, Stage
 from persona.config.reference import schema_text, with_settings_table
 from persona.errors import PersonaError
+from persona.prompts import load_style
 
 ROOT = Path(__file__).parents[2]
 BY_TIME = {"by": "time", "val_from": "2015-01-01", "test_from": "2016-01-01"}
@@ -167,6 +168,20 @@ def test_a_mistake_is_explained(path: str, value: Any, message: str) -> None:
     with pytest.raises(PersonaError, match=message) as error:
         load_config(data, ROOT)
     assert "\n" not in str(error.value)
+
+
+def test_the_default_task_asks_for_what_the_cue_asks() -> None:
+    dataset = Dataset(format="dmsc_csv", path="a.csv")
+    assert "影评" in dataset.task and "影评" in dataset.cue
+
+
+@pytest.mark.parametrize("name", ["dmsc_30b", "dmsc_30b_full"])
+def test_the_history_of_the_real_run_has_texts(name: str) -> None:
+    config = load_config(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")), ROOT)
+    styles = {config.ablations[stage.ablation].prompt_style for stage in config.stages.values()}
+    for style in styles:
+        sections = load_style(ROOT / "config" / "prompts" / f"{style}.yaml").sections
+        assert "{text}" in "".join(next(section.entry for section in sections if section.part == "history"))
 
 
 @pytest.mark.parametrize(
