@@ -44,6 +44,14 @@ for name, stage in CONFIG.stages.items():
 
 rule prepare_all:
     input:
+        [
+            f"{RESULTS}/audit/{audited}.json"
+            for stage in CONFIG.stages.values()
+            for audited in [
+                stage.sample,
+                *(f"{s}/{stage.ablation}" for s in [stage.sample, *COHORTS]),
+            ]
+        ],
         [tokens_path(stage.sample, stage) for stage in CONFIG.stages.values()],
         [
             tokens_path(cohort, stage)

@@ -20,6 +20,7 @@ from persona.ingestion.formats import FORMATS
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import raw_files
 from persona.modeling.settings import TinyModel
+from persona.planning.settings import Hardware
 from persona.prompts import PARTS
 from persona.tokenization.settings import FitSettings
 

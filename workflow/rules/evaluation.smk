@@ -26,7 +26,7 @@ rule build_targets:
         'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
         " --split {input.split:q} --candidates {params.candidates} --seed {params.seed}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}; grep "^note: " {log:q} >&2 || true'
 
 
 ruleorder: render_impostors > render

@@ -54,7 +54,7 @@ rule plan:
         runtime=60,
     params:
         stages=as_written(json.dumps(STAGES_TO_PLAN)),
-        hardware=as_written(as_json(CONFIG.hardware.model_dump())),
+        hardware=as_written(as_json(hardware_to_plan())),
         assumed_sd=CONFIG.evaluation.assumed_sd,
         code=digest("plan"),
     shell:

@@ -293,8 +293,9 @@ class Config(Settings):
     """Evaluation and comparisons."""
     audit: Allowances = Allowances()
     """What the leak audit allows."""
-    hardware: Hardware = Hardware()
-    """What `snakemake plan` assumes of one GPU or CPU process."""
+    hardware: Hardware | None = None
+    """What `snakemake plan` assumes of one GPU or CPU process; `python -m persona calibrate` measures it. With `null`
+    an H100 is assumed where recipes use GPUs, and where one uses CPUs the plan names no times."""
     wandb: Wandb | None = None
     """Weights & Biases."""
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
