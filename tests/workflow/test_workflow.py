@@ -179,6 +179,7 @@ def test_texts_of_the_configuration_reach_the_commands_as_they_were_written(
     texts = {"task": task, "cue": '{model}\'s "$1":', "rating_cue": "{recipe} {stars}:"}
     config["datasets"]["dmsc"] |= texts | {"path": f'{path}/`raw` "$1".csv'}
     config |= {"results_dir": path, "hardware": {"measured": task}}
+    config["stages"]["nothing"] = config["stages"]["quick"] | {"ablation": "none"}
     prompts = [f"{path}/dmsc/prompts/{sample}/profile.parquet" for sample in ("two_per_user", "test")]
     run = snakemake(tmp_path, config, *prompts)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -186,6 +187,7 @@ def test_texts_of_the_configuration_reach_the_commands_as_they_were_written(
         lines = pl.read_parquet(tmp_path / file)["prompt"][0].splitlines()
         assert lines[-1] == texts["cue"] and lines[lines.index("[TASK]") + 1] == task.replace("\n", " ")
     planned = snakemake(tmp_path, config, "-n", "-p", "plan", "report").stdout
+    assert planned.count("--shows-user true") == 6 and planned.count("--shows-user false") == 2
     for text in (task, texts["rating_cue"]):
         assert shlex.quote(json.dumps(text, ensure_ascii=False))[1:-1] in planned
 
@@ -251,8 +253,8 @@ def test_a_planted_leak_ends_the_workflow_before_training(
     run = snakemake(tmp_path, small_config, "train_history", "--rerun-triggers", "mtime")
     assert run.returncode != 0
     assert (
-        f"leak audit: history_not_earlier: 1 of {prompts.height} targets; the first is interaction {first}"
-        in run.stderr
+        f"leak audit: history_not_earlier: 1 of {prompts.height} targets, none is ever allowed, "
+        f"the first is interaction {first}" in run.stderr
     )
     findings = tmp_path / "results/dmsc/audit/two_per_user/profile_and_history.findings.csv"
     assert set(pl.read_csv(findings)["interaction_id"]) == {first}

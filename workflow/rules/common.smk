@@ -146,6 +146,12 @@ def corpus_path(tiny):
     return f"{RESULTS}/prompts/{tiny.corpus_sample}/{tiny.corpus_ablation}.parquet"
 
 
+def shows_user(ablation):
+    """Whether prompts may show anything of the user but a hash."""
+    shown = CONFIG.ablations[ablation]
+    return shown.use_profile or (shown.use_history and shown.history.max_entries != 0)
+
+
 def shows_context(ablation):
     """Whether prompts may hold a conversation, which impostors' prompts and those without the user then hold too."""
     return (

@@ -253,12 +253,13 @@ rule measure:
         runtime=60,
     params:
         candidates=CONFIG.evaluation.candidates,
+        shows_user=lambda wildcards: as_json(shows_user(wildcards.ablation)),
         code=digest("measure"),
     shell:
         'python "$SCRIPTS/measure.py"'
         " {output:q} --scores {input.scores:q} --generations {input.generations:q} --targets {input.targets:q}"
         " --prompts {input.prompts:q} --interactions {input.interactions:q} --trained-on {input.trained_on:q}"
-        " --candidates {params.candidates}"
+        " --candidates {params.candidates} --shows-user {params.shows_user}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q}'
 
 

@@ -75,7 +75,8 @@ class Evidence:
     @cached_property
     def author_curves(self) -> list[Curve]:
         """acc@1 by length of history, for each stage and for the best free baseline."""
-        scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in self.stages]
+        stages = [stage for stage in self.stages if stage.shows_user]
+        scores = [(stage.name, stage.scores.filter(pl.col("cohort") == "test")) for stage in stages]
         tables: list[tuple[str | None, pl.DataFrame]] = [
             *scores,
             (None, self.author_baseline[1]),
