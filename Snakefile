@@ -67,3 +67,8 @@ rule evaluate_all:
             for stage in CONFIG.stages.values()
             for path in [*evaluated(stage), measured(stage)]
         ],
+
+
+# Only now all rules are known.
+if problem := unknown_target():
+    sys.exit(f"error: {problem}")

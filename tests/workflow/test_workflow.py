@@ -192,6 +192,13 @@ def test_texts_of_the_configuration_reach_the_commands_as_they_were_written(
         assert shlex.quote(json.dumps(text, ensure_ascii=False))[1:-1] in planned
 
 
+def test_a_wrong_target_is_answered_with_the_nearest(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    run = snakemake(tmp_path, small_config, "train_al")
+    assert run.returncode != 0
+    assert "error: train_al: no such target; did you mean train_all?" in run.stderr
+    assert "Traceback" not in run.stderr and "MissingRuleException" not in run.stderr
+
+
 @pytest.mark.parametrize("name", ["dmsc_30b", "dmsc_30b_full"])
 def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path, name: str) -> None:
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8"))
