@@ -44,6 +44,14 @@ for name, stage in CONFIG.stages.items():
 
 rule prepare_all:
     input:
+        [
+            f"{RESULTS}/audit/{audited}.json"
+            for stage in CONFIG.stages.values()
+            for audited in [
+                stage.sample,
+                *(f"{s}/{stage.ablation}" for s in [stage.sample, *COHORTS]),
+            ]
+        ],
         [tokens_path(stage.sample, stage) for stage in CONFIG.stages.values()],
         tokens_to_evaluate(all_evaluations()),
 
@@ -55,3 +63,8 @@ rule evaluate_all:
             for stage in CONFIG.stages.values()
             for path in [*evaluated(stage), measured(stage)]
         ],
+
+
+# Only now all rules are known.
+if problem := unknown_target():
+    sys.exit(f"error: {problem}")

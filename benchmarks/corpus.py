@@ -18,7 +18,7 @@ from persona.modeling.tiny import END_OF_TEXT, END_OF_TURN, SPLIT, START_OF_TURN
 from persona.prompts import Parts, PromptSpec, load_style, render
 
 ROOT = Path(__file__).parents[1]
-TASK, CUE = "预测用户对电影的评分", "预测用户的影评："
+TASK, CUE = "预测用户会写的影评", "预测用户的影评："
 
 
 def synthetic_reviews(n_users: int, seed: int = 42) -> Ingested:

@@ -11,7 +11,7 @@ from persona.prompts import Parts, PromptSpec, load_style, render
 
 STYLES = Path(__file__).parents[2] / "config" / "prompts"
 
-TASK, CUE = "预测用户对电影的评分", "预测用户的影评："
+TASK, CUE = "预测用户会写的影评", "预测用户的影评："
 
 
 def prompts_of(tables: Ingested, style: str, parts: Parts, targets: pl.DataFrame | None = None) -> pl.DataFrame:

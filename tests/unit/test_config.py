@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from persona.config.checks import load_config
-from persona.config.models import Config, Recipe
+from persona.config.models import Config, Dataset, Recipe, Stage
 from persona.config.reference import schema_text, with_settings_table
 from persona.errors import PersonaError
+from persona.prompts import load_style
 
 ROOT = Path(__file__).parents[2]
 BY_TIME = {"by": "time", "val_from": "2015-01-01", "test_from": "2016-01-01"}
@@ -108,9 +109,12 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("split", BY_TIME | {"test_from": 2016}, r"split\.test_from: got 2016: Input should be a valid date"),
         (
             "recipes.tiny.learning_rate",
-            "1e-3",
-            r"recipes\.tiny\.learning_rate: got '1e-3': Input should be a valid number",
+            "1e-3 ",
+            r"recipes\.tiny\.learning_rate: got '1e-3 ': Input should be a valid number",
         ),
+        ("recipes.tiny.max_epochs", "010", r"recipes\.tiny\.max_epochs: got '010': Input should be a valid integer"),
+        ("recipes.tiny.max_epochs", "1.5", r"recipes\.tiny\.max_epochs: got '1\.5': Input should be a valid integer"),
+        ("recipes.tiny.prefix_sharing", "yes", r"prefix_sharing: got 'yes': Input should be a valid boolean"),
         ("recipes.tiny.learning_rate", 4.0, r"recipes\.tiny\.learning_rate: got 4, allowed is below 1"),
         ("recipes.tiny.gpus", 2, r"recipes\.tiny: give either gpus \(1 or more\) or cpu_processes"),
         ("recipes.tiny.max_tokens_per_gpu", 100, r"max_tokens_per_gpu: got 100, allowed is at least .* 256"),
@@ -144,6 +148,8 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
         ("samples.Two", {"max_samples_per_user": 2}, r"samples\.Two: got 'Two'"),
         ("wandb.run_name", "{smaple}", r"wandb\.run_name: got '\{smaple\}'; allowed placeholders are \{sample\}"),
         ("dataset", "dmcs", r"dataset: got 'dmcs' \(did you mean dmsc\?\)"),
+        ("results_dir", "results/{user}", r"results_dir: got 'results/\{user\}', allowed is a path without \{ and \}"),
+        ("datasets.dmsc.path", "results/{a}.csv", r"datasets\.dmsc\.path: got .*, allowed is a path without \{ and \}"),
         ("results_dir", "../elsewhere", r"results_dir: got '\.\./elsewhere', allowed is a folder below"),
         ("results_dir", "/tmp/results", r"results_dir: got '/tmp/results', allowed is a folder below"),
         ("datasets.dmsc.path", "results/../x.csv", r"datasets\.dmsc\.path: got .*, allowed for synthetic data"),
@@ -164,6 +170,41 @@ def test_a_mistake_is_explained(path: str, value: Any, message: str) -> None:
     with pytest.raises(PersonaError, match=message) as error:
         load_config(data, ROOT)
     assert "\n" not in str(error.value)
+
+
+def test_the_default_task_asks_for_what_the_cue_asks() -> None:
+    dataset = Dataset(format="dmsc_csv", path="a.csv")
+    assert "影评" in dataset.task and "影评" in dataset.cue
+
+
+@pytest.mark.parametrize("name", ["dmsc_30b", "dmsc_30b_full"])
+def test_the_history_of_the_real_run_has_texts(name: str) -> None:
+    config = load_config(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")), ROOT)
+    styles = {config.ablations[stage.ablation].prompt_style for stage in config.stages.values()}
+    for style in styles:
+        sections = load_style(ROOT / "config" / "prompts" / f"{style}.yaml").sections
+        assert "{text}" in "".join(next(section.entry for section in sections if section.part == "history"))
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "meant"),
+    [
+        ("learning_rate", "1e-5", 1e-5),
+        ("max_epochs", "7", 7),
+        ("gradient_checkpointing", "true", True),
+        ("validate_every_steps", "null", None),
+        ("lora", {"target_modules": ["12"], "r": "8"}, {"target_modules": ["12"], "r": 8}),
+    ],
+)
+def test_what_snakemake_hands_over_as_text_is_read(key: str, given: Any, meant: Any) -> None:
+    recipe = {"model": "1", "deepspeed": "2"}
+    read, typed = Recipe.model_validate(recipe | {key: given}), Recipe.model_validate(recipe | {key: meant})
+    assert read == typed and (read.model, read.deepspeed) == ("1", "2")
+
+
+def test_numbers_in_lists_may_be_text() -> None:
+    stage = {"sample": "a", "ablation": "b", "recipe": "c"}
+    assert Stage.model_validate(stage | {"seeds": ["43", "44"]}).seeds == [43, 44]
 
 
 def test_dialogue_has_no_days_to_split_by() -> None:

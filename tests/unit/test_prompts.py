@@ -29,7 +29,7 @@ def test_a_simple_prompt_reads_as_written_by_hand(small: Ingested) -> None:
     user = small.users["user_id"].item()
     assert prompt == (
         f"[USER_HASH={user}]\n\n[USER_PROFILE]\n[USER_NAME=甲]\n\n[HISTORY]\n1. [电影A] 评分：5.0\n\n"
-        "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影B\n\n预测用户的影评："
+        "[TASK]\n预测用户会写的影评\n\n[MOVIE]\n电影B\n\n预测用户的影评："
     )
 
 
@@ -50,7 +50,7 @@ def test_a_part_switched_off_leaves_no_trace(small: Ingested) -> None:
     prompts = prompts_of(small, "simple", Parts(profile=False, history=False, context=False))
     user = small.users["user_id"].item()
     assert set(prompts["prompt"]) == {
-        f"[USER_HASH={user}]\n\n[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n电影{film}\n\n预测用户的影评："
+        f"[USER_HASH={user}]\n\n[TASK]\n预测用户会写的影评\n\n[MOVIE]\n电影{film}\n\n预测用户的影评："
         for film in "ABCD"
     }
 
@@ -236,7 +236,7 @@ def test_prompts_of_real_reviews_read_as_written_by_hand(real_rows: Path) -> Non
     row = prompts.filter(pl.col("completion") == "连奥创都知道整容要去韩国。").row(0, named=True)
     assert row["prompt"] == (
         f"[USER_HASH={row['user_id']}]\n\n[USER_PROFILE]\n[USER_NAME=然潘]\n\n"
-        "[TASK]\n预测用户对电影的评分\n\n[MOVIE]\n复仇者联盟2\n\n预测用户的影评："
+        "[TASK]\n预测用户会写的影评\n\n[MOVIE]\n复仇者联盟2\n\n预测用户的影评："
     )
     assert row["rating"] == 3.0
     tokenizer = train_tokenizer(prompts["prompt"].to_list(), vocab_size=600)

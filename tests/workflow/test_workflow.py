@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from persona.tables import schemas
 from persona.tables.parquet import write_table
 from persona.training.logs import read_log
-from tests.workflow.conftest import snakemake
+from tests.workflow.conftest import command, environment, snakemake
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,6 +158,47 @@ def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_
     assert not (tmp_path / "results").exists()
 
 
+def test_files_and_the_command_line_change_single_keys(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    (tmp_path / "longer.yaml").write_text("recipes: {tiny: {max_epochs: 9, warmup_ratio: 1e-2}}", encoding="utf-8")
+    changes = ["recipes={tiny: {learning_rate: 1e-5, gradient_checkpointing: true}}", "split={seed: 7}", "wandb=null"]
+    start = command(tmp_path, small_config, "-n", "-p", "train_all", "--cores", "2", "--config", *changes)
+    run = subprocess.run(
+        [*start, "longer.yaml"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    for setting in ('"max_epochs": 9', '"warmup_ratio": 0.01', '"learning_rate": 1e-05', '"seed": 7'):
+        assert setting in run.stdout
+
+
+def test_texts_of_the_configuration_reach_the_commands_as_they_were_written(
+    tmp_path: Path, small_config: dict[str, Any]
+) -> None:
+    """Braces, which Snakemake formats, and what a shell reads: quotes, spaces, dollar signs, backquotes, new lines."""
+    config = json.loads(json.dumps(small_config))
+    task, path = 'What {user} of {{sample}} "wrote", it\'s $HOME `id` \\ %s {0}\n{ablation}', "re sults/it's $HOME"
+    texts = {"task": task, "cue": '{model}\'s "$1":', "rating_cue": "{recipe} {stars}:"}
+    config["datasets"]["dmsc"] |= texts | {"path": f'{path}/`raw` "$1".csv'}
+    config |= {"results_dir": path, "hardware": {"measured": task}}
+    config["stages"]["nothing"] = config["stages"]["quick"] | {"ablation": "none"}
+    prompts = [f"{path}/dmsc/prompts/{sample}/profile.parquet" for sample in ("two_per_user", "test")]
+    run = snakemake(tmp_path, config, *prompts)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for file in prompts:
+        lines = pl.read_parquet(tmp_path / file)["prompt"][0].splitlines()
+        assert lines[-1] == texts["cue"] and lines[lines.index("[TASK]") + 1] == task.replace("\n", " ")
+    planned = snakemake(tmp_path, config, "-n", "-p", "plan", "report").stdout
+    assert planned.count("--shows-user true") == 6 and planned.count("--shows-user false") == 2
+    for text in (task, texts["rating_cue"]):
+        assert shlex.quote(json.dumps(text, ensure_ascii=False))[1:-1] in planned
+
+
+def test_a_wrong_target_is_answered_with_the_nearest(tmp_path: Path, small_config: dict[str, Any]) -> None:
+    run = snakemake(tmp_path, small_config, "train_al")
+    assert run.returncode != 0
+    assert "error: train_al: no such target; did you mean train_all?" in run.stderr
+    assert "Traceback" not in run.stderr and "MissingRuleException" not in run.stderr
+
+
 @pytest.mark.parametrize("name", ["dmsc_30b", "dmsc_30b_full"])
 def test_a_dry_run_of_the_real_configuration_shows_all_stages(tmp_path: Path, name: str) -> None:
     config = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -218,8 +260,8 @@ def test_a_planted_leak_ends_the_workflow_before_training(
     run = snakemake(tmp_path, small_config, "train_history", "--rerun-triggers", "mtime")
     assert run.returncode != 0
     assert (
-        f"leak audit: history_not_earlier: 1 of {prompts.height} targets; the first is interaction {first}"
-        in run.stderr
+        f"leak audit: history_not_earlier: 1 of {prompts.height} targets, none is ever allowed, "
+        f"the first is interaction {first}" in run.stderr
     )
     findings = tmp_path / "results/dmsc/audit/two_per_user/profile_and_history.findings.csv"
     late = pl.read_csv(findings).filter(pl.col("check") == "history_not_earlier")

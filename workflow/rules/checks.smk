@@ -1,6 +1,9 @@
 """Checks at the start of a run, before its first job."""
 
 import time
+from difflib import get_close_matches
+
+from snakemake.cli import get_argument_parser
 
 from persona.base_model import missing_model
 from persona.tables.parquet import rename_damaged
@@ -12,6 +15,26 @@ if workflow.is_main_process:
             f"{path} is cut off; it was renamed to {path.name}.damaged and is made again if it is needed",
             file=sys.stderr,
         )
+
+
+def unknown_target():
+    """A target that is neither a rule nor a path, with the nearest that there is, or None."""
+    if not workflow.is_main_process or "snakemake" not in sys.argv[0]:
+        return None
+    # Snakemake tells a workflow its targets only after it has read all rules.
+    arguments, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    named = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
+    for target in sorted({*arguments.targets} - {rule.name for rule in workflow.rules}):
+        if "/" not in target and not Path(target).exists():
+            names = get_close_matches(target, named, n=1) or [
+                name for name in named if name.endswith("_all")
+            ]
+            return (
+                f"{target}: no such target; did you mean {' or '.join(names)}? "
+                "A file is named with its folder, such as results/dmsc/targets.parquet"
+            )
+    return None
+
 
 EVALUATING = [
     "evaluate",

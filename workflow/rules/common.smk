@@ -20,6 +20,7 @@ from persona.ingestion.formats import FORMATS
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import raw_files
 from persona.modeling.settings import TinyModel
+from persona.planning.settings import Hardware
 from persona.prompts import PARTS
 from persona.tokenization.settings import FitSettings
 
@@ -122,7 +123,7 @@ def parts_of_ablation(ablation):
 
 
 def prompt_of(wildcards):
-    """What a prompt is made of, besides its style; a function, so that Snakemake does not format the texts."""
+    """What a prompt is made of, besides its style."""
     ablation = ablation_of(wildcards.ablation)
     parts = parts_of_ablation(ablation)
     is_user_shown = wildcards.ablation in CONFIG.ablations
@@ -159,6 +160,12 @@ def model_input(name):
 
 def corpus_path(tiny):
     return f"{RESULTS}/prompts/{tiny.corpus_sample}/{tiny.corpus_ablation}.parquet"
+
+
+def shows_user(ablation):
+    """Whether prompts may show anything of the user but a hash."""
+    shown = CONFIG.ablations[ablation]
+    return shown.use_profile or (shown.use_history and shown.history.max_entries != 0)
 
 
 def shows_context(ablation):
@@ -229,6 +236,11 @@ def settings_of_model(wildcards):
     """How prompts are made to fit a model."""
     model = CONFIG.models[wildcards.model]
     return as_json(model.model_dump(include=set(FitSettings.model_fields)))
+
+
+def as_written(value):
+    """A parameter as a function, whose result Snakemake does not format: braces of a text are no wildcards there."""
+    return lambda wildcards: value
 
 
 def as_json(settings):

@@ -40,7 +40,9 @@ elif not Path(DATASET.path).exists():
             mem_mb=memory(1),
             runtime=60,
         params:
-            message=f"error: {DATASET.path}: no such file; put the raw data there or set datasets.{CONFIG.dataset}.path",
+            message=as_written(
+                f"error: {DATASET.path}: no such file; put the raw data there or set datasets.{CONFIG.dataset}.path"
+            ),
         shell:
             "echo {params.message:q} | tee {log:q} >&2; exit 1"
 

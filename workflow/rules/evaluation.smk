@@ -26,7 +26,7 @@ rule build_targets:
         'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
         " --split {input.split:q} --candidates {params.candidates} --seed {params.seed}"
-        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?; grep "^note: " {log:q} >&2 || true'
 
 
 ruleorder: render_impostors > render
@@ -137,7 +137,7 @@ rule evaluate:
         evaluations=evaluations_of,
         processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
         gpus=lambda wildcards: recipe_of(wildcards).gpus,
-        cues=as_json([DATASET.cue, DATASET.rating_cue]),
+        cues=as_written(as_json([DATASET.cue, DATASET.rating_cue])),
         generation=as_json(CONFIG.generation.model_dump()),
         code=digest("evaluate"),
     shell:
@@ -223,7 +223,7 @@ else:
                 evaluations=evaluations_of,
                 processes=lambda wildcards: recipe_of(wildcards).processes_per_node,
                 gpus=lambda wildcards: recipe_of(wildcards).gpus,
-                cues=as_json([DATASET.cue, DATASET.rating_cue]),
+                cues=as_written(as_json([DATASET.cue, DATASET.rating_cue])),
                 generation=as_json(CONFIG.generation.model_dump()),
                 code=digest("evaluate"),
             shell:
@@ -253,12 +253,13 @@ rule measure:
         runtime=60,
     params:
         candidates=CONFIG.evaluation.candidates,
+        shows_user=lambda wildcards: as_json(shows_user(wildcards.ablation)),
         code=digest("measure"),
     shell:
         'python "$SCRIPTS/measure.py"'
         " {output:q} --scores {input.scores:q} --generations {input.generations:q} --targets {input.targets:q}"
         " --prompts {input.prompts:q} --interactions {input.interactions:q} --trained-on {input.trained_on:q}"
-        " --candidates {params.candidates}"
+        " --candidates {params.candidates} --shows-user {params.shows_user}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
@@ -347,7 +348,7 @@ rule report:
     params:
         folder=lambda wildcards, output: Path(output.page).parent,
         baselines=lambda wildcards, input: Path(input.baselines[0]).parent,
-        stages=json.dumps(report_stages()),
+        stages=as_written(json.dumps(report_stages())),
         contrasts=as_json([c.model_dump() for c in CONFIG.evaluation.contrasts]),
         candidates=CONFIG.evaluation.candidates,
         dataset=CONFIG.dataset,

@@ -53,8 +53,8 @@ rule plan:
         mem_mb=memory(4),
         runtime=60,
     params:
-        stages=json.dumps(STAGES_TO_PLAN),
-        hardware=as_json(CONFIG.hardware.model_dump()),
+        stages=as_written(json.dumps(STAGES_TO_PLAN)),
+        hardware=as_written(as_json(hardware_to_plan())),
         assumed_sd=CONFIG.evaluation.assumed_sd,
         code=digest("plan"),
     shell:

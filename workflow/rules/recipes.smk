@@ -79,6 +79,13 @@ def stages_to_plan():
     return plans
 
 
+def hardware_to_plan():
+    """What the plan computes with; None where it is not configured and recipes use CPUs, which are no H100."""
+    on_gpus = all(CONFIG.recipes[stage.recipe].gpus for stage in CONFIG.stages.values())
+    hardware = CONFIG.hardware or (Hardware() if on_gpus else None)
+    return hardware and hardware.model_dump()
+
+
 STAGES_TO_PLAN = stages_to_plan()
 
 

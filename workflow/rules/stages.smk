@@ -112,6 +112,7 @@ def report_stages():
             **stage.model_dump(),
             "parts": parts_of_ablation(ablation),
             "history": ablation.history.model_dump(),
+            "shows_user": shows_user(stage.ablation),
             "model": model,
             "base_model": model_path(model),
             "prompt_style": ablation.prompt_style,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from persona.errors import run_command
-from persona.evaluation.targets import build_targets, count_blocks
+from persona.evaluation.targets import build_targets, count_blocks, too_few_candidates
 from persona.tables import schemas
 from persona.tables.parquet import read_table, write_table
 from persona.tables.splits import read_split
@@ -29,6 +29,8 @@ def main() -> None:
             f"{row['cohort']}, {'with' if row['has_history'] else 'without'} history: {row['targets']:,} targets, "
             f"{row['with_impostors']:,} with impostors, {row['with_candidates']:,} among {args.candidates} or more"
         )
+    if problem := too_few_candidates(targets, args.candidates):
+        print(f"note: {problem}")
 
 
 if __name__ == "__main__":

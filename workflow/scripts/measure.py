@@ -1,6 +1,7 @@
 """Compute the metrics of one model, with intervals, from its rows."""
 
 import argparse
+import json
 from pathlib import Path
 
 from persona.errors import run_command
@@ -17,6 +18,7 @@ def main() -> None:
     for name in ("generations", "targets", "prompts", "interactions", "trained-on"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--candidates", type=int, required=True)
+    parser.add_argument("--shows-user", type=json.loads, required=True, help="whether prompts show profile or history")
     args = parser.parse_args()
     trained_on = read_table(args.trained_on, schemas.SAMPLES, ["interaction_id"])
     reviews = read_table(args.interactions, schemas.INTERACTIONS, ["interaction_id", "text"])
@@ -27,6 +29,7 @@ def main() -> None:
         read_table(args.prompts, schemas.PROMPTS, ["interaction_id", "prompt"]),
         reviews.join(trained_on, on="interaction_id", how="semi")["text"].to_list(),
         args.candidates,
+        args.shows_user,
     )
     write_json(metrics, args.output)
 

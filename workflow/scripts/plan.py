@@ -18,10 +18,10 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("figures", type=Path)
     parser.add_argument("--stages", type=json.loads, required=True, help="JSON of PlannedStage by stage")
-    parser.add_argument("--hardware", type=json.loads, required=True, help="JSON of Hardware")
+    parser.add_argument("--hardware", type=json.loads, required=True, help="JSON of Hardware; null names no times")
     parser.add_argument("--assumed-sd", type=float, required=True, help="of the users' effects, in nats per character")
     args = parser.parse_args()
-    hardware = Hardware.model_validate(args.hardware)
+    hardware = Hardware.model_validate(args.hardware) if args.hardware else None
     stages = {name: PlannedStage.model_validate(stage) for name, stage in args.stages.items()}
     plans = {name: plan_stage(stage, hardware) for name, stage in stages.items()}
     # All stages have the same test cohort.

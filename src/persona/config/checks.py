@@ -206,6 +206,10 @@ def _path_problems(config: Config) -> Iterator[str]:
             f"results_dir: got {config.results_dir!r}, allowed is a folder below the one in which the workflow runs; "
             "choose that one with snakemake --directory"
         )
+    paths = {"results_dir": config.results_dir} | {f"datasets.{k}.path": d.path for k, d in config.datasets.items()}
+    for where, given in {**paths, **{f"models.{name}.path": m.path or "" for name, m in config.models.items()}}.items():
+        if set("{}") & set(given):
+            yield f"{where}: got {given!r}, allowed is a path without {{ and }}, which Snakemake reads as wildcards"
     for name, dataset in config.datasets.items():
         path = PurePosixPath(dataset.path)
         if dataset.synthetic and (".." in path.parts or results not in path.parents):

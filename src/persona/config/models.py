@@ -44,8 +44,9 @@ class Dataset(Options):
     min_reviews_per_user: Count = 1
     """Users with fewer usable texts are in none of train, val and test. They stay in the tables of the ingestion, and
     `split.parquet` lists them as `left_out`."""
-    task: Text = "预测用户对电影的评分"
-    """Text of the `[TASK]` section of the prompt."""
+    task: Text = "预测用户会写的影评"
+    """Text of the `[TASK]` section of the prompt. The training script's was `预测用户对电影的评分`, which asks for a
+    rating above a `cue` that asks for the review; set it to compare."""
     cue: Text = "预测用户的影评："
     """Last line of the prompt."""
     rating_cue: Text | None = "预测用户的评分："
@@ -292,8 +293,9 @@ class Config(Settings):
     """Evaluation and comparisons."""
     audit: Allowances = Allowances()
     """What the leak audit allows."""
-    hardware: Hardware = Hardware()
-    """What `snakemake plan` assumes of one GPU or CPU process."""
+    hardware: Hardware | None = None
+    """What `snakemake plan` assumes of one GPU or CPU process; `python -m persona calibrate` measures it. With `null`
+    an H100 is assumed where recipes use GPUs, and where one uses CPUs the plan names no times."""
     wandb: Wandb | None = None
     """Weights & Biases."""
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]

@@ -45,8 +45,13 @@ class Claim:
 
     @property
     def allowed(self) -> bool:
-        """Whether every condition that is asked holds."""
-        return all(c.holds is True for c in self.conditions if c.advantage is not None)
+        """Whether any condition is asked, and every one that is asked holds."""
+        asked = [c for c in self.conditions if c.advantage is not None]
+        return bool(asked) and all(c.holds is True for c in asked)
+
+
+# Of a stage whose prompts show nothing of the user, neither profile nor history.
+NOT_ASKED = Claim([Condition(name, None) for name in ("swap_gap", "author", "rating")])
 
 
 def claim(

@@ -139,6 +139,23 @@ def count_blocks(targets: pl.DataFrame, candidates: int) -> pl.DataFrame:
     )
 
 
+def too_few_candidates(targets: pl.DataFrame, candidates: int) -> str | None:
+    """What to do where fewer than half of the test targets have enough users to identify their author among; or None.
+
+    Args:
+        targets: `schemas.TARGETS`.
+    """
+    test = count_blocks(targets, candidates).filter(pl.col("cohort") == "test")
+    all_targets, enough = test["targets"].sum(), test["with_candidates"].sum()
+    if 2 * enough >= all_targets:
+        return None
+    return (
+        f"only {enough:,} of {all_targets:,} test targets have texts of {candidates} test users on the same item (with "
+        "history or without, as they have), so authors are identified for these alone; take more test users, lower "
+        "evaluation.candidates, or use split.by: item"
+    )
+
+
 def _floors(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFrame:
     """A random review of the same item by another user, with the same star if there is one."""
     ordered = reviews.with_columns(tie=_priority(reviews, "floor", seed)).sort("item_id", "rating", "tie")

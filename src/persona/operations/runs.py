@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import re
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona.training.logs import JSON_LOG
+from persona.training.logs import ENDED, JSON_LOG
 
 QUIET_SECONDS = 7200
 VERSION = re.compile(r"v(\d+)(-[0-9a-f]{12})?")
@@ -58,6 +60,21 @@ class Run:
             except OSError:
                 return True
         return False
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process is gone for certain: it left its word, or this machine's lock is free."""
+        if self.locked:
+            return False
+        lock = self.path / "lock"
+        is_here = lock.exists() and lock.read_text(encoding="utf-8").strip() == socket.gethostname()
+        return is_here or self.last_word is not None
+
+    @property
+    def last_word(self) -> str | None:
+        """Why it stopped, if it could say so."""
+        file = self.path / ENDED
+        return json.loads(file.read_text(encoding="utf-8"))["reason"] if file.exists() else None
 
     @property
     def may_be_training(self) -> bool:

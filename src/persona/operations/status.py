@@ -95,6 +95,8 @@ def _last_records(log: Path) -> list[dict[str, Any]]:
 def _state(run: Run) -> str:
     if run.finished:
         return "finished"
+    if run.ended:
+        return "stopped, see below" if run.last_word else "ended without a word"
     silent = run.seconds_silent()
     if silent == float("inf"):
         return "starting" if run.may_be_training else "not begun"
@@ -104,17 +106,23 @@ def _state(run: Run) -> str:
 
 def status_table(results: Path) -> str:
     """One line per training below `results`, for a terminal."""
-    rows = [_row(progress(run)) for run in find_runs(results) if not run.set_aside]
-    if not rows:
+    runs = [run for run in find_runs(results) if not run.set_aside]
+    if not runs:
         return f"no trainings in {results}"
-    return tabulate([COLUMNS, *rows], tablefmt="plain", disable_numparse=True)
+    words = [f"{_name(run)}: {run.last_word}" for run in runs if run.ended and run.last_word and not run.finished]
+    table = tabulate([COLUMNS, *(_row(progress(run)) for run in runs)], tablefmt="plain", disable_numparse=True)
+    return "\n".join([table, *words])
+
+
+def _name(run: Run) -> str:
+    return f"{run.results.name}/{run.factors}/{run.path.name}"
 
 
 def _row(p: Progress) -> list[str]:
     total = f"/{p.total_steps}" if p.total_steps else ""
     left = p.seconds_left
     return [
-        f"{p.run.results.name}/{p.run.factors}/{p.run.path.name}",
+        _name(p.run),
         p.state,
         str(p.epoch or ""),
         f"{p.step}{total}",

@@ -22,9 +22,19 @@ from persona.planning.phases import phases_of
 from persona.planning.settings import Hardware, PlannedStage
 from persona.training.engine import sharing_explained
 
+# What is counted from tokens, settings and the model's code alone.
+COUNTED = [
+    "samples", "prefix_sharing", "tokens_per_epoch", "computed_tokens_per_epoch", "computed_tokens_per_epoch_by_user",
+    "loss_tokens_per_epoch", "steps_per_epoch", "micro_steps_per_step", "max_tokens_per_gpu", "parameters",
+    "active_parameters", "trained_parameters", "tokens_per_micro_step", "max_epochs",
+]  # fmt: skip
 
-def plan_stage(stage: PlannedStage, hardware: Hardware) -> dict[str, Any]:
-    """All figures of one stage."""
+
+def plan_stage(stage: PlannedStage, hardware: Hardware | None) -> dict[str, Any]:
+    """All figures of one stage; of unknown hardware those in `COUNTED`."""
+    if hardware is None:
+        plan = plan_stage(stage, Hardware())
+        return {name: plan[name] for name in COUNTED}
     schedule, processes = stage.schedule, stage.processes
     table, val = TokenTable.read(Path(stage.tokens)), TokenTable.read(Path(stage.val_tokens))
     size = model_size(stage.model, stage.optimization.lora)

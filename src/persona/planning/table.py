@@ -13,43 +13,55 @@ from persona.planning.settings import Hardware
 BOUNDS = {"compute": "computing", "traffic": "the traffic between GPUs", "host": "the host, which starts the work"}
 
 
-def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware, test_users: int, assumed_sd: float) -> str:
+NOT_MEASURED = (
+    "No times, memory or disk: the configuration has no `hardware` section, and this machine's CPUs are not measured. "
+    "`python -m persona calibrate` measures them in minutes and prints the section to paste."
+)
+
+
+def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware | None, test_users: int, assumed_sd: float) -> str:
     """The plan as Markdown that is also readable on a terminal.
 
     Args:
         stages: `stage.plan_stage` by stage.
+        hardware: None names no times.
         test_users: users of the test cohort.
         assumed_sd: standard deviation of the users' effects, in nats per character.
     """
-    header = ["stage", "samples", "tokens/epoch", "computed", "steps/epoch", "micro-steps/step", "s/step", "h/epoch",
-              "GPU-h/epoch", "GiB/process", "GB disk", "GB host memory"]  # fmt: skip
-    rows = []
-    for name, plan in stages.items():
-        rows.append(
-            [
-                name,
-                f"{plan['samples']:,}",
-                f"{plan['tokens_per_epoch']:,}",
-                f"{plan['computed_tokens_per_epoch']:,}",
-                f"{plan['steps_per_epoch']:,}",
-                f"{plan['micro_steps_per_step']:.2f}",
-                f"{plan['seconds_per_step']:.2f}",
-                _hours(plan["hours_per_epoch"]),
-                _hours(plan["gpu_hours_per_epoch"]),
-                f"{plan['memory_gib']['total']:.1f} of {hardware.memory_gib:g}{'' if plan['fits'] else ' (!)'}",
-                f"{sum(plan['disk_gb'].values()):,.1f}",
-                f"{sum(plan['host_memory_gb'].values()):,.1f}",
-            ]
-        )
-    table = tabulate(rows, header, tablefmt="github", disable_numparse=True)
+    rows = [_counts(name, plan) | (_estimates(plan, hardware) if hardware else {}) for name, plan in stages.items()]
+    table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    power = _power(test_users, assumed_sd)
+    if hardware is None:
+        return "\n".join([table, "", *_grouped(_sharing(stages)), NOT_MEASURED, power]) + "\n"
     warnings = [
         f"{name}: does not fit, {plan['memory_gib']['total']:.1f} of {hardware.memory_gib:g} GiB: {plan['advice']}"
         for name, plan in stages.items()
         if not plan["fits"]
     ]
     notes = [*_grouped(_sharing(stages)), *_fill(stages), *_grouped(_memory(stages)), *warnings, _assumptions(hardware)]
-    notes.append(_power(test_users, assumed_sd))
-    return "\n".join([table, "", _phases(stages), "", *notes]) + "\n"
+    return "\n".join([table, "", _phases(stages), "", *notes, power]) + "\n"
+
+
+def _counts(name: str, plan: dict[str, Any]) -> dict[str, str]:
+    return {
+        "stage": name,
+        "samples": f"{plan['samples']:,}",
+        "tokens/epoch": f"{plan['tokens_per_epoch']:,}",
+        "computed": f"{plan['computed_tokens_per_epoch']:,}",
+        "steps/epoch": f"{plan['steps_per_epoch']:,}",
+        "micro-steps/step": f"{plan['micro_steps_per_step']:.2f}",
+    }
+
+
+def _estimates(plan: dict[str, Any], hardware: Hardware) -> dict[str, str]:
+    return {
+        "s/step": f"{plan['seconds_per_step']:.2f}",
+        "h/epoch": _hours(plan["hours_per_epoch"]),
+        "GPU-h/epoch": _hours(plan["gpu_hours_per_epoch"]),
+        "GiB/process": f"{plan['memory_gib']['total']:.1f} of {hardware.memory_gib:g}{'' if plan['fits'] else ' (!)'}",
+        "GB disk": f"{sum(plan['disk_gb'].values()):,.1f}",
+        "GB host memory": f"{sum(plan['host_memory_gb'].values()):,.1f}",
+    }
 
 
 def _phases(stages: dict[str, dict[str, Any]]) -> str:

@@ -76,7 +76,9 @@ class Evidence:
     def author_curves(self) -> list[Curve]:
         """acc@1 by length of history, for each stage and for the best free baseline."""
         tables: list[tuple[str | None, list[pl.DataFrame]]] = [
-            (stage.name, [table.filter(pl.col("cohort") == "test") for table in stage.seeds]) for stage in self.stages
+            (stage.name, [table.filter(pl.col("cohort") == "test") for table in stage.seeds])
+            for stage in self.stages
+            if stage.shows_user
         ]
         tables.append((None, [self.author_baseline[1]]))
         return [(name, self._acc_by_history(table)) for name, table in tables]

@@ -233,7 +233,7 @@ def author_by_history(evidence: Evidence, say: Say) -> Figure:
     ),
 )
 def users(evidence: Evidence, say: Say) -> Figure | None:
-    effects = [(stage, swap_gap_by_user(stage.scores)) for stage in evidence.stages]
+    effects = [(stage, swap_gap_by_user(stage.scores)) for stage in evidence.stages if stage.shows_user]
     effects = [(stage, table.sort("effect")) for stage, table in effects if table.height]
     if not effects:
         return None

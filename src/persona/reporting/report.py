@@ -61,6 +61,7 @@ def page(
     return environment.get_template("page.html.j2").render(
         stages=table.to_dicts(),
         claims={stage.name: stage.claim for stage in evidence.stages},
+        without_user={stage.name for stage in evidence.stages if not stage.shows_user},
         verdict=(" ".join(english), "".join(chinese)),
         caution=evidence.caution,
         pictures=pictures,

@@ -13,7 +13,7 @@ import polars as pl
 import polars.selectors as cs
 
 from persona.entries.settings import ALL_ENTRIES, HistorySettings
-from persona.evaluation.claims import Claim
+from persona.evaluation.claims import NOT_ASKED, Claim
 from persona.evaluation.comparison import NLL, PARTS, difference, mean_of_seeds, shapley
 from persona.evaluation.metrics.intervals import Estimate
 from persona.tables import schemas
@@ -59,6 +59,7 @@ class Stage:
     claim: Claim
     evaluation_seconds: dict[str, float]
     history: HistorySettings = ALL_ENTRIES
+    shows_user: bool = True
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -94,7 +95,12 @@ def load_stages(
         plan: `plan.json`.
         judge: from a stage's scores, one table per seed, to its claim.
     """
-    return [_load(name, stage, plan.get(name), judge) for name, stage in settings.items()]
+    return [_load(name, stage, _times(plan.get(name)), judge) for name, stage in settings.items()]
+
+
+def _times(plan: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A stage's plan if it names times, which it does not where the hardware was not known."""
+    return plan if plan and "phases" in plan else None
 
 
 def _load(
@@ -122,9 +128,10 @@ def _load(
         manifest=_json(training / "manifest.json"),
         log=read_log(training / "train_log.jsonl"),
         plan=plan,
-        claim=judge(seeds),
+        claim=judge(seeds) if stage["shows_user"] else NOT_ASKED,
         evaluation_seconds=_json(Path(stage["evaluation_seconds"])),
         history=HistorySettings.model_validate(stage["history"]),
+        shows_user=stage["shows_user"],
     )
 
 

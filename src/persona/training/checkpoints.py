@@ -7,7 +7,8 @@ A run folder holds
     checkpoints/       DeepSpeed checkpoints, each with the best weights so far; only the newest is kept
     best_epoch_N/      the best model, an ordinary Hugging Face folder; written when the training is over
     finished.json      written last
-    lock               held by the process that trains in this folder
+    ended.json         why a training stopped before its end; deleted when it goes on
+    lock               held by the process that trains in this folder; holds the name of its machine
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +30,7 @@ from torch import nn
 
 from persona.errors import NO_ROOM, PersonaError
 from persona.files import sync_folder, write_json
+from persona.training.logs import ENDED
 from persona.training.saving import BestWeights, CheckpointWriter, fits_in_host_memory
 from persona.training.stopping import any_rank
 from persona.units import human_size
@@ -115,6 +118,18 @@ class RunFolder:
     def _renamed(self, fingerprint: dict[str, Any]) -> Path:
         return self.path.with_name(f"{self.path.name}-{digest(fingerprint)}")
 
+    @contextmanager
+    def leaving_word(self) -> Iterator[None]:
+        """If this object holds the lock and an error ends the training, write down the reason."""
+        try:
+            yield
+        except BaseException as error:
+            if self._lock is not None:
+                reason = str(error) if isinstance(error, PersonaError) else f"{type(error).__name__}: {error}"
+                with suppress(OSError):  # the error that ended it says more
+                    write_json({"reason": reason}, self.path / ENDED)
+            raise
+
     def close(self) -> None:
         """Release the lock, if this object holds it."""
         if self._lock is not None:
@@ -124,13 +139,19 @@ class RunFolder:
     def _take_lock(self) -> None:
         self.close()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / "lock").open("w")
+        lock = (self.path / "lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            lock.close()
             raise PersonaError(
                 f"another process is training in {self.path}; wait for it, or end it if its Snakemake is gone"
             ) from error
+        # The machine on which the lock can be seen for certain.
+        lock.truncate(0)
+        print(socket.gethostname(), file=lock, flush=True)
+        self._lock = lock
+        (self.path / ENDED).unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:

@@ -14,6 +14,7 @@ from persona.progress import progress_bar
 from persona.units import clock
 
 JSON_LOG = "train_log.jsonl"
+ENDED = "ended.json"  # why a training stopped before its end; not there while it runs
 TEXT_LOG = Path("training_logs") / "detailed_training_log.txt"
 
 Record = Mapping[str, Any]

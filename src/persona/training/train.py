@@ -68,7 +68,7 @@ def train(
         PersonaError: the run folder belongs to another training, the model or the settings do not work, the loss is
             not finite, the disk is full, or `stop` received a signal.
     """
-    with process_group(), closing(RunFolder(files.run_folder)) as folder:
+    with process_group(), closing(RunFolder(files.run_folder)) as folder, folder.leaving_word():
         fingerprint: dict[str, Any] = {}
         if dist.get_rank() == 0:
             fingerprint = _fingerprint(files, optimization, schedule)

@@ -280,5 +280,14 @@ def test_a_finding_over_its_allowance_names_its_rows() -> None:
     assert check_findings(findings, 20, {"star_named": 0.1}, "f.csv") == {"star_named": 2}
     with pytest.raises(PersonaError, match=r"star_named: 2 of 19 .* interaction 7 of user a \(三星\).*f\.csv"):
         check_findings(findings, 19, {"star_named": 0.1}, "f.csv")
-    with pytest.raises(PersonaError, match="history_not_earlier: 2 of 20"):
+    with pytest.raises(PersonaError, match="history_not_earlier: 2 of 20 targets, none is ever allowed"):
         check_findings(findings.with_columns(check=pl.lit("history_not_earlier")), 20, {"star_named": 0.1}, "f.csv")
+
+
+def test_all_findings_are_told_at_once_each_with_the_key_that_allows_it() -> None:
+    rows = [("star_named", 7, "a", "三星"), ("near_duplicate", 8, "b", "like training text 1")]
+    findings = pl.DataFrame(rows, schema=FINDING, orient="row")
+    with pytest.raises(PersonaError) as error:
+        check_findings(findings, 10, {"star_named": 0.05, "near_duplicate": 0.0}, "f.csv")
+    for key in ("audit.star_named allows 5.0%", "audit.near_duplicate allows 0.0%"):
+        assert key in str(error.value)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from persona.evaluation.metrics.summary import subgroup_metrics
-from persona.evaluation.targets import build_targets, count_blocks, impostor_pairs
+from persona.evaluation.targets import build_targets, count_blocks, impostor_pairs, too_few_candidates
 from persona.ingestion.ingest import Ingested
 from persona.tables import schemas
 
@@ -77,6 +77,8 @@ def test_a_second_target_of_a_user_and_item_is_in_another_block() -> None:
     assert members == {("a", "b", "c"), ("a", "b")}
     assert targets.sort("interaction_id")["n_context"].to_list() == [0, 1, 0, 0, 0]
     assert count_blocks(targets, 3).rows() == [("test", False, 5, 5, 3)]
+    assert too_few_candidates(targets, 3) is None
+    assert "only 0 of 5 test targets have texts of 4 test users on the same item" in str(too_few_candidates(targets, 4))
     # The one with a conversation under the others, and the others under it: nobody's own prompt serves.
     block = targets.filter(pl.col("interaction_id") == 1)["block"].item()
     others = targets.filter(pl.col("block") == block, pl.col("interaction_id") != 1)

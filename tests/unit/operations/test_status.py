@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from persona.errors import PersonaError
 from persona.operations.runs import find_runs
 from persona.operations.status import progress, status_table
+from persona.training.checkpoints import RunFolder
 from tests.unit.operations.trainings import FACTORS, grow_old, train_a_little
 
 
@@ -33,3 +40,43 @@ def test_a_silent_training_and_a_finished_one_say_so(results: Path) -> None:
     assert "  silent for 3:00:0" in status_table(results)
     (run / "finished.json").write_text("{}")
     assert "  finished  " in status_table(results)
+
+
+def test_a_stopped_training_leaves_its_word_until_it_goes_on(results: Path) -> None:
+    run = train_a_little(results)
+    with pytest.raises(PersonaError), closing(RunFolder(run)) as folder, folder.leaving_word():
+        folder.claim({})
+        assert "  running, " in status_table(results)
+        raise PersonaError("stopped by SIGINT; the same command resumes after step 20")
+    _header, line, word = status_table(results).splitlines()
+    assert "  stopped, see below  " in line
+    assert word == f"dmsc/{FACTORS}/v1: stopped by SIGINT; the same command resumes after step 20"
+    with closing(RunFolder(run)) as folder:
+        folder.claim({})
+        assert "  running, " in status_table(results) and "SIGINT" not in status_table(results)
+
+
+def test_a_training_that_was_killed_does_not_run(results: Path) -> None:
+    """Also one that was killed before its first step, so that it has no log."""
+    run = train_a_little(results)
+    (run / "train_log.jsonl").unlink()
+    script = """
+import os, sys
+from pathlib import Path
+from persona.training.checkpoints import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+folder.claim({})
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", script, str(run)], check=False).returncode == -9
+    assert "  ended without a word" in status_table(results)
+
+
+def test_who_finds_the_folder_locked_leaves_the_word_to_the_holder(results: Path) -> None:
+    run = train_a_little(results)
+    with closing(RunFolder(run)) as holder:
+        holder.claim({})
+        other = RunFolder(run)
+        with pytest.raises(PersonaError, match="another process"), other.leaving_word():
+            other.claim({})
+        assert "  running, " in status_table(results)

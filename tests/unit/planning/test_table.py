@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from persona.planning.settings import Hardware
+from persona.planning.stage import COUNTED
 from persona.planning.table import plan_table
 
 HARDWARE = Hardware(memory_gib=79, peak_tflops=989, utilisation=0.28, interconnect_gb_s=450, micro_step_overhead_s=0)
@@ -83,6 +84,13 @@ def test_the_plan_says_whether_the_hardware_was_measured() -> None:
     assert "Assumed, not measured here: " in plan_table({"quick": stage()}, HARDWARE, 1000, 0.1)
     measured = HARDWARE.model_copy(update={"measured": "H100, 2026-11-26"})
     assert "Measured (H100, 2026-11-26): " in plan_table({"quick": stage()}, measured, 1000, 0.1)
+
+
+def test_without_hardware_no_time_is_named() -> None:
+    counted = {name: value for name, value in stage().items() if name in COUNTED}
+    table = plan_table({"quick": counted}, None, 1000, 0.1)
+    assert "| quick" in table and "5,000,000" in table and "python -m persona calibrate" in table
+    assert "h/epoch" not in table and "TFLOP/s" not in table
 
 
 def test_the_plan_says_how_small_a_gap_the_test_users_can_show() -> None:

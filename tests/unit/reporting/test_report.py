@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from persona.evaluation.metrics.summary import point_metrics, star_metrics
+from persona.evaluation.claims import NOT_ASKED
+from persona.evaluation.metrics.summary import point_metrics, stage_metrics, star_metrics
 from persona.reporting.evidence import Evidence
 from persona.reporting.report import EXAMPLES, examples, page
 from persona.reporting.stages import baseline_table, phase_table, stage_table
@@ -40,6 +41,26 @@ def test_ratings_of_another_scale_have_a_page_without_measures_of_stars(evidence
     html = page(other, [], table, methods, phase_table(stages))
     assert guesses.keys() == {"rmse", "mae", "tau"} and "rmse" not in table.columns
     assert "damped_bias" in html
+
+
+def test_of_a_stage_that_shows_nothing_of_the_user_nothing_is_asked(evidence: Evidence) -> None:
+    """The likelihoods under other users' prompts are there, and would find authors by their hash, or by chance."""
+    written = evidence.stages[1].generations
+    stages = [evidence.stages[0]]
+    for stage in evidence.stages[1:]:
+        metrics = stage_metrics(
+            stage.seeds, written, evidence.targets, stage.prompts, ["a training text"], evidence.candidates, False
+        )
+        assert not {"swap_gap", "format_gap", "acc", "mrr_pooled"} & set(metrics["likelihood"])
+        assert {"swap_gap", "acc"} <= set(stage.metrics["likelihood"])
+        assert metrics["likelihood"]["nll"] == stage.metrics["likelihood"]["nll"]
+        stages.append(replace(stage, metrics=metrics, claim=NOT_ASKED, shows_user=False))
+    other = replace(evidence, stages=stages)
+    table = stage_table(stages)
+    html = page(other, [], table, baseline_table(stages, evidence.baselines), phase_table(stages))
+    assert html.count("not asked: its prompts show nothing of the user") == 1
+    assert table.filter(pl.col("stage") == "history").select("swap_gap", "acc", "claim").row(0) == (None, None, False)
+    assert [name for name, _ in other.author_curves] == ["quick", None]
 
 
 def test_examples_are_drawn_without_a_look_at_them(evidence: Evidence) -> None:

@@ -32,7 +32,7 @@ def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(
     last = prompts.filter(pl.col("completion") == "不错")
     text = preview_of(last, 400, tokenizer, tmp_path)
     assert text.count("===") == 1
-    assert "[TASK]\n预测用户对电影的评分" in text and ">>>不错<|im_end|>" in text
+    assert "[TASK]\n预测用户会写的影评" in text and ">>>不错<|im_end|>" in text
     assert "history 3 entries, 0 dropped" in text
 
     prompts = prompts_of(tables, "detailed", Parts(profile=True, history=True, context=True))

@@ -177,6 +177,12 @@ def copy_metrics(
     return metrics
 
 
+def without_impostors(scores: pl.DataFrame) -> pl.DataFrame:
+    """Scores (`schemas.SCORES`) as if no text had been scored under other users' prompts."""
+    nothing = [pl.lit(None, scores.schema[name]).alias(name) for name in ("impostor_ids", "nll_impostors")]
+    return scores.with_columns(nothing)
+
+
 def stage_metrics(
     seeds: list[pl.DataFrame],
     generations: pl.DataFrame,
@@ -184,6 +190,7 @@ def stage_metrics(
     prompts: pl.DataFrame,
     train_texts: list[str],
     candidates: int,
+    shows_user: bool = True,
 ) -> Metrics:
     """All metrics of one model.
 
@@ -194,13 +201,16 @@ def stage_metrics(
         prompts: `interaction_id` and `prompt` of the test targets.
         train_texts: the texts that the model was trained on.
         candidates: number of users among whom an author is identified.
+        shows_user: whether prompts may show a profile or history. Otherwise prompts differ by the user's hash alone,
+            and what is computed under impostors' prompts (swap gap, author) is not asked.
     """
     test = seeds[0].filter(pl.col("cohort") == "test")
+    judged = seeds if shows_user else [without_impostors(table) for table in seeds]
     first = generations.filter(pl.col("draw") == 0)
     methods = {method: first.filter(pl.col("method") == method) for method in (GREEDY, SAMPLE)}
     return {
-        "likelihood": likelihood_metrics(seeds, candidates),
-        "subgroups": subgroup_metrics(seeds, targets, candidates),
+        "likelihood": likelihood_metrics(judged, candidates),
+        "subgroups": subgroup_metrics(judged, targets, candidates),
         "stars": star_metrics(seeds, targets),
         "texts": {method: text_metrics(rows, targets) for method, rows in methods.items() if rows.height},
         "copying": copy_metrics(methods[SAMPLE] if methods[SAMPLE].height else first, targets, prompts, train_texts),
