@@ -15,7 +15,7 @@ import pytest
 from persona.modeling.tiny import write_tiny_model
 from tests.workflow.conftest import command, environment
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "dataset": "hotels",
     "datasets": {
         "hotels": {
@@ -84,7 +84,7 @@ def test_modules_of_a_cluster_reach_the_jobs_in_any_locale(place: Path) -> None:
         f"import sys\nopen({str(place / 'started')!r}, 'a').write(f'{{sys.orig_argv}} {{sys.flags.utf8_mode}}\\n')\n"
     )
     path = os.pathsep.join([str(module), os.environ.get("PYTHONPATH", "")])
-    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    locale: dict[str, Any] = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run(place, PROMPTS, PYTHONPATH=path, **locale)
     assert done.returncode == 0, done.stderr
     started = (place / "started").read_text().splitlines()
