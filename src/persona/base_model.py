@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 from pathlib import Path
@@ -48,11 +49,18 @@ def advice(path: str) -> str:
         return ""
     name = path.partition("@")[0]
     return (
-        f"; there is no folder {path}. If it is a model of the hub, download it where there is a network (about 2 GB "
-        f"for each billion weights): hf download {name} --local-dir models/{name.rpartition('/')[2]}, and set the "
-        "model's `path` to that folder. HF_ENDPOINT=https://... names a mirror, HF_HUB_OFFLINE=1 takes what was "
-        "downloaded before"
+        f"; there is no folder {path}{_nearest_folder(Path(path))}. If it is a model of the hub, download it where "
+        f"there is a network (about 2 GB for each billion weights): hf download {name} --local-dir "
+        f"models/{name.rpartition('/')[2]}, and set the model's `path` to that folder. HF_ENDPOINT=https://... names a "
+        "mirror, HF_HUB_OFFLINE=1 takes what was downloaded before"
     )
+
+
+def _nearest_folder(path: Path) -> str:
+    """The folder beside a missing one that has nearly its name, as a question; empty if there is none."""
+    beside = [folder.name for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
+    nearest = difflib.get_close_matches(path.name, beside, n=1)
+    return f" (did you mean {path.parent / nearest[0]}?)" if nearest else ""
 
 
 def missing_model(path: str) -> str | None:

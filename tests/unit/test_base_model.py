@@ -60,6 +60,15 @@ def test_a_mistyped_path_is_no_model_of_the_hub() -> None:
         assert f"{path}: there is no such model (" in str(missing_model(path))
 
 
+@pytest.mark.usefixtures("no_hub")
+def test_the_folder_that_was_meant_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "Qwen3-30B-A3B").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "there is no folder models/Qwen3-30B-A3 (did you mean models/Qwen3-30B-A3B?)" in str(
+        missing_model("models/Qwen3-30B-A3")
+    )
+
+
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
     assert missing_model(str(tmp_path)) is None
 

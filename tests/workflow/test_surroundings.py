@@ -15,7 +15,7 @@ import pytest
 from persona.modeling.tiny import write_tiny_model
 from tests.workflow.conftest import command, environment
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "dataset": "hotels",
     "datasets": {
         "hotels": {
