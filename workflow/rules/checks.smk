@@ -1,9 +1,11 @@
 """Checks at the start of a run, before its first job."""
 
+import logging
 from difflib import get_close_matches
 
 from snakemake.cli import get_argument_parser
 
+from persona.operations.terminal import JobLines
 from persona.tables.parquet import rename_damaged
 
 if workflow.is_main_process:
@@ -104,6 +106,28 @@ def missing_packages():
     return None
 
 
+def quiet_terminal():
+    """A line for each job of a run instead of Snakemake's own words, which stay in `.snakemake/log`."""
+    output = workflow.output_settings
+    speaks = output.dryrun or output.verbose or output.printshellcmds
+    if speaks or not workflow.is_main_process:
+        return
+    for handler in logging.getLogger("snakemake.logging").handlers:
+        if handler.name == "DefaultStreamHandler":
+            lines = JobLines(handler.formatter)
+            handler.setFormatter(lines)
+            handler.addFilter(lines)
+
+
+quiet_terminal()
+
+
 onstart:
     if problem := missing_packages() or missing_hardware():
         sys.exit(f"error: {problem}")
+
+
+onsuccess:
+    if "report" in {job.rule.name for job in workflow.dag.needrun_jobs()}:
+        print(Path(f"{RESULTS}/logs/report.log").read_text(encoding="utf-8"))
+        print(f"report: {RESULTS}/report/index.html", flush=True)
