@@ -29,9 +29,7 @@ lock:  ## renew requirements.lock after a change of pyproject.toml; needs the ne
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 demo: install  ## train and compare the four stages on synthetic data
-	$(ACTIVE) snakemake plan train_all report --cores all --quiet host reason rules
-	@printf 'report: results/dmsc/report/index.html\n\n'
-	@cat results/dmsc/logs/report.log
+	$(ACTIVE) snakemake plan train_all report --cores all
 
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 

@@ -222,6 +222,11 @@ def test_a_missing_raw_file_is_named(tmp_path: Path, small_config: dict[str, Any
     run = snakemake(tmp_path, config, "train_all")
     assert run.returncode != 0
     assert "error: data/nothing.csv: no such file; put the raw data there or set datasets.dmsc.path" in run.stderr
+    # Snakemake's own words are in its log.
+    assert run.stderr.splitlines()[-1] == "failed: raw_data; its log: results/dmsc/logs/raw_data.log"
+    assert not {"Select jobs to execute...", "Job stats:", "Building DAG of jobs..."} & set(run.stderr.splitlines())
+    [log] = (tmp_path / ".snakemake" / "log").iterdir()
+    assert {"Job stats:", "Building DAG of jobs..."} & set(log.read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Checks at the start of a run, before its first job."""
 
+import logging
 import time
 from difflib import get_close_matches
 
 from snakemake.cli import get_argument_parser
 
 from persona.base_model import missing_model
+from persona.operations.terminal import JobLines
 from persona.tables.parquet import rename_damaged
 from persona.units import clock
 
@@ -23,8 +25,9 @@ def unknown_target():
         return None
     # Snakemake tells a workflow its targets only after it has read all rules.
     arguments, _ = get_argument_parser().parse_known_args(sys.argv[1:])
-    named = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
-    for target in sorted({*arguments.targets} - {rule.name for rule in workflow.rules}):
+    known = {each.name for each in workflow.rules}
+    named = [each.name for each in workflow.rules if not each.has_wildcards()]
+    for target in sorted({*arguments.targets} - known):
         if "/" not in target and not Path(target).exists():
             names = get_close_matches(target, named, n=1) or [
                 name for name in named if name.endswith("_all")
@@ -145,6 +148,22 @@ def dated_in_the_future():
     )
 
 
+def quiet_terminal():
+    """A line for each job of a run instead of Snakemake's own words, which stay in `.snakemake/log`."""
+    output = workflow.output_settings
+    speaks = output.dryrun or output.verbose or output.printshellcmds
+    if speaks or not workflow.is_main_process:
+        return
+    for handler in logging.getLogger("snakemake.logging").handlers:
+        if handler.name == "DefaultStreamHandler":
+            lines = JobLines(handler.formatter)
+            handler.setFormatter(lines)
+            handler.addFilter(lines)
+
+
+quiet_terminal()
+
+
 onstart:
     if problem := (
         missing_packages()
@@ -153,3 +172,9 @@ onstart:
         or dated_in_the_future()
     ):
         sys.exit(f"error: {problem}")
+
+
+onsuccess:
+    if "report" in {job.rule.name for job in workflow.dag.needrun_jobs()}:
+        print(Path(f"{RESULTS}/logs/report.log").read_text(encoding="utf-8"))
+        print(f"report: {RESULTS}/report/index.html", flush=True)
