@@ -37,8 +37,16 @@ def family(request: pytest.FixtureRequest, hard: Ingested) -> Any:
 
 
 def test_where_each_family_allows_cuts(family: Any) -> None:
-    assert ("lines" in cuts_of(family)) == (family.family != "across_lines")
-    assert bool(cuts_of(family)) == (family.family != "across_lines")
+    first = {"across_lines": (), "gpt4o": ("words",)}.get(family.family, ("lines",))
+    assert cuts_of(family, slashes=False)[:1] == first
+
+
+def test_lines_that_begin_with_a_slash_are_tokenized_as_a_whole(hard: Ingested, family: Any) -> None:
+    assert bool(cuts_of(family)) == (family.family not in ("across_lines", "gpt4o"))
+    interactions = hard.interactions.head(60).with_columns(text="/" + pl.col("text"))
+    prompts = prompts_of(replace(hard, interactions=interactions), "detailed", Parts(True, True, True))
+    prompts = prompts.with_columns(pl.col("prompt").str.replace_all(r"\n\d", "\n/"))
+    check_assembly(prompts, tokenize(prompts, family, FitSettings(max_length=4000)), family, prompts.height)
 
 
 def test_gpt2_cannot_be_cut_after_the_line_breaks_before_a_section(hard: Ingested) -> None:
@@ -87,7 +95,7 @@ def test_whole_prompts_are_trimmed_like_pieces(
     prompts = pl.concat([prompts, prompts.head(50).with_columns(user_id=pl.lit("another"))])
     fit = FitSettings(max_length=limit, completion_reserve=50, history_window=window)
     in_pieces = tokenize(prompts, qwen, fit)
-    monkeypatch.setattr(tokenize_module, "cuts_of", lambda tokenizer: ())
+    monkeypatch.setattr(tokenize_module, "cuts_of", lambda *_: ())
     assert tokenize(prompts, qwen, fit).equals(in_pieces)
     assert in_pieces["n_history_dropped"].sum() > 0
     assert in_pieces["n_context_dropped"].sum() > 0 or limit == 300
