@@ -12,10 +12,11 @@ import pytest
 import persona.tokenization.tokenize as tokenize_module
 from persona.ingestion.ingest import Ingested
 from persona.prompts import Parts, PromptSpec, load_style, render
+from persona.tokenization.chat import encode, frame_ids
 from persona.tokenization.cuts import cuts_of
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import check_assembly, tokenize
-from tests.unit.rendering import prompts_of
+from tests.unit.rendering import CUE, prompts_of
 from tests.unit.tokenization.families import FAMILIES
 
 # What ends and begins entries and sections in the hard cases.
@@ -61,6 +62,22 @@ def test_qwen_is_cut_after_words(qwen: Any) -> None:
 def test_tokens_are_those_of_the_whole_text(hard: Ingested, family: Any, style: str) -> None:
     prompts = prompts_of(hard, style, Parts(True, True, True))
     check_assembly(prompts, tokenize(prompts, family, FitSettings(max_length=100_000)), family, prompts.height)
+
+
+def test_prompts_end_with_the_tokens_of_the_cue(hard: Ingested, family: Any) -> None:
+    """So the evaluation can replace the cue by one that asks for stars."""
+    prompts = prompts_of(hard, "detailed", Parts(True, True, True)).head(50)
+    tokens = tokenize(prompts, family, FitSettings(max_length=4000))
+    end = encode(family, [CUE], special=False)[0] + frame_ids(family)[1]
+    for ids, length in tokens.select("input_ids", "prompt_length").iter_rows():
+        assert ids[:length][-len(end) :] == end
+
+
+def test_a_text_gets_no_space_before_it(family: Any) -> None:
+    """It stands inside of others, also for tokenizers that put a space before a text."""
+    ids = encode(family, ["good", " good"], special=False)
+    assert family.family == "wordpiece" or ids[0] != ids[1]
+    assert family.decode(ids[0]).startswith("good")
 
 
 @pytest.mark.parametrize("window", ["anchored", "recent"])
