@@ -126,7 +126,7 @@ def measure(users: int, folder: Path, tokenizer: Path) -> dict[str, Any]:
     folder.mkdir()
     raw = folder / "DMSC.csv"
     # In a process of its own: what this one holds would count as the peak of those that it starts.
-    run("generate", "generate_data.py", raw, "--users", users, "--seed", 42, "--habits", "own")
+    run("generate", "generate_data.py", raw, "--users", users, "--seed", 42, "--habits", "own", "--min-reviews", 1)
     steps = raw_to_samples(raw, folder)
     rows = json.loads((folder / "ingest.json").read_text())["rows"]
     more = [render(folder), tokenize(folder, tokenizer)]

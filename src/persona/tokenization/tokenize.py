@@ -25,7 +25,7 @@ from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
 from persona.tables.user_ranges import user_ranges
 from persona.tokenization.chat import encode, encode_batch, frame_ids
-from persona.tokenization.cuts import cuts_of
+from persona.tokenization.cuts import SLASH, cuts_of
 from persona.tokenization.pieces import Cut, Ints, Pieces, TokenPool, cut_into_pieces
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.window import kept_entries
@@ -164,7 +164,8 @@ def _cut(prompts: pl.DataFrame, tokenizer: Any) -> Cut | None:
     offsets = prompts["history_offsets"]
     # `lines` needs a heading, before whose line break it can cut.
     has_headings = not bool((offsets.list.first() == offsets.list.get(1, null_on_oob=True)).any())
-    return next((cut for cut in cuts_of(tokenizer) if cut != "lines" or has_headings), None)
+    slashes = bool(prompts["prompt"].str.contains(f"\n{SLASH}", literal=True).any())
+    return next((cut for cut in cuts_of(tokenizer, slashes) if cut != "lines" or has_headings), None)
 
 
 def _draft(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings, cut: Cut) -> _Draft:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.corpus import gpt2_tokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from persona.modeling.tiny import END_OF_TEXT, END_OF_TURN, START_OF_TURN, as_chat_tokenizer
 
@@ -57,6 +57,25 @@ def across_lines(texts: list[str]) -> Any:
     return _metaspace(normalizers.Replace(" ", "▁"), None, [f"{text}\n1. [{text}]\n\n[HISTORY]" for text in texts])
 
 
+def gpt4o(texts: list[str]) -> Any:
+    """GPT-4o and gpt-oss: punctuation with the line breaks and slashes after it."""
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    before, contraction = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    words = rf"{before}{upper}*{lower}+{contraction}|{before}{upper}+{lower}*{contraction}"
+    pattern = words + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
+    return _trained(tokenizer, trainer, [f"{text}.\n/{text};\n\n({text})\n" for text in texts])
+
+
 def _metaspace(normalizer: Any, pre_tokenizer: Any, texts: list[str]) -> Any:
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     if normalizer:
@@ -87,5 +106,6 @@ FAMILIES: dict[str, Callable[[list[str]], Any]] = {
     "gemma": gemma,
     "metaspace": newest_sentencepiece,
     "wordpiece": word_piece,
+    "gpt4o": gpt4o,
     "across_lines": across_lines,
 }

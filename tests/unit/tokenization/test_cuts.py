@@ -12,10 +12,11 @@ import pytest
 import persona.tokenization.tokenize as tokenize_module
 from persona.ingestion.ingest import Ingested
 from persona.prompts import Parts, PromptSpec, load_style, render
+from persona.tokenization.chat import encode, frame_ids
 from persona.tokenization.cuts import cuts_of
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import check_assembly, tokenize
-from tests.unit.rendering import prompts_of
+from tests.unit.rendering import CUE, prompts_of
 from tests.unit.tokenization.families import FAMILIES
 
 # What ends and begins entries and sections in the hard cases.
@@ -37,8 +38,16 @@ def family(request: pytest.FixtureRequest, hard: Ingested) -> Any:
 
 
 def test_where_each_family_allows_cuts(family: Any) -> None:
-    assert ("lines" in cuts_of(family)) == (family.family != "across_lines")
-    assert bool(cuts_of(family)) == (family.family != "across_lines")
+    first = {"across_lines": (), "gpt4o": ("words",)}.get(family.family, ("lines",))
+    assert cuts_of(family, slashes=False)[:1] == first
+
+
+def test_lines_that_begin_with_a_slash_are_tokenized_as_a_whole(hard: Ingested, family: Any) -> None:
+    assert bool(cuts_of(family)) == (family.family not in ("across_lines", "gpt4o"))
+    interactions = hard.interactions.head(60).with_columns(text="/" + pl.col("text"))
+    prompts = prompts_of(replace(hard, interactions=interactions), "detailed", Parts(True, True, True))
+    prompts = prompts.with_columns(pl.col("prompt").str.replace_all(r"\n\d", "\n/"))
+    check_assembly(prompts, tokenize(prompts, family, FitSettings(max_length=4000)), family, prompts.height)
 
 
 def test_gpt2_cannot_be_cut_after_the_line_breaks_before_a_section(hard: Ingested) -> None:
@@ -53,6 +62,22 @@ def test_qwen_is_cut_after_words(qwen: Any) -> None:
 def test_tokens_are_those_of_the_whole_text(hard: Ingested, family: Any, style: str) -> None:
     prompts = prompts_of(hard, style, Parts(True, True, True))
     check_assembly(prompts, tokenize(prompts, family, FitSettings(max_length=100_000)), family, prompts.height)
+
+
+def test_prompts_end_with_the_tokens_of_the_cue(hard: Ingested, family: Any) -> None:
+    """So the evaluation can replace the cue by one that asks for stars."""
+    prompts = prompts_of(hard, "detailed", Parts(True, True, True)).head(50)
+    tokens = tokenize(prompts, family, FitSettings(max_length=4000))
+    end = encode(family, [CUE], special=False)[0] + frame_ids(family)[1]
+    for ids, length in tokens.select("input_ids", "prompt_length").iter_rows():
+        assert ids[:length][-len(end) :] == end
+
+
+def test_a_text_gets_no_space_before_it(family: Any) -> None:
+    """It stands inside of others, also for tokenizers that put a space before a text."""
+    ids = encode(family, ["good", " good"], special=False)
+    assert family.family == "wordpiece" or ids[0] != ids[1]
+    assert family.decode(ids[0]).startswith("good")
 
 
 @pytest.mark.parametrize("window", ["anchored", "recent"])
@@ -87,7 +112,7 @@ def test_whole_prompts_are_trimmed_like_pieces(
     prompts = pl.concat([prompts, prompts.head(50).with_columns(user_id=pl.lit("another"))])
     fit = FitSettings(max_length=limit, completion_reserve=50, history_window=window)
     in_pieces = tokenize(prompts, qwen, fit)
-    monkeypatch.setattr(tokenize_module, "cuts_of", lambda tokenizer: ())
+    monkeypatch.setattr(tokenize_module, "cuts_of", lambda *_: ())
     assert tokenize(prompts, qwen, fit).equals(in_pieces)
     assert in_pieces["n_history_dropped"].sum() > 0
     assert in_pieces["n_context_dropped"].sum() > 0 or limit == 300
