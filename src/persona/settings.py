@@ -32,5 +32,10 @@ class Settings(BaseModel):
     """Settings that cannot be changed, without unknown keys or values of another type."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )

@@ -12,6 +12,7 @@ from persona.config.checks import (
     SEED_MARK,
     WITHOUT_USER,
     load_config,
+    notes,
 )
 from persona.config.models import Ablation
 from persona.code_digest import code_digest
@@ -22,6 +23,7 @@ from persona.ingestion.sources import raw_files
 from persona.modeling.settings import TinyModel
 from persona.prompts import PARTS
 from persona.tokenization.settings import FitSettings
+from persona.yaml_files import read_yaml
 
 # Relative, so that a moved folder reruns nothing.
 ROOT = Path(os.path.relpath(workflow.basedir))
@@ -38,6 +40,9 @@ TINY_MODEL = [
 ]
 
 try:
+    # Snakemake has read them already, and keeps the last of two equal keys.
+    for path in workflow.configfiles:
+        read_yaml(Path(path))
     CONFIG = load_config(config, ROOT)
 except PersonaError as error:
     sys.exit(f"configuration: {error}")
