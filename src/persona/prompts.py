@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import polars as pl
-import yaml
 
 from persona.entries.choice import chosen_entries
 from persona.entries.other_users import OtherUsers
@@ -30,6 +29,7 @@ from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_table
 from persona.tables.splits import read_split, shown_reviews
 from persona.tables.user_ranges import user_ranges
+from persona.yaml_files import read_yaml
 
 Part = Literal["always", "profile", "history", "context"]
 
@@ -127,15 +127,10 @@ def load_style(path: Path) -> Style:
     """Read a prompt style.
 
     Raises:
-        PersonaError: the file is missing, is not a prompt style, contains an unknown placeholder, or asks for a
-            completion that is not one of `COMPLETIONS`.
+        PersonaError: the file is missing, has a key twice, is not a prompt style, contains an unknown placeholder, or
+            asks for a completion that is not one of `COMPLETIONS`.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PersonaError(f"{path}: no such prompt style file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PersonaError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
+    data = read_yaml(path)
     keys = set(data) if isinstance(data, dict) else set()
     if "sections" not in keys or not keys <= {"sections", "completion"} or not isinstance(data["sections"], list):
         raise PersonaError(f"{path}: a prompt style is one key `sections` with a list, and perhaps `completion`")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from persona.config.checks import load_config
+from persona.config.checks import load_config, notes
 from persona.config.models import Config, Dataset, Recipe, Stage
 from persona.config.reference import schema_text, with_settings_table
 from persona.errors import PersonaError
@@ -90,6 +90,12 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             {"path": "/nowhere", "max_length": 256},
             "got '/nowhere', and there is no such folder",
         ),
+        (
+            "stages.again",
+            {"sample": "two_per_user", "ablation": "profile_and_context", "recipe": "tiny"},
+            r"stages\.again: has the sample, ablation, recipe and seeds of stages\.quick; drop one of them",
+        ),
+        ("evaluation.assumed_sd", float("inf"), r"evaluation\.assumed_sd: got inf: Input should be a finite number"),
         ("stages.quick.recipe", "huge", r"stages\.quick\.recipe: got 'huge'; allowed are tiny"),
         ("split.val_ratio", 1.5, r"split\.val_ratio: got 1\.5: Input should be less than 1"),
         ("split", {"val_ratio": 0.5, "test_ratio": 0.5}, r"split: val_ratio \+ test_ratio must be under 1"),
@@ -205,6 +211,14 @@ def test_what_snakemake_hands_over_as_text_is_read(key: str, given: Any, meant: 
 def test_numbers_in_lists_may_be_text() -> None:
     stage = {"sample": "a", "ablation": "b", "recipe": "c"}
     assert Stage.model_validate(stage | {"seeds": ["43", "44"]}).seeds == [43, 44]
+
+
+def test_samples_that_are_not_nested_are_named() -> None:
+    data = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+    assert not notes(load_config(data, ROOT))
+    data["samples"]["five_per_user"]["sample_seed"] = 7
+    (note,) = notes(load_config(data, ROOT))
+    assert note.startswith("sample_seed differs (samples.everything: 42, samples.five_per_user: 7, ")
 
 
 def test_dialogue_has_no_days_to_split_by() -> None:

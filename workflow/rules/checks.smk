@@ -12,6 +12,8 @@ from persona.tables.parquet import rename_damaged
 from persona.units import clock
 
 if workflow.is_main_process:
+    for note in notes(CONFIG):
+        print(f"note: {note}", file=sys.stderr)
     for path in rename_damaged(Path(RESULTS)):
         print(
             f"{path} is cut off; it was renamed to {path.name}.damaged and is made again if it is needed",

@@ -12,6 +12,7 @@ from persona.config.checks import (
     SEED_MARK,
     WITHOUT_USER,
     load_config,
+    notes,
 )
 from persona.config.models import Ablation
 from persona.code_digest import code_digest
@@ -23,6 +24,7 @@ from persona.modeling.settings import TinyModel
 from persona.planning.settings import Hardware
 from persona.prompts import PARTS
 from persona.tokenization.settings import FitSettings
+from persona.yaml_files import read_yaml
 
 # Relative, so that a moved folder reruns nothing.
 ROOT = Path(os.path.relpath(workflow.basedir))
@@ -39,6 +41,9 @@ TINY_MODEL = [
 ]
 
 try:
+    # Snakemake has read them already, and keeps the last of two equal keys.
+    for path in workflow.configfiles:
+        read_yaml(Path(path))
     CONFIG = load_config(config, ROOT)
 except PersonaError as error:
     sys.exit(f"configuration: {error}")

@@ -120,10 +120,42 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield (
                 f"stages.{name}.seeds: got {stage.seeds}, allowed are seeds other than the recipe's {own}, each once"
             )
+    yield from _equal_stages(config)
     if UNTRAINED in config.stages:
         yield f"stages.{UNTRAINED}: this name is reserved for models before any training; allowed is any other"
     if "all" in config.stages:
         yield "stages.all: this name is reserved, because train_all trains every stage; allowed is any other"
+
+
+def _equal_stages(config: Config) -> Iterator[str]:
+    """Stages that are the same training, by whatever names; differences between them would say nothing."""
+    factors: list[tuple[str, Any]] = []
+    for name, stage in config.stages.items():
+        of_stage = (
+            config.samples.get(stage.sample),
+            config.ablations.get(stage.ablation),
+            config.recipes.get(stage.recipe),
+            sorted(stage.seeds),
+        )
+        for other, of_other in factors:
+            if None not in of_stage and of_stage == of_other:
+                yield f"stages.{name}: has the sample, ablation, recipe and seeds of stages.{other}; drop one of them"
+        factors.append((name, of_stage))
+
+
+def notes(config: Config) -> list[str]:
+    """What is allowed and seldom meant, one line each."""
+    used = sorted({stage.sample for stage in config.stages.values()})
+    found = []
+    for key in ("sample_seed", "min_history"):
+        values = {name: getattr(config.samples[name], key) for name in used}
+        if len(set(values.values())) > 1:
+            given = ", ".join(f"samples.{name}: {value}" for name, value in values.items())
+            found.append(
+                f"{key} differs ({given}), so a smaller sample is not part of a larger one, and stages that are "
+                f"compared are trained on other texts; give all the same {key} unless this is meant"
+            )
+    return found
 
 
 def _model_problems(config: Config, name: str, model: LanguageModel) -> Iterator[str]:

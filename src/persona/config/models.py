@@ -87,7 +87,7 @@ class Sample(Settings):
     targets. Users without such a text do not count for `max_users`."""
     sample_seed: Seed = 42
     """Samples with the same seed and `min_history` are nested: 2 per user are among 5 per user, and 1,000 users are
-    among 10,000."""
+    among 10,000. Where they are not, a note at the start says so."""
 
 
 class Cohort(Settings):

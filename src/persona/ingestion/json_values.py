@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import date
 from typing import Any
 
+from persona.ingestion.rows import is_visible
 from persona.ingestion.settings import Options
 
 NAME_FIELDS = {"name", "username", "user_name", "nickname", "nick", "screen_name"}
@@ -16,6 +18,30 @@ FIRST_DAY = date(1970, 1, 1)
 
 class Unusable(Exception):
     """A row cannot be used; the message is the reason of its reject."""
+
+
+def parse_json(line: bytes) -> Any:
+    """Parse a line of JSON. NaN, which pandas and Python write for what is missing, is None.
+
+    Raises:
+        Unusable: it is not JSON in UTF-8, or an object has a key twice.
+    """
+    try:
+        return json.loads(line, parse_constant=_constant, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise Unusable("not JSON in UTF-8") from error
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Unusable(f"key {as_json(next(key for key in keys if keys.count(key) > 1))} twice")
+    return data
 
 
 def as_json(value: Any) -> str:
@@ -54,7 +80,7 @@ def as_name(value: Any, name: str) -> str:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not (text := as_text(value, name)):
+    if not is_visible(text := as_text(value, name)):
         raise Unusable(f"{name} is empty")
     return text
 
@@ -86,8 +112,10 @@ def as_profile(value: Any, options: Options) -> tuple[list[dict[str, str]], str 
     if not isinstance(value, dict):
         raise Unusable("profile is not a mapping")
     fields = {as_text(key, "profile"): _field(entry) for key, entry in value.items()}
-    names = [entry for key, entry in fields.items() if key.lower() in NAME_FIELDS and entry]
-    kept = {k: v for k, v in fields.items() if v and not (options.pseudonymise and k.lower() in NAME_FIELDS)}
+    names = [entry for key, entry in fields.items() if key.lower() in NAME_FIELDS and is_visible(entry)]
+    kept = {
+        k: v for k, v in fields.items() if is_visible(v) and not (options.pseudonymise and k.lower() in NAME_FIELDS)
+    }
     return [{"field": key, "value": entry} for key, entry in kept.items()], names[0] if names else None
 
 
@@ -96,6 +124,8 @@ def _field(value: Any) -> str:
         return as_text(value or "", "profile")
     if isinstance(value, list):
         return ", ".join(filter(None, map(_field, value)))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Unusable("profile holds a number that is not finite")
     return as_json(value)
 
 
@@ -116,4 +146,6 @@ def as_context(value: Any, speaker: str, text: str, own_name: str | None, option
     ]
     if options.pseudonymise:
         turns = [(SELF if name == own_name else OTHER, content) for name, content in turns]
-    return [{"speaker": name, "text": content} for name, content in turns if content][-options.max_context_turns :]
+    return [{"speaker": name, "text": content} for name, content in turns if is_visible(content)][
+        -options.max_context_turns :
+    ]

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from persona.ingestion.json_values import FIRST_DAY, Unusable, as_context, as_day, as_json, as_name, as_profile, as_text
+from persona.ingestion.json_values import (
+    FIRST_DAY,
+    Unusable,
+    as_context,
+    as_day,
+    as_json,
+    as_name,
+    as_profile,
+    as_text,
+    parse_json,
+)
 from persona.ingestion.rows import Batch, Reject, make_batch
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import open_raw
@@ -51,10 +61,7 @@ def read(path: Path, options: Options) -> Iterator[Batch]:
 
 
 def _row(line: bytes, options: Options) -> dict[str, Any]:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Unusable("not JSON in UTF-8") from error
+    data = parse_json(line)
     if not isinstance(data, dict):
         raise Unusable("not an object")
     for key in sorted(set(data) - REQUIRED - OPTIONAL):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,11 @@ import polars as pl
 from persona.tables.schemas import FIELD, REJECTS, TURN
 
 MAX_CHARACTERS, MAX_CHARACTERS_OF_A_NAME = 10_000, 1_000
+# Categories of characters that show nothing by themselves: blanks, accents, controls, zero-width and other marks; and
+# characters of other categories that are as empty: fillers, a blank in Braille, what stands for an attached picture.
+INVISIBLE_CATEGORIES = ("Zs", "Zl", "Zp", "Mn", "Mc", "Me", "Cc", "Cf")
+FILLERS = "\u115f\u1160\u2800\u3164\uffa0\ufffc"
+INVISIBLE = "^[" + "".join(rf"\p{{{category}}}" for category in INVISIBLE_CATEGORIES) + FILLERS + "]*$"
 # File, row number, reason, raw text.
 Reject = tuple[str, int, str, str]
 
@@ -73,6 +79,11 @@ def make_batch(rows: list[dict[str, Any]], rejected: list[Reject]) -> Batch:
     return Batch(table.with_columns(reason=text_reason()), make_rejects(rejected), len(rows) + len(rejected))
 
 
+def is_visible(text: str) -> bool:
+    """Whether a text has a character that shows something by itself."""
+    return any(c not in FILLERS and unicodedata.category(c) not in INVISIBLE_CATEGORIES for c in text)
+
+
 def too_long(column: str) -> pl.Expr:
     """Whether a name has more than `MAX_CHARACTERS_OF_A_NAME` characters."""
     return pl.col(column).str.len_chars() > MAX_CHARACTERS_OF_A_NAME
@@ -83,7 +94,7 @@ def text_reason() -> pl.Expr:
     return (
         pl.when(pl.col("reason").is_not_null())
         .then("reason")
-        .when(pl.col("text").str.strip_chars() == "")
+        .when(pl.col("text").str.contains(INVISIBLE))
         .then(pl.lit("blank text"))
         .when(pl.col("text").str.len_chars() > MAX_CHARACTERS)
         .then(pl.lit(f"text of more than {MAX_CHARACTERS:,} characters"))

@@ -6,10 +6,12 @@ r"""User-grouped JSON: one object per user, or a list of such objects.
 `user_hash` may be absent, in which case the profile identifies the user, and may occur in several objects. In a
 collection of reviews the prefix names the item. In any other collection, such as dialogue, the item is the film in the
 profile, or the name of the collection. The parser reads a single escaped surrogate (`\ud83d` alone) as `?`.
+NaN and Infinity, which are not JSON but which Python writes for missing numbers, are read as null.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +21,13 @@ import ijson
 
 from persona.errors import PersonaError
 from persona.ingestion.json_values import FIRST_DAY, Unusable, as_context, as_day, as_json, as_name, as_profile, as_text
-from persona.ingestion.rows import Batch, Reject, make_batch
+from persona.ingestion.rows import Batch, Reject, is_visible, make_batch
 from persona.ingestion.settings import Options
 from persona.ingestion.sources import RawFile, open_raw
 
 BATCH = 20_000
+REST_OF_TEXT = re.compile(rb'(?:[^"\\]|\\.)*"?', re.DOTALL)
+TEXT_OR_NAN = re.compile(rb'(?P<text>"(?:[^"\\]|\\.)*"?)|-?(?:NaN|Infinity)', re.DOTALL)
 FILM_FIELDS = ("movie", "film", "movie_title")
 
 Row = dict[str, Any]
@@ -60,23 +64,66 @@ def _objects(raw: RawFile) -> Iterator[Any]:
         first = block.lstrip()
     prefix = "item" if first[:1] == b"[" else ""
     try:
-        yield from ijson.items(_RestoredFile(first, raw), prefix, multiple_values=True, use_float=True)
+        file = _WithoutNan(first, raw)
+        yield from ijson.items(file, prefix, multiple_values=True, use_float=True, map_type=_Mapping)
     except ijson.JSONError as error:
         message = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
         raise PersonaError(f"{raw.name}: not JSON: {' '.join(message.split())}") from error
 
 
-class _RestoredFile:
-    """A file that gives back first bytes that were already read from it."""
+class _Mapping(dict[str, Any]):
+    """An object of the file, which remembers a key that it has twice."""
+
+    repeated: str | None = None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            self.repeated = key
+        super().__setitem__(key, value)
+
+
+def _check_keys(value: Any) -> None:
+    """Check that no object in a value has a key twice, but for the entries of `data`, which are rows of their own.
+
+    Raises:
+        Unusable: one has.
+    """
+    if isinstance(value, _Mapping) and value.repeated is not None:
+        raise Unusable(f"key {as_json(value.repeated)} twice")
+    inner = [v for k, v in value.items() if k != "data"] if isinstance(value, dict) else value
+    for each in inner if isinstance(inner, list) else []:
+        _check_keys(each)
+
+
+class _WithoutNan:
+    """The file, with null for NaN and Infinity outside of texts. It gives back bytes that were already read from it."""
 
     def __init__(self, first: bytes, raw: RawFile) -> None:
-        self.first, self.raw = first, raw
+        self.held, self.raw, self.in_text = first, raw, False
 
     def read(self, size: int) -> bytes:
         if not size:
             return b""
-        first, self.first = self.first, b""
-        return first or self.raw.read(size)
+        # What may go on in the next block waits for it: an escape, or a part of a word.
+        while block := self.raw.read(size):
+            block = self.held + block
+            whole = block.rstrip(b"\\")
+            if whole == block:
+                whole = block[:-9] + block[-9:].rstrip(b"-NaInfity")
+            self.held = block[len(whole) :]
+            if whole:
+                return self._replaced(whole)
+        block, self.held = self.held, b""
+        return self._replaced(block)
+
+    def _replaced(self, block: bytes) -> bytes:
+        quotes = block.replace(rb"\\", b"").replace(rb"\"", b"").count(b'"')
+        was_in_text, self.in_text = self.in_text, self.in_text != bool(quotes % 2)
+        if b"NaN" not in block and b"Infinity" not in block:
+            return block
+        # Within a text the first match ends at its closing quote.
+        start = REST_OF_TEXT.match(block).end() if was_in_text else 0  # type: ignore[union-attr]
+        return block[:start] + TEXT_OR_NAN.sub(lambda found: found["text"] or b"null", block[start:])
 
 
 def _read_object(
@@ -128,6 +175,7 @@ def _parts(
     """Take an object apart into user, profile, name, and the entries with their collections."""
     try:
         person, collections = twin["user"], twin["task"]["task_behavior_collections"]
+        _check_keys(twin)
         entries = [(collection, entry) for collection in collections for entry in collection["data"]]
         profile, own_name = as_profile(person.get("profile") or {}, options)
         user = twin.get("user_hash") or person.get("user_hash")
@@ -141,9 +189,10 @@ def _row(
 ) -> Row:
     if not isinstance(entry, dict):
         raise Unusable("not an object")
+    _check_keys(entry)
     prefix = as_text(entry.get("continuation_prefix") or "", "continuation_prefix").rstrip(":： ")
     title = prefix if "review" in str(collection.get("type")) else _item(collection, profile)
-    if not title:
+    if not is_visible(title):
         raise Unusable("no film in continuation_prefix")
     stamp = entry.get("timestamp")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,21 @@ def test_ratings_are_of_any_scale(tmp_path: Path) -> None:
     }
 
 
+def test_nan_is_what_is_missing(tmp_path: Path) -> None:
+    nan = float("nan")
+    row = simple(rating=nan, likes=nan, title=nan, genres=nan, context=nan, profile={"age": nan, "home": "Graz"})
+    tables = ingested(write_lines(tmp_path / "d.jsonl", [row]), "jsonl")
+    kept = tables.interactions.row(0, named=True)
+    assert (kept["rating"], kept["likes"], kept["context"]) == (None, None, [])
+    assert tables.items.row(0) == ("i", "i", []) and profile_of(tables, kept["user_id"]) == {"home": "Graz"}
+
+
+def test_a_text_of_emoji_or_punctuation_alone_is_text(tmp_path: Path) -> None:
+    texts = ["👍🏽", "❤️", "…", "5", "\u200bא"]
+    tables = ingested(write_lines(tmp_path / "d.jsonl", [simple(text=text) for text in texts]), "jsonl")
+    assert set(tables.interactions["text"]) == set(texts)
+
+
 def test_order_tells_the_time_where_days_do_not(tmp_path: Path) -> None:
     rows = [simple(text=str(n), order=n // 2, day=None) for n in (3, 0, 2, 1)]
     found = ingested(write_lines(tmp_path / "d.jsonl", rows), "jsonl").interactions
@@ -59,9 +75,14 @@ def test_order_tells_the_time_where_days_do_not(tmp_path: Path) -> None:
         (simple(order=3), "order, which the first row does not have"),
         (simple(rating="5"), "rating is not a number from -1,000,000 to 1,000,000"),
         (simple(rating=True), "rating is not a number from -1,000,000 to 1,000,000"),
-        (simple(rating=float("nan")), "rating is not a number from -1,000,000 to 1,000,000"),
         (simple(rating=float("-inf")), "rating is not a number from -1,000,000 to 1,000,000"),
         (simple(rating=10**400), "rating is not a number from -1,000,000 to 1,000,000"),
+        (simple(profile={"age": float("inf")}), "profile holds a number that is not finite"),
+        ('{"user": "u", "item": "i", "day": "2020-01-02", "text": "a", "text": "b"}', 'key "text" twice'),
+        (json.dumps(simple(profile={"a": 1})).replace('"a": 1', '"a": 1, "a": 2'), 'key "a" twice'),
+        (simple(text="\u200b\ufeff \u0301"), "blank text"),
+        (simple(text="\u3164"), "blank text"),
+        (simple(user="\u200d"), "user is empty"),
         (simple(likes=-1), "likes is not a whole number"),
         (simple(genres="x"), "genres is not a list"),
         (simple(context=[{"speaker": "A"}]), "context.text is not text"),

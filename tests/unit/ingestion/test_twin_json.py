@@ -81,6 +81,29 @@ def test_an_entry_that_cannot_be_used_is_set_aside(tmp_path: Path, bad: Any, rea
     assert tables.rejects.select("row", "reason").rows() == [(2, reason)]
 
 
+@pytest.mark.parametrize("padding", range(60, 72))
+def test_nan_outside_of_texts_is_null(tmp_path: Path, padding: int) -> None:
+    """At every place relative to the blocks that the file is read in."""
+    said = [entry('NaN, "NaN" \\', film="x" * padding), entry(": NaN]"), entry("Infinity")]
+    profile = {"age": float("nan"), "depth": float("-inf"), "city": "Oslo"}
+    tables = ingested(write_twins(tmp_path / "t.json", [twin(profile, said)]), "twin_json")
+    assert sorted(tables.interactions["text"]) == [": NaN]", "Infinity", 'NaN, "NaN" \\']
+    assert profile_of(tables, tables.users["user_id"].item()) == {"city": "Oslo"}
+
+
+def test_an_object_with_a_key_twice_is_set_aside(tmp_path: Path) -> None:
+    good, other = entry("一"), entry("二", "B")
+    text = json.dumps([twin({"city": "Graz"}, [good, other]), twin({"city": "Oslo"}, [good])])
+    text = text.replace('"continuation": "\\u4e8c"', '"continuation": "2", "continuation": "3"')
+    path = tmp_path / "t.json"
+    path.write_text(text.replace('"city": "Oslo"', '"city": "Oslo", "city": "Rome"'))
+    tables = ingested(path, "twin_json")
+    assert tables.interactions["text"].to_list() == ["一"]
+    assert tables.rejects.sort("row").select("row", "reason").rows() == [
+        (2, 'key "continuation" twice'), (3, 'key "city" twice')
+    ]  # fmt: skip
+
+
 def test_an_object_of_no_form_and_broken_json(tmp_path: Path) -> None:
     path = write_twins(tmp_path / "t.json", [{"name": "no task"}, twin({"name": "A"}, [entry("一")])])
     tables = ingested(path, "twin_json")
