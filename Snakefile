@@ -50,6 +50,7 @@ rule prepare_all:
             for stage in CONFIG.stages.values()
             for cohort in COHORTS
         ],
+        f"{RESULTS}/audit/cohorts.json",
 
 
 rule evaluate_all:

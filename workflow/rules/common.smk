@@ -220,5 +220,24 @@ def settings_of_model(wildcards):
     return as_json(model.model_dump(include=set(FitSettings.model_fields)))
 
 
+def outputs_beside(wildcards, input, output):
+    """What is written beside tokens; a part of the users has none of its own."""
+    if "overlong" not in output.keys():
+        return []
+    # An evaluation needs all impostors of a target.
+    share = 0 if wildcards.sample == "impostors" else DATASET.max_reject_share
+    files = {name: output[name] for name in ("overlong", "preview", "trimming")}
+    return [
+        "--outputs",
+        as_json(
+            {**files, "interactions": input.interactions, "max_reject_share": share}
+        ),
+    ]
+
+
+def overlong_path(cohort, stage):
+    return tokens_path(cohort, stage).replace(".parquet", ".overlong.parquet")
+
+
 def as_json(settings):
     return json.dumps(settings, sort_keys=True, ensure_ascii=False)
