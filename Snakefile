@@ -54,6 +54,7 @@ rule prepare_all:
         ],
         [tokens_path(stage.sample, stage) for stage in CONFIG.stages.values()],
         tokens_to_evaluate(all_evaluations()),
+        f"{RESULTS}/audit/cohorts.json",
 
 
 rule evaluate_all:

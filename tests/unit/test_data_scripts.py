@@ -37,7 +37,7 @@ def first_imports(scripts: list[str], libraries: list[str]) -> dict[str, list[st
 
 
 def test_scripts_of_data_steps_import_no_slow_library() -> None:
-    assert len(DATA_STEPS) == 15
+    assert len(DATA_STEPS) == 16
     assert first_imports(DATA_STEPS, SLOW) == {name: [] for name in DATA_STEPS}
 
 

@@ -85,6 +85,7 @@ def talk(lines: list[tuple[str, int, str, list[str]]]) -> Ingested:
             "context": [[{"speaker": "X", "text": turn} for turn in turns] for *_, turns in lines],
         }
     ).with_columns(position=pl.int_range(pl.len()).over("user_id"), day=None, rating=None, likes=None)
+    table = table.with_columns(file=pl.lit("made.csv"), row=0)
     interactions = table.select(pl.col(name).cast(kind) for name, kind in schemas.INTERACTIONS.columns.items())
     users = (
         table.select("user_id")

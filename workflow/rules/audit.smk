@@ -34,6 +34,41 @@ rule audit_sample:
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
+rule check_cohorts:
+    input:
+        [
+            overlong_path(cohort, stage)
+            for cohort in COHORTS
+            for stage in CONFIG.stages.values()
+        ],
+    output:
+        f"{RESULTS}/audit/cohorts.json",
+    log:
+        f"{RESULTS}/logs/check_cohorts.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/check_cohorts.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=memory(1),
+        runtime=60,
+    params:
+        overlong=as_json(
+            {
+                cohort: {
+                    f"stage {name}": overlong_path(cohort, stage)
+                    for name, stage in CONFIG.stages.items()
+                }
+                for cohort in COHORTS
+            }
+        ),
+        code=digest("check_cohorts"),
+    shell:
+        'python "$SCRIPTS/check_cohorts.py"'
+        " {output:q} --overlong {params.overlong:q}"
+        ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
+
+
 rule audit_prompts:
     input:
         prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",

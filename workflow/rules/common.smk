@@ -248,6 +248,25 @@ def as_written(value):
     return lambda wildcards: value
 
 
+def outputs_beside(wildcards, input, output):
+    """What is written beside tokens; a part of the users has none of its own."""
+    if "overlong" not in output.keys():
+        return []
+    # An evaluation needs all impostors of a target.
+    share = 0 if wildcards.sample == "impostors" else DATASET.max_reject_share
+    files = {name: output[name] for name in ("overlong", "preview", "trimming")}
+    return [
+        "--outputs",
+        as_json(
+            {**files, "interactions": input.interactions, "max_reject_share": share}
+        ),
+    ]
+
+
+def overlong_path(cohort, stage):
+    return tokens_path(cohort, stage).replace(".parquet", ".overlong.parquet")
+
+
 def as_json(settings):
     """JSON in ASCII, which a command can be given in any locale."""
     return json.dumps(settings, sort_keys=True)

@@ -165,9 +165,11 @@ rule render:
 rule tokenize:
     input:
         prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
         model=lambda wildcards: model_input(wildcards.model),
     output:
         tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
+        overlong=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.overlong.parquet",
         preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
         trimming=f"{RESULTS}/audit/{{sample}}/{{ablation}}/{{model}}.json",
     log:
@@ -183,15 +185,10 @@ rule tokenize:
         model=lambda wildcards: model_path(wildcards.model),
         fit=settings_of_model,
         bucket=bucket_of,
-        # A part of the users has no preview of its own.
-        preview=lambda wildcards, output: (
-            ["--preview", output.preview, "--trimming", output.trimming]
-            if "preview" in output.keys()
-            else []
-        ),
+        outputs=outputs_beside,
         code=digest("tokenize_prompts"),
     shell:
         'python "$SCRIPTS/tokenize_prompts.py"'
         " {input.prompts:q} {output.tokens:q}"
-        " --model {params.model:q} --fit {params.fit:q} {params.bucket} {params.preview:q}"
+        " --model {params.model:q} --fit {params.fit:q} {params.bucket} {params.outputs:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

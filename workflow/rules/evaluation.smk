@@ -7,6 +7,11 @@ rule build_targets:
         test=f"{RESULTS}/samples/test.parquet",
         interactions=f"{RESULTS}/interactions.parquet",
         split=f"{RESULTS}/split.parquet",
+        # All stages leave out the same targets, so one stage's are enough, and a further stage changes nothing.
+        overlong=[
+            overlong_path(cohort, next(iter(CONFIG.stages.values())))
+            for cohort in COHORTS
+        ],
     output:
         f"{RESULTS}/targets.parquet",
     log:
@@ -25,7 +30,7 @@ rule build_targets:
     shell:
         'python "$SCRIPTS/build_targets.py"'
         " {output:q} --val {input.val:q} --test {input.test:q} --interactions {input.interactions:q}"
-        " --split {input.split:q} --candidates {params.candidates} --seed {params.seed}"
+        " --split {input.split:q} --candidates {params.candidates} --seed {params.seed} --overlong {input.overlong:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?; grep "^note: " {log:q} >&2 || true'
 
 

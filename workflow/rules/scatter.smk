@@ -221,8 +221,10 @@ rule gather_tokens:
             f"{RESULTS}/tokens/{{{{sample}}}}/{{{{ablation}}}}/{{{{model}}}}/{{scatteritem}}.parquet"
         ),
         prompts=f"{RESULTS}/prompts/{{sample}}/{{ablation}}.parquet",
+        interactions=f"{RESULTS}/interactions.parquet",
         model=lambda wildcards: model_input(wildcards.model),
     output:
+        overlong=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.overlong.parquet",
         tokens=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.parquet",
         preview=f"{RESULTS}/tokens/{{sample}}/{{ablation}}/{{model}}.preview.txt",
         trimming=f"{RESULTS}/audit/{{sample}}/{{ablation}}/{{model}}.json",
@@ -238,9 +240,10 @@ rule gather_tokens:
     params:
         model=lambda wildcards: model_path(wildcards.model),
         fit=settings_of_model,
+        outputs=outputs_beside,
         code=[digest("gather"), digest("preview")],
     shell:
         '(python "$SCRIPTS/gather.py" {input.parts:q} --schema tokens --output {output.tokens:q} &&'
-        ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {output.preview:q}'
-        " {output.trimming:q} --model {params.model:q} --fit {params.fit:q})"
+        ' python "$SCRIPTS/preview.py" {input.prompts:q} {output.tokens:q} {params.outputs:q}'
+        " --model {params.model:q} --fit {params.fit:q})"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

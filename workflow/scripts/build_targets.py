@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import polars as pl
+
 from persona.errors import run_command
 from persona.evaluation.targets import build_targets, count_blocks, too_few_candidates
 from persona.tables import schemas
@@ -19,8 +21,13 @@ def main() -> None:
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--candidates", type=int, required=True, help="users among whom an author is identified")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--overlong", type=Path, nargs="+", required=True, help="targets that do not fit, left out")
     args = parser.parse_args()
-    cohorts = {name: read_table(getattr(args, name), schemas.SAMPLES) for name in ("val", "test")}
+    overlong = pl.concat([read_table(path, schemas.OVERLONG) for path in args.overlong])
+    cohorts = {
+        name: read_table(getattr(args, name), schemas.SAMPLES).join(overlong, on="interaction_id", how="anti")
+        for name in ("val", "test")
+    }
     interactions = read_table(args.interactions, schemas.INTERACTIONS)
     targets = build_targets(cohorts, interactions, args.candidates, args.seed, read_split(args.split))
     write_table(targets, args.output, schemas.TARGETS)

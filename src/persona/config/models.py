@@ -40,7 +40,8 @@ class Dataset(Options):
     path: Text
     """The raw file, or the folder (or zip archive) with its files."""
     max_reject_share: Share = 0.1
-    """Share of rows that may be rejected; more stop the run."""
+    """Share of rows that may be rejected; more stop the run. Of the targets of each sample and cohort, as large a share
+    may be too long for a model (and one in any case)."""
     min_reviews_per_user: Count = 1
     """Users with fewer usable texts are in none of train, val and test. They stay in the tables of the ingestion, and
     `split.parquet` lists them as `left_out`."""

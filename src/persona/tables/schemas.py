@@ -49,6 +49,9 @@ INTERACTIONS = TableSchema(
         "text": pl.String,
         "likes": pl.Int32,
         "context": pl.List(TURN),
+        # Where it stands in the raw data.
+        "file": pl.String,
+        "row": pl.Int64,
     },
     key=("user_id", "position"),
     nullable=frozenset({"day", "rating", "likes"}),
@@ -98,6 +101,19 @@ TOKENS = TableSchema(
     },
     key=("user_id", "interaction_id"),
     row_group_size=ROW_GROUP_SIZE_OF_LONG_ROWS,
+)
+# Targets that do not fit a model, each with the row of the raw data that it comes from.
+OVERLONG = TableSchema(
+    {
+        "user_id": pl.String,
+        "interaction_id": pl.Int64,
+        "file": pl.String,
+        "row": pl.Int64,
+        # Tokens of prompt and completion without history and context.
+        "n_tokens": pl.Int32,
+        "reason": pl.String,
+    },
+    key=("user_id", "interaction_id"),
 )
 TARGETS = TableSchema(
     {

@@ -29,14 +29,15 @@ def read_lengths(prompts: Path, tokens: Path) -> pl.DataFrame:
     return pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort(KEY)
 
 
-def trimming(lengths: pl.DataFrame, fit: FitSettings) -> dict[str, int]:
-    """Count the targets, and how many of them were trimmed, and why.
+def trimming(lengths: pl.DataFrame, fit: FitSettings, overlong: int) -> dict[str, int]:
+    """Count the targets, and how many of them were trimmed, and why; `set_aside` are the ones too long to fit.
 
     `trimmed_for_completion` are those of which more was dropped because their own text is longer than the reserve. Of
     these the length of the prompt says something about the length of the text.
     """
     return {
         "targets": lengths.height,
+        "set_aside": overlong,
         "completion_reserve": fit.reserve,
         "history_trimmed": int((lengths["n_history_dropped"] > 0).sum()),
         "context_trimmed": int((lengths["n_context_dropped"] > 0).sum()),
@@ -46,7 +47,7 @@ def trimming(lengths: pl.DataFrame, fit: FitSettings) -> dict[str, int]:
 
 
 def preview(
-    lengths: pl.DataFrame, prompts: Path, tokens: Path, tokenizer: Any, n_samples: int, fit: FitSettings
+    lengths: pl.DataFrame, prompts: Path, tokens: Path, tokenizer: Any, n_samples: int, fit: FitSettings, overlong: int
 ) -> str:
     """Show a few samples with their loss tokens marked, below statistics of the lengths of all samples.
 
@@ -54,11 +55,12 @@ def preview(
         lengths: from `read_lengths`.
         prompts, tokens: files with the columns of `schemas.PROMPTS` and `schemas.TOKENS`.
         n_samples: how many to show; half of them are those with the longest history.
+        overlong: the number of targets that do not fit.
     """
     # A mistake is most likely to show in a long history.
     longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
     chosen = pl.concat([longest, lengths.head(n_samples)]).unique(KEY, maintain_order=True).head(n_samples)
-    blocks = [_length_table(lengths, fit)]
+    blocks = [_length_table(lengths, fit, overlong)]
     for target, user in chosen.select("interaction_id", "user_id").iter_rows():
         only = (user, f"{user}0")
         both = read_table(prompts, schemas.PROMPTS, users=only).join(
@@ -86,11 +88,12 @@ def _read_lengths(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.Dat
     return samples.join(lengths, on=["user_id", "interaction_id"])
 
 
-def _length_table(lengths: pl.DataFrame, fit: FitSettings) -> str:
-    length, counts = lengths["length"], trimming(lengths, fit)
+def _length_table(lengths: pl.DataFrame, fit: FitSettings, overlong: int) -> str:
+    length, counts = lengths["length"], trimming(lengths, fit, overlong)
     quantiles = "  ".join(f"{q:.0%} {int(length.quantile(q, 'nearest') or 0)}" for q in (0, 0.25, 0.5, 0.75, 0.95, 1))
     return (
-        f"{lengths.height:,} samples, {length.sum():,} tokens, {lengths['loss'].sum():,} of them with loss\n"
+        f"{lengths.height:,} samples, {length.sum():,} tokens, {lengths['loss'].sum():,} of them with loss; "
+        f"{overlong:,} samples set aside because they do not fit\n"
         f"tokens per sample: {quantiles}\n"
         f"with history: {(lengths['n_history'] > 0).sum():,}"
         f"   with context: {(lengths['n_context'] > 0).sum():,}"

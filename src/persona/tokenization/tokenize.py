@@ -47,7 +47,7 @@ def tokenize_file(
         fit: as for `tokenize`.
 
     Raises:
-        PersonaError: a target does not fit, the chat template cannot be used, or tokens of pieces are wrong.
+        PersonaError: the chat template cannot be used, or tokens of pieces are wrong.
     """
     frame_ids(tokenizer)  # a template that cannot be used is refused before anything is read
     n = max(1, math.ceil(count_rows(prompts) / CHUNK / bucket[1]))
@@ -63,6 +63,7 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.Data
 
     Where they do not fit even without history, also drop the oldest turns of the context. A completion counts as long
     as the reserve, so what is dropped says nothing of the target. Only if it is longer, more is dropped for it.
+    Targets that do not fit even then are left out; `overlong.find_overlong` lists them.
 
     Args:
         fit: how many tokens fit, what is reserved, and which history entries are kept; see `kept_entries`.
@@ -70,9 +71,6 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.Data
     Returns:
         The columns of `schemas.TOKENS`. `input_ids` holds prompt, completion and end token; the first
         `prompt_length` of them are the prompt, and from `text_start` on they are the text.
-
-    Raises:
-        PersonaError: a target does not fit even without history and context.
     """
     rest = prompts.sort("user_id", "interaction_id").with_columns(
         n_context_dropped=pl.lit(0, dtype=pl.Int32), is_cut_for_completion=pl.lit(False)
@@ -81,7 +79,7 @@ def tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> pl.Data
     while rest.height or not tables:
         tokens, too_long = _tokenize(rest, tokenizer, fit)
         tables.append(tokens)
-        rest = _drop_oldest_turns(too_long, fit.max_length)
+        rest = _drop_oldest_turns(too_long)
     return tables[0] if len(tables) == 1 else pl.concat(tables).sort("user_id", "interaction_id")
 
 
@@ -143,16 +141,12 @@ class _Draft:
 
 
 def _tokenize(prompts: pl.DataFrame, tokenizer: Any, fit: FitSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the tokens of the prompts that fit, if need be with less history, and the prompts that do not fit.
-
-    The latter have `n_tokens`, their length without any history.
-    """
+    """Return the tokens of the prompts that fit, if need be with less history, and the prompts that do not fit."""
     cut = _cut(prompts, tokenizer)
     draft = _draft(prompts, tokenizer, fit, cut or "words")
     parts = draft.parts() if cut else _whole_prompts(draft, tokenizer)
     is_too_long = draft.around + draft.needed > fit.max_length
     too_long = prompts.with_columns(
-        n_tokens=pl.Series(draft.around + draft.completion),
         is_cut_for_completion=pl.col("is_cut_for_completion") | pl.Series(draft.around + fit.reserve <= fit.max_length),
     ).filter(pl.Series(is_too_long))
     tokens = _assemble(draft, parts)
@@ -243,20 +237,12 @@ def _assemble(draft: _Draft, parts: pl.Series) -> pl.DataFrame:
     )
 
 
-def _drop_oldest_turns(prompts: pl.DataFrame, max_length: int) -> pl.DataFrame:
-    """Drop the oldest turn of the context of each prompt. This loops over the prompts, because few need it.
+def _drop_oldest_turns(prompts: pl.DataFrame) -> pl.DataFrame:
+    """Drop the oldest turn of the context of each prompt, and prompts that have none.
 
-    Raises:
-        PersonaError: a prompt has no context left.
+    This loops over the prompts, because few need it.
     """
-    without_context = prompts.filter(pl.col("context_offsets").list.len() == 0).sort("n_tokens", "interaction_id")
-    if without_context.height:
-        target, n_tokens = without_context.select("interaction_id", "n_tokens").row(-1)
-        raise PersonaError(
-            f"{without_context.height} targets do not fit max_length {max_length} even without history and context; "
-            f"the longest, interaction_id {target}, has {n_tokens} tokens: raise the model's max_length"
-        )
-    prompts = prompts.drop("n_tokens")
+    prompts = prompts.filter(pl.col("context_offsets").list.len() > 0)
     return pl.DataFrame([_drop_turn(row) for row in prompts.iter_rows(named=True)], schema=prompts.schema)
 
 

@@ -37,7 +37,8 @@ def make_interactions(users: list[list[tuple[bool, str, str]]], is_dated: bool) 
         sessions = list(accumulate((moves for moves, _, _ in texts[1:]), initial=0))
         for position, ((_, item, words), session) in enumerate(zip(texts, sessions, strict=True)):
             day = date(2016, 1, 1) + timedelta(days=u + 2 * int(session)) if is_dated else None
-            rows.append((len(rows) * 3, f"{u:016x}", item, day, int(session), position, 3.0, words, None, []))
+            target = (len(rows) * 3, f"{u:016x}", item)
+            rows.append((*target, day, int(session), position, 3.0, words, None, [], "made.csv", len(rows)))
     return pl.DataFrame(rows, schema=schemas.INTERACTIONS.columns, orient="row")
 
 

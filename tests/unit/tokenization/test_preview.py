@@ -22,7 +22,7 @@ def preview_of(prompts: pl.DataFrame, max_length: int, tokenizer: Any, folder: P
     write_table(prompts, folder / "prompts.parquet", schemas.PROMPTS)
     write_table(tokenize(prompts, tokenizer, fit), folder / "tokens.parquet", schemas.TOKENS)
     paths = folder / "prompts.parquet", folder / "tokens.parquet"
-    return preview(read_lengths(*paths), *paths, tokenizer, 4, fit)
+    return preview(read_lengths(*paths), *paths, tokenizer, 4, fit, 0)
 
 
 def test_the_preview_shows_the_tokens_with_loss_and_counts_what_was_trimmed(

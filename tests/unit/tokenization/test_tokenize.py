@@ -11,7 +11,6 @@ import pytest
 
 import persona.tokenization.tokenize as tokenize_module
 from persona import prompts
-from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.prompts import Parts, PromptSpec, load_style, render_file
 from persona.tables import schemas
@@ -115,10 +114,15 @@ def test_a_turn_that_is_dropped_for_the_target_alone_is_counted(small: Ingested,
     assert tokens["is_cut_for_completion"].to_list() == [False, False, True, True]
 
 
-def test_a_target_that_cannot_fit_is_named(tables: Ingested, tokenizer: Any) -> None:
+def test_targets_that_cannot_fit_are_left_out_and_the_others_stay_the_same(tables: Ingested, tokenizer: Any) -> None:
     prompts = prompts_of(tables, "simple", Parts(profile=True, history=True, context=True))
-    with pytest.raises(PersonaError, match="do not fit max_length 20 even without history and context"):
-        tokenize(prompts, tokenizer, FitSettings(max_length=20))
+    fit = FitSettings(max_length=200)
+    whole = tokenize(prompts, tokenizer, fit)
+    is_long = pl.int_range(pl.len()) % 7 == 3
+    some_long = prompts.with_columns(completion=pl.when(is_long).then(pl.lit("长" * 300)).otherwise("completion"))
+    tokens = tokenize(some_long, tokenizer, fit)
+    rest = prompts.filter(~is_long).select("interaction_id")
+    assert tokens.equals(whole.join(rest, on="interaction_id", how="semi").sort("user_id", "interaction_id"))
 
 
 def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(

@@ -75,6 +75,7 @@ def score_cohort(
     known = tokens.select("interaction_id").join(
         targets.filter(pl.col("cohort") == cohort), on="interaction_id", how="left", maintain_order="left"
     )
+    _check_targets(files.tokens, known, cohort, targets)
     impostors = _impostors(known["block"] if files.empty_tokens else pl.repeat(None, known.height, eager=True))
     given = star_line_lengths(tokens)
     stars_trained = model.is_trained and any(given)
@@ -103,6 +104,20 @@ def score_cohort(
     return scored.select(pl.col(name).cast(dtype) for name, dtype in schemas.SCORES.columns.items())
 
 
+def _check_targets(tokens: Path, known: pl.DataFrame, cohort: str, targets: pl.DataFrame) -> None:
+    """Check that tokens are those of the cohort's targets, of which all models must be asked.
+
+    Raises:
+        PersonaError: they are not.
+    """
+    n_targets = targets.filter(pl.col("cohort") == cohort).height
+    if known["cohort"].null_count() or known.height != n_targets:
+        raise PersonaError(
+            f"{tokens}: has {known.height:,} targets, not the {n_targets:,} of {cohort} that other models are scored "
+            "on: some fit one model or prompt and not another; `snakemake prepare_all` names them"
+        )
+
+
 def _questions(
     model: EvaluatedModel,
     tokens: pl.DataFrame,
@@ -114,7 +129,11 @@ def _questions(
     """All prompts and completions of a cohort, and what is asked of them; see `_requests`."""
     prompts, completions = _split(tokens)
     if files.empty_tokens:
-        prompts += _split(read_table(files.empty_tokens, schemas.TOKENS).sort("interaction_id"))[0]
+        # A target that does not fit with its user's profile may fit without.
+        empty = tokens.select("interaction_id").join(
+            read_table(files.empty_tokens, schemas.TOKENS), on="interaction_id", how="left", maintain_order="left"
+        )
+        prompts += _split(empty)[0]
     # Stars that were trained are asked for by the targets' own prompts.
     star_prompts = {"trained": 0, "asked": len(prompts), None: None}[stars]
     if stars == "asked":
