@@ -99,6 +99,9 @@ def test_the_report_of_a_finished_run_can_be_opened_alone(
     config["evaluation"]["contrasts"] = []
     run = snakemake(tmp_path, config, "report")
     assert run.returncode == 0, run.stdout + run.stderr
+    last, path = run.stdout.strip().replace("\n\n", "\n").splitlines()[-2:]
+    assert path == "report: results/dmsc/report/index.html"
+    assert last in (tmp_path / "results/dmsc/logs/report.log").read_text(encoding="utf-8")
     table = pl.read_csv(tmp_path / "results/dmsc/report/stages.csv")
     assert table["test_nll"].item() < table["untrained_test_nll"].item()
     page = (tmp_path / "results/dmsc/report/index.html").read_text(encoding="utf-8")

@@ -177,6 +177,6 @@ onstart:
 
 
 onsuccess:
-    if "report" in {job.rule.name for job in workflow.dag.needrun_jobs()}:
+    if "report" in {job.rule.name for job in workflow.dag.jobs}:
         print(Path(f"{RESULTS}/logs/report.log").read_text(encoding="utf-8"))
         print(f"report: {RESULTS}/report/index.html", flush=True)
