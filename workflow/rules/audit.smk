@@ -36,11 +36,7 @@ rule audit_sample:
 
 rule check_cohorts:
     input:
-        [
-            overlong_path(cohort, stage)
-            for cohort in COHORTS
-            for stage in CONFIG.stages.values()
-        ],
+        [path for cohort in COHORTS for path in overlong_tables(cohort).values()],
     output:
         f"{RESULTS}/audit/cohorts.json",
     log:
@@ -53,15 +49,7 @@ rule check_cohorts:
         mem_mb=memory(1),
         runtime=60,
     params:
-        overlong=as_json(
-            {
-                cohort: {
-                    f"stage {name}": overlong_path(cohort, stage)
-                    for name, stage in CONFIG.stages.items()
-                }
-                for cohort in COHORTS
-            }
-        ),
+        overlong=as_json({cohort: overlong_tables(cohort) for cohort in COHORTS}),
         code=digest("check_cohorts"),
     shell:
         'python "$SCRIPTS/check_cohorts.py"'

@@ -267,6 +267,16 @@ def overlong_path(cohort, stage):
     return tokens_path(cohort, stage).replace(".parquet", ".overlong.parquet")
 
 
+def overlong_tables(cohort):
+    """For each kind of prompts and model of the stages, the targets of a cohort that do not fit."""
+    return {
+        f"ablation {stage.ablation} with model {CONFIG.recipes[stage.recipe].model}": overlong_path(
+            cohort, stage
+        )
+        for stage in CONFIG.stages.values()
+    }
+
+
 def as_json(settings):
     """JSON in ASCII, which a command can be given in any locale."""
     return json.dumps(settings, sort_keys=True)
