@@ -52,8 +52,9 @@ def check_share(overlong: pl.DataFrame, prompts: Path, fit: FitSettings, allowed
     """
     table.unlink(missing_ok=True)
     n_targets = count_rows(prompts)
-    # One row alone never stops a run, however small the sample.
-    if overlong.is_empty() or (overlong.height <= max(1, allowed * n_targets) and overlong.height < n_targets):
+    # One row alone never stops a run, however small the sample, unless none is allowed.
+    most = max(1, allowed * n_targets) if allowed else 0
+    if overlong.is_empty() or (overlong.height <= most and overlong.height < n_targets):
         return
     write_table(overlong, table, schemas.OVERLONG)
     worst = overlong.sort("n_tokens", "interaction_id").row(-1, named=True)

@@ -45,7 +45,7 @@ def with_long_text(tables: Ingested, *positions: int) -> Ingested:
 
 def test_a_text_that_does_not_fit_is_set_aside_with_its_row(small: Ingested, tokenizer: Any, tmp_path: Path) -> None:
     tables = with_long_text(small, 3)
-    row = outputs_of(tables, tokenizer, tmp_path, 0.0).row(0, named=True)
+    row = outputs_of(tables, tokenizer, tmp_path, 0.1).row(0, named=True)
     expected = tables.interactions.filter(position=3).row(0, named=True)
     assert {name: row[name] for name in ("file", "row", "interaction_id")} == {
         name: expected[name] for name in ("file", "row", "interaction_id")
@@ -63,6 +63,12 @@ def test_more_than_max_reject_share_stop_the_run(small: Ingested, tokenizer: Any
     with pytest.raises(PersonaError, match=message):
         outputs_of(tables, tokenizer, tmp_path, 0.1)
     assert read_table(tmp_path / "o.too_many.parquet", schemas.OVERLONG).height == 2
+
+
+def test_where_none_may_be_set_aside_one_stops_the_run(small: Ingested, tokenizer: Any, tmp_path: Path) -> None:
+    """As for impostors, all of whom an evaluation needs."""
+    with pytest.raises(PersonaError, match=r"1 of 4 targets do not fit .* more than max_reject_share 0\.0 allows"):
+        outputs_of(with_long_text(small, 3), tokenizer, tmp_path, 0.0)
 
 
 def test_a_profile_that_does_not_fit_is_named(small: Ingested, tokenizer: Any, tmp_path: Path) -> None:
