@@ -30,6 +30,7 @@ rule train_all:
     default_target: True
     input:
         [trained(stage) for stage in CONFIG.stages.values()],
+        f"{RESULTS}/audit/cohorts.json",
 
 
 # One stage by its name: train_quick, train_history, ...
@@ -64,6 +65,7 @@ rule evaluate_all:
             for stage in CONFIG.stages.values()
             for path in [*evaluated(stage), measured(stage)]
         ],
+        f"{RESULTS}/audit/cohorts.json",
 
 
 # Only now all rules are known.

@@ -82,6 +82,7 @@ def wait_for_steps(folder: Path, more: int) -> None:
     wait_until(lambda: steps_done(folder) >= goal)
 
 
+@pytest.mark.long
 def test_a_training_survives_all_that_happens_to_its_job(
     local: Path,
     prepared: Path,

@@ -19,7 +19,7 @@ SLOW, LONG = pytest.mark.slow, pytest.mark.long
     ("name", "arguments"),
     [
         ("evaluation", "--rows 300 --training-texts 500"),
-        pytest.param("data_pipeline", "--users 6000 --long-users 4 --loop-samples 20", marks=SLOW),
+        pytest.param("data_pipeline", "--users 6000 --long-users 4 --loop-samples 20", marks=LONG),
         pytest.param("training", "--rounds 1 --trl-rounds 0 --hidden-size 32 --layers 1 --experts 4", marks=LONG),
         pytest.param("host", "--layers 2 --rounds 1", marks=SLOW),
         pytest.param("saving", "--epochs 1", marks=LONG),

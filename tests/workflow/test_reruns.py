@@ -55,17 +55,21 @@ def edited(file: Path, old: str, new: str) -> str:
     return before
 
 
+# From new prompts on, to the end of the data steps.
+RENDERED = {"render", "audit_prompts", "make_tiny_model", "tokenize", "check_cohorts"}
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "rerun"),
     [
-        ("config/prompts/detailed.yaml", "影评：{text}", "短评：{text}", {"render", "make_tiny_model", "tokenize"}),
+        ("config/prompts/detailed.yaml", "影评：{text}", "短评：{text}", RENDERED),
         ("src/persona/sampling.py", "    targets = reviews_in", "    # Why not.\n    targets = reviews_in", set()),
         ("src/persona/sampling.py", '"""Samples at most N', '"""Samples no more than N', set()),
         (
             "src/persona/sampling.py",
             "(pl.len()).over",
             "(0, pl.len()).over",
-            {"sample", "render", "make_tiny_model", "tokenize"},
+            {"sample", "audit_sample"} | RENDERED,
         ),
     ],
     ids=["prompt_style", "comment", "docstring", "code"],

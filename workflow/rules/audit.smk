@@ -34,6 +34,8 @@ rule audit_sample:
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
 
 
+# No training waits for it: `ancient` would be needed, so that further stages train nothing again, and Snakemake then
+# forgets trainings that are missing.
 rule check_cohorts:
     input:
         [path for cohort in COHORTS for path in overlong_tables(cohort).values()],
@@ -43,6 +45,7 @@ rule check_cohorts:
         f"{RESULTS}/logs/check_cohorts.log",
     benchmark:
         f"{RESULTS}/benchmarks/check_cohorts.tsv"
+    priority: 100
     conda:
         ENVIRONMENT
     resources:

@@ -119,7 +119,10 @@ def missing_base_model():
     jobs = [set(job.wildcards.items()) for job in workflow.dag.needrun_jobs()]
     read = {name for job in jobs for key, name in job if key == "model"}
     read |= {
-        recipe_named(run).model for job in jobs for key, run in job if key == "recipe"
+        recipe_named(run.partition(MEAN_MARK)[0]).model
+        for job in jobs
+        for key, run in job
+        if key == "recipe"
     }
     paths = (model_path(name) for name in sorted(read) if not CONFIG.models[name].tiny)
     return next(filter(None, map(missing_model, paths)), None)

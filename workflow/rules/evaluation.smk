@@ -317,6 +317,7 @@ rule report:
     input:
         [stage["inputs"] for stage in report_stages().values()],
         plan=f"{RESULTS}/plan/plan.json",
+        cohorts=f"{RESULTS}/audit/cohorts.json",
         ingested=f"{RESULTS}/ingest.json",
         split=f"{RESULTS}/split.parquet",
         item_table=f"{RESULTS}/items.parquet",

@@ -71,8 +71,6 @@ rule train:
         audits=[
             # It reads the test cohort too, on which the training does not depend.
             ancient(f"{RESULTS}/audit/{{sample}}.json"),
-            # Further stages and other test targets train nothing again.
-            ancient(f"{RESULTS}/audit/cohorts.json"),
             f"{RESULTS}/audit/{{sample}}/{{ablation}}.json",
             f"{RESULTS}/audit/val/{{ablation}}.json",
         ],
