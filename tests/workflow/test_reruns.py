@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from tests.workflow.test_workflow import ROOT, scheduled
 
@@ -29,13 +31,14 @@ def snakemake(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def prepared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(finished: Path, small_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the workflow and of what it made, without trainings."""
     copy = tmp_path_factory.mktemp("reruns") / "copy"
     for name in ("config", "workflow", "profiles", "src"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", copy)
-    shutil.copy(finished / "config.yaml", copy / "config")
+    # The one in `finished` is that of the last test which ran there.
+    (copy / "config" / "config.yaml").write_text(yaml.safe_dump(small_config, allow_unicode=True), encoding="utf-8")
     for name in ("results", ".snakemake"):
         shutil.copytree(finished / name, copy / name)
     for name in ("models", "runs", "evaluation"):
