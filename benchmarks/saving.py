@@ -10,10 +10,8 @@ a slower disk: one on which a checkpoint takes half an epoch. The last line is o
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
-import tempfile
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -27,10 +25,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from benchmarks.corpus import ROOT, synthetic_reviews
-from benchmarks.workers import run_workers
+from benchmarks.workers import run, run_workers
 from persona.files import write_json
 from persona.modeling.packing import TokenTable
-from persona.modeling.processes import distributed_processes
 from persona.modeling.tiny import moe_config, train_tokenizer
 from persona.tokenization.chat import load_tokenizer
 from persona.training import saving
@@ -53,12 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        with distributed_processes():
-            compare(args.worker, args)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), args)))
+    run(args, measure, compare)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:

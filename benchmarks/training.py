@@ -10,7 +10,6 @@ JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import tempfile
@@ -24,10 +23,9 @@ import polars as pl
 import torch
 
 from benchmarks.corpus import ROOT, prompts_with_history, qwen_tokenizer, synthetic_reviews
-from benchmarks.workers import run_workers
+from benchmarks.workers import run, run_workers
 from persona.files import write_json
 from persona.modeling.packing import Row, TokenTable, pack_row, plan_rows
-from persona.modeling.processes import distributed_processes
 from persona.modeling.tiny import moe_config, train_tokenizer
 from persona.planning.cost import model_size
 from persona.tables import schemas
@@ -52,13 +50,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of one GPU in bfloat16, for MFU")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        with distributed_processes():
-            compare_engines(args.worker, args)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), args)
-    print(json.dumps(figures))
+    run(args, measure, compare_engines)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:

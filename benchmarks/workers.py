@@ -6,10 +6,33 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import ROOT
+from persona.modeling.processes import distributed_processes
+
+
+def run(
+    args: argparse.Namespace,
+    measure: Callable[[Path, argparse.Namespace], dict[str, Any]],
+    work: Callable[[Path, argparse.Namespace], None],
+) -> None:
+    """Run a benchmark and print its figures; in a process that `run_workers` started, do its share of the work.
+
+    Args:
+        args: with `worker`, the folder that such a process was given.
+        measure: from an empty folder to the figures, by way of `run_workers`.
+        work: what each process does in its folder.
+    """
+    if args.worker:
+        with distributed_processes():
+            work(args.worker, args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(Path(folder), args)))
 
 
 def run_workers(module: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

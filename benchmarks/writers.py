@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save
 
-from benchmarks.workers import run_workers
+from benchmarks.workers import run, run_workers
 from persona.modeling.loading import default_device
-from persona.modeling.processes import distributed_processes
 from persona.training.saving import CheckpointWriter
 
 
@@ -45,12 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        with distributed_processes():
-            compare(args.worker, args)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run_workers("benchmarks.writers", Path(folder), args)))
+    run(args, partial(run_workers, "benchmarks.writers"), compare)
 
 
 def compare(folder: Path, args: argparse.Namespace) -> None:

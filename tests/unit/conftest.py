@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from benchmarks.corpus import qwen_tokenizer
 
 from persona.ingestion.ingest import Ingested
+from persona.modeling.processes import process_group
 from persona.modeling.tiny import train_tokenizer
 from tests.ingesting import ingested
 from tests.unit.ingestion.examples import raw_row, write_raw
@@ -24,6 +26,13 @@ def small(tmp_path: Path) -> Ingested:
         raw_row(film="D", day="2016-02-01", star="4", comment=" 不错"),
     ]
     return ingested(write_raw(tmp_path / "DMSC.csv", rows))
+
+
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[None]:
+    """A process group of the test's own process, for what else runs under torchrun."""
+    with process_group(deepspeed=False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from persona.errors import PersonaError
@@ -34,16 +32,10 @@ from persona.tokenization.chat import load_tokenizer
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 ROOT = Path(__file__).parents[2]
 CUES = ("预测用户的影评：", "预测用户的评分：")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

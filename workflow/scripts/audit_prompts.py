@@ -38,6 +38,7 @@ def main() -> None:
     items = read_table(args.items, schemas.ITEMS)
     spec = PromptSpec.load(args.style, args.prompt)
     others = other_users(args.interactions, args.split, spec)
+    split_of_others = split_of_users(read_split(args.split)) if others else None
     n_targets = count_rows(args.prompts)
     n_ranges = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
     tables = []
@@ -46,9 +47,9 @@ def main() -> None:
         reviews = read_table(args.interactions, schemas.INTERACTIONS, users=user_range)
         users = read_table(args.users, schemas.USERS, users=user_range)
         split = read_split(args.split, user_range)
-        if others:
+        if split_of_others is not None:
             entries = read_rows(args.interactions, schemas.INTERACTIONS, prompts["history_ids"].explode().drop_nulls())
-            tables.append(audit_other_users(prompts, reviews, entries, split_of_users(read_split(args.split))))
+            tables.append(audit_other_users(prompts, reviews, entries, split_of_others))
         else:
             tables += [
                 audit_prompts(prompts, reviews),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import torch.distributed as dist
 
 from persona.evaluation.baselines.baselines import all_baselines
 from persona.evaluation.claims import claim
@@ -38,16 +36,10 @@ from tests.ingesting import ingested
 from tests.unit.ingestion.examples import simple, write_lines
 from tests.unit.rendering import CUE, prompts_of
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 USERS, ITEMS, CANDIDATES = 24, 4, 3
 GENERATION = GenerationSettings(n_targets=6, n_samples=1, max_new_tokens=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("store") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,15 @@ import pytest
 from persona.errors import PersonaError
 from persona.evaluation import resumable
 from persona.evaluation.resumable import ResumableWork, Task
-from persona.modeling.processes import process_group
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 COMMON = {"model": "a"}
 
 
 @pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def every_unit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumable, "SECONDS_PER_PART", 0.0)
-    with process_group(deepspeed=False):
-        yield
 
 
 class Killed(Exception):
