@@ -19,18 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from persona.entries.choice import chosen_entries
 from persona.entries.other_users import OtherUsers
 from persona.entries.settings import ALL_ENTRIES, HistorySettings
 from persona.errors import PersonaError
+from persona.history import earlier_rows, n_earlier
 from persona.tables import schemas
+from persona.tables.lists import all_between, as_lists
 from persona.tables.parquet import count_rows, read_table
 from persona.tables.splits import read_split, shown_reviews
 from persona.tables.user_ranges import user_ranges
 from persona.yaml_files import read_yaml
 
+Int64s = npt.NDArray[np.int64]
 Part = Literal["always", "profile", "history", "context"]
 
 # What an ablation switches on and off.
@@ -47,7 +52,8 @@ SECTION_SEPARATOR = "\n\n"
 # Every character that some reader takes for a line break.
 LINE_BREAKS = r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+\s*"
 LIKE_STRUCTURE = r"^\s*(?:\d+\.\s*)?\["
-CHUNK = 32_768  # targets rendered at once
+CHUNK = 32_768  # targets rendered at once,
+ENTRIES_AT_ONCE = 2_000_000  # and about so many history entries to choose from
 GENRE_SEPARATOR = "/"
 FROM_DATA = {"title", "genres", "field", "value", "speaker", "text"}
 
@@ -98,6 +104,8 @@ class PromptSpec:
         task: stands for `{task}`.
         cue: stands for `{cue}`, the last line, which asks for the text.
         history: how many history entries are shown, and which.
+        max_history_characters: longer histories are shown from a later entry on: their last half of so many
+            characters, or more. None shows all, which for a user of very many texts takes much memory.
     """
 
     style: Style
@@ -105,12 +113,20 @@ class PromptSpec:
     task: str
     cue: str
     history: HistorySettings = ALL_ENTRIES
+    max_history_characters: int | None = None
 
     @classmethod
     def load(cls, style: Path, settings: dict[str, Any]) -> PromptSpec:
-        """From the file of a style, and `parts`, `task`, `cue` and `history` as a command gets them."""
+        """From the file of a style, and the other attributes as a command gets them."""
         history = HistorySettings.model_validate(settings.get("history", {}))
-        return cls(load_style(style), Parts(**settings["parts"]), settings["task"], settings["cue"], history)
+        return cls(
+            load_style(style),
+            Parts(**settings["parts"]),
+            settings["task"],
+            settings["cue"],
+            history,
+            settings.get("max_history_characters"),
+        )
 
     @property
     def sections(self) -> list[Section]:
@@ -277,12 +293,14 @@ def _render(
     rows = rows.join(users, on="user_id", how="left").with_columns(task=pl.lit(spec.task), cue=pl.lit(spec.cue))
     section = next((section for section in spec.sections if section.part == "history"), None)
     if section and chosen is not None:
-        rows = _with_chosen_history(rows, chosen, section, history_of)
+        rows = _with_chosen_history(rows, chosen, section, history_of, spec.max_history_characters)
     elif section:
-        rows = _with_history(rows, reviews, section, spec.history.max_entries)
+        rows = _with_history(rows, reviews, section, spec)
     else:
         rows = rows.with_columns(
-            history_ids=pl.lit([], dtype=pl.List(pl.Int64)), history_entries=pl.lit([], dtype=pl.List(pl.String))
+            history_ids=pl.lit([], dtype=pl.List(pl.Int64)),
+            history_entries=pl.lit([], dtype=pl.List(pl.String)),
+            n_history_left_out=pl.lit(0, dtype=pl.Int32),
         )
     return _assemble(rows, spec)
 
@@ -296,7 +314,7 @@ def render_file(
     bucket: tuple[int, int] = (1, 1),
     split: tuple[Path, str] | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Render a sample of any size, one range of users at a time, in the order of their ids.
+    """Render a sample of any size, one range of users at a time or less, in the order of their ids.
 
     Args:
         sample, interactions, users, items: Parquet files.
@@ -306,7 +324,7 @@ def render_file(
             default they may show all. Prompts with histories of other users, who may be of any bucket, need it.
 
     Yields:
-        The prompts of one range of users, as `render` returns them.
+        The prompts of some targets, as `render` returns them.
     """
     others = other_users(interactions, split[0] if split else None, spec)
     titles = read_table(items, schemas.ITEMS)
@@ -317,7 +335,25 @@ def render_file(
         if split:
             reviews = shown_reviews(reviews, read_split(split[0], user_range), split[1])
         profiles = read_table(users, schemas.USERS, users=user_range)
-        yield render(targets, reviews, profiles, titles, spec, others.histories_of(targets) if others else None)
+        for part in _parts(targets, reviews, spec):
+            yield render(part, reviews, profiles, titles, spec, others.histories_of(part) if others else None)
+
+
+def _parts(targets: pl.DataFrame, reviews: pl.DataFrame, spec: PromptSpec) -> Iterator[pl.DataFrame]:
+    """The targets in parts, so that their histories have about `ENTRIES_AT_ONCE` entries together."""
+    n = pl.col("n_earlier")
+    if spec.history.select == "recent" and spec.max_history_characters is not None:
+        # An entry has a line of its own, mostly of more than ten characters.
+        n = pl.min_horizontal(n, spec.max_history_characters // 10)
+    earlier = reviews.select("interaction_id", n_earlier=n_earlier().cast(pl.Int64))
+    part = (
+        (n.fill_null(0).cum_sum() // ENTRIES_AT_ONCE).alias("part") if spec.parts.history else pl.lit(0).alias("part")
+    )
+    numbered = targets.sort("user_id", "interaction_id").join(
+        earlier, on="interaction_id", how="left", maintain_order="left"
+    )
+    numbered = numbered.with_columns(part).drop("n_earlier")
+    yield from numbered.partition_by("part", include_key=False, maintain_order=True) or [targets]
 
 
 def other_users(interactions: Path, split: Path | None, spec: PromptSpec) -> OtherUsers | None:
@@ -386,38 +422,70 @@ def _chosen(
     return pairs.join(texts, on="history_id", how="left", maintain_order="left")
 
 
-def _with_chosen_history(rows: pl.DataFrame, chosen: pl.DataFrame, section: Section, history_of: str) -> pl.DataFrame:
-    """Add `history_ids` and `history_entries`: the texts that were chosen for the target in column `history_of`."""
+def _with_chosen_history(
+    rows: pl.DataFrame, chosen: pl.DataFrame, section: Section, history_of: str, max_characters: int | None
+) -> pl.DataFrame:
+    """Add `history_ids` and `history_entries`: the texts that were chosen for the target in column `history_of`.
+
+    Of these the last ones that have at most `max_characters` together; `n_history_left_out` counts the others.
+    """
     once = chosen.unique("history_id").with_columns(number=pl.col("position") + 1)
     entries = once.select("history_id", history_entries=_entry(section.entry, pl.col))
-    lists = (
-        chosen.select("interaction_id", "history_id")
-        .join(entries, on="history_id", how="left", maintain_order="left")
-        .group_by("interaction_id", maintain_order=True)
-        .agg("history_entries", history_ids="history_id")
+    pairs = chosen.select("interaction_id", "history_id").join(
+        entries, on="history_id", how="left", maintain_order="left"
     )
-    empty = pl.col("history_ids", "history_entries").fill_null([])
-    return rows.join(lists, left_on=history_of, right_on="interaction_id", how="left").with_columns(empty)
+    until_the_end = (pl.col("history_entries").str.len_chars() + 1).cum_sum(reverse=True).over("interaction_id")
+    fits = pl.lit(True) if max_characters is None else until_the_end <= max_characters
+    lists = (
+        pairs.with_columns(fits=fits)
+        .group_by("interaction_id", maintain_order=True)
+        .agg(
+            pl.col("history_entries").filter("fits"),
+            history_ids=pl.col("history_id").filter("fits"),
+            n_history_left_out=(~pl.col("fits")).sum().cast(pl.Int32),
+        )
+    )
+    empty = pl.col("history_ids", "history_entries").fill_null([]), pl.col("n_history_left_out").fill_null(0)
+    return rows.join(lists, left_on=history_of, right_on="interaction_id", how="left").with_columns(*empty)
 
 
-def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section, max_entries: int | None) -> pl.DataFrame:
+def _with_history(rows: pl.DataFrame, reviews: pl.DataFrame, section: Section, spec: PromptSpec) -> pl.DataFrame:
     """Add `history_ids` and `history_entries`: the user's texts before the target's session, or the last of them.
 
-    All are the beginning of the list of all the user's texts.
+    All are a part of the list of all the user's texts. `n_history_left_out` counts those that are not shown because of
+    `max_history_characters`.
     """
     reviews = reviews.join(rows.select("user_id"), on="user_id", how="semi").sort("user_id", "position")
-    entries = reviews.with_columns(number=pl.col("position") + 1).select(
-        "user_id", history_ids="interaction_id", history_entries=_entry(section.entry, pl.col)
+    entries = reviews.with_columns(number=pl.col("position") + 1).select(_entry(section.entry, pl.col)).to_series()
+    first, end = earlier_rows(rows, reviews)
+    if spec.history.max_entries is not None:
+        first = np.maximum(first, end - spec.history.max_entries)
+    start = first
+    if spec.max_history_characters is not None:
+        lengths = entries.str.len_chars().to_numpy().astype(np.int64) + 1
+        start = _first_shown(first, end, np.concatenate([[0], np.cumsum(lengths)]), spec.max_history_characters)
+    counts, shown = end - start, all_between(start, end)
+    return rows.with_columns(
+        history_ids=as_lists(reviews["interaction_id"].gather(shown), counts),
+        history_entries=as_lists(entries.gather(shown), counts),
+        n_history_left_out=pl.Series(start - first, dtype=pl.Int32),
     )
-    lists = entries.group_by("user_id", maintain_order=True).agg("history_ids", "history_entries")
-    # Positions start at 0, so the first position of a session is the number of texts before it.
-    before = reviews.group_by("user_id", "session").agg(n=pl.col("position").min())
-    shown = pl.col("n") if max_entries is None else pl.min_horizontal("n", pl.lit(max_entries))
-    return (
-        rows.join(before, on=["user_id", "session"], how="left")
-        .join(lists, on="user_id", how="left")
-        .with_columns(pl.col("history_ids", "history_entries").list.slice(pl.col("n") - shown, shown))
-    )
+
+
+def _first_shown(first: Int64s, end: Int64s, until: Int64s, max_characters: int) -> Int64s:
+    """The first entry to show of each history, so that it has at most so many characters.
+
+    A history is cut where blocks of half as many characters begin. So the histories of successive targets begin with
+    the same entry, until they no longer fit; see `persona.tokenization.window`.
+
+    Args:
+        first, end: the entries of each history, `[n_prompts]`.
+        until: the characters of all entries before each entry, `[n_entries + 1]`.
+    """
+    block = max(1, max_characters // 2)
+    too_many = np.maximum(0, until[end] - until[first] - max_characters)
+    begin = np.searchsorted(until, until[first] + -(-too_many // block) * block)
+    return np.asarray(np.minimum(begin, end))
 
 
 def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
@@ -437,6 +505,7 @@ def _assemble(rows: pl.DataFrame, spec: PromptSpec) -> pl.DataFrame:
         "item_id",
         "rating",
         "history_ids",
+        "n_history_left_out",
         "prompt",
         *offsets,
         completion=pl.concat_str(star_line, "text"),

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from persona.entries.settings import HistorySettings
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
 from persona.modeling.tiny import train_tokenizer
@@ -71,6 +72,68 @@ def test_history_is_of_strictly_earlier_days(tables: Ingested) -> None:
     assert (pairs["item_id_past"] != pairs["item_id"]).all()
     n_earlier = days.join(days, on="user_id", suffix="_past").filter(pl.col("day_past") < pl.col("day")).height
     assert pairs.height == n_earlier
+
+
+def chatter(n: int) -> Ingested:
+    """A user with one text in each of n sessions, of 1 to 37 characters."""
+    return talk([("a", session, "x" * (1 + session * 17 % 37), []) for session in range(n)])
+
+
+def test_of_a_long_history_the_last_blocks_are_shown() -> None:
+    tables, most = chatter(120), 300
+    whole = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(False, True, False), TASK, CUE)
+    made = [
+        render(tables.interactions, tables.interactions, tables.users, tables.items, spec).sort("interaction_id")
+        for spec in (whole, replace(whole, max_history_characters=most))
+    ]
+    lengths = [len(f"{n + 1}. {'x' * (1 + n * 17 % 37)}") + 1 for n in range(120)]
+    for target, (full, shown, left_out) in enumerate(
+        zip(made[0]["prompt"], made[1]["prompt"], made[1]["n_history_left_out"], strict=True)
+    ):
+        # The history begins with the first entry after as many blocks, of half the limit, as are too many.
+        total = sum(lengths[:target])
+        blocks = next(k for k in range(100) if total - 150 * k <= most)
+        first = next(n for n in range(target + 1) if sum(lengths[:n]) >= 150 * blocks)
+        assert left_out == first
+        assert made[1]["history_ids"][target].to_list() == list(range(first, target))
+        lines = full.split("\n")
+        at = lines.index("[HISTORY]") + 1 if target else 0
+        assert shown == "\n".join([*lines[:at], *lines[at + first :]])
+    starts = made[1]["n_history_left_out"].to_list()
+    assert starts == sorted(starts) and 5 < len(set(starts)) < 40
+    assert [made[0]["n_history_left_out"].sum(), made[0]["history_ids"].list.len().max()] == [0, 119]
+
+
+def test_tokens_are_those_of_the_whole_history_where_it_has_few_characters_a_token() -> None:
+    tables = chatter(200)
+    spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(False, True, False), TASK, CUE)
+    tokenizer = train_tokenizer(tables.interactions["text"].to_list(), vocab_size=262)
+    fit = FitSettings(max_length=256, completion_reserve=64, history_window="recent")
+    tokens = []
+    for limit in (None, 12 * 256):
+        limited = replace(spec, max_history_characters=limit)
+        prompts = render(tables.interactions, tables.interactions, tables.users, tables.items, limited)
+        tokens.append(tokenize(prompts, tokenizer, fit))
+        check_assembly(prompts, tokens[-1], tokenizer, 1000)
+        assert (prompts["n_history_left_out"].sum() > 0) == (limit is not None)
+    assert tokens[0].equals(tokens[1])
+
+
+def test_a_chosen_history_has_no_more_characters_either() -> None:
+    tables = chatter(60)
+    spec = PromptSpec(load_style(STYLES / "dialogue.yaml"), Parts(False, True, False), TASK, CUE)
+    chosen = replace(spec, history=HistorySettings(select="random", max_entries=50))
+    made = [
+        render(tables.interactions, tables.interactions, tables.users, tables.items, each).sort("interaction_id")
+        for each in (chosen, replace(chosen, max_history_characters=300))
+    ]
+    for whole, some, left_out in zip(
+        made[0]["history_ids"], made[1]["history_ids"], made[1]["n_history_left_out"], strict=True
+    ):
+        assert some.to_list() == whole.to_list()[left_out:]
+        lengths = [len(f"{n + 1}. {'x' * (1 + n * 17 % 37)}") + 1 for n in whole]
+        assert sum(lengths[left_out:]) <= 300 < sum(lengths[max(0, left_out - 1) :]) or left_out == 0
+    assert made[1]["n_history_left_out"].max() > 20  # type: ignore[operator]
 
 
 def talk(lines: list[tuple[str, int, str, list[str]]]) -> Ingested:

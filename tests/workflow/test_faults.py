@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,14 @@ def test_ctrl_c_saves_and_the_rest_comes_and_a_second_run_is_refused(
 ) -> None:
     process = terminal(command(untrained, long_config, "--cores", "2", "train_quick"), untrained)
     wait_until(lambda: any((untrained / ".snakemake" / "locks").glob("*")))
-    second = snakemake(untrained, long_config, "train_quick")
-    assert second.returncode != 0
-    assert "Directory cannot be locked" in second.stderr
-    wait_until(lambda: in_training(untrained))
-    children = process.children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
+    # It must not keep the test from stopping the first one in time.
+    with ThreadPoolExecutor() as thread:
+        second = thread.submit(snakemake, untrained, long_config, "train_quick")
+        wait_until(lambda: in_training(untrained))
+        children = process.children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+    assert second.result().returncode != 0
+    assert "Directory cannot be locked" in second.result().stderr
     assert process.wait(timeout=60) != 0
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive

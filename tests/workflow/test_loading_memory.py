@@ -33,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.long)])
 def test_rank_0_reads_and_the_others_hold_their_part_alone(models: Path, tmp_path: Path, ranks: int) -> None:
     """Rank 0 maps the file as a whole, and these pages the system can take back.
 

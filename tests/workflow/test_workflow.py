@@ -59,7 +59,7 @@ def test_a_trained_model_loads_as_an_ordinary_one(finished: Path) -> None:
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["train_samples"] > 0
-    assert manifest["parameters"]["processes"] == 2
+    assert manifest["parameters"]["processes"] == 1
     assert manifest["finished"].endswith("+00:00")
     head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     assert head.stdout.startswith((manifest["commit"] or "").removesuffix("-dirty"))

@@ -138,6 +138,7 @@ def prompt_of(wildcards):
             "task": DATASET.task,
             "cue": DATASET.cue,
             "history": ablation.history.model_dump(),
+            "max_history_characters": CONFIG.max_history_characters,
         }
     )
 

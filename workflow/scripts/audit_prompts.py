@@ -21,9 +21,8 @@ from persona.errors import run_command
 from persona.files import write_json, write_text
 from persona.prompts import PromptSpec, other_users
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, read_rows, read_table
+from persona.tables.parquet import count_rows, read_parts, read_rows, read_table
 from persona.tables.splits import read_split, shown_reviews, split_of_users
-from persona.tables.user_ranges import user_ranges
 
 
 def main() -> None:
@@ -40,13 +39,14 @@ def main() -> None:
     others = other_users(args.interactions, args.split, spec)
     split_of_others = split_of_users(read_split(args.split)) if others else None
     n_targets = count_rows(args.prompts)
-    n_ranges = max(1, math.ceil(n_targets / PROMPTS_AT_ONCE))
+    checked_again = RENDERED_AGAIN / max(1, n_targets)
     tables = []
-    for user_range in user_ranges(n_ranges):
-        prompts = read_table(args.prompts, schemas.PROMPTS, users=user_range)
-        reviews = read_table(args.interactions, schemas.INTERACTIONS, users=user_range)
-        users = read_table(args.users, schemas.USERS, users=user_range)
-        split = read_split(args.split, user_range)
+    for prompts in read_parts(args.prompts, schemas.PROMPTS, PROMPTS_AT_ONCE):
+        # A part begins and ends anywhere in the texts of a user, and needs all of these.
+        of_users = (min(prompts["user_id"], default=""), max(prompts["user_id"], default="") + "0")
+        reviews = read_table(args.interactions, schemas.INTERACTIONS, users=of_users)
+        users = read_table(args.users, schemas.USERS, users=of_users)
+        split = read_split(args.split, of_users)
         if split_of_others is not None:
             entries = read_rows(args.interactions, schemas.INTERACTIONS, prompts["history_ids"].explode().drop_nulls())
             tables.append(audit_other_users(prompts, reviews, entries, split_of_others))
@@ -56,7 +56,7 @@ def main() -> None:
                 hidden_in_history(prompts, split, args.split_name),
                 repeats_in_history(prompts, reviews),
             ]
-        at_most = math.ceil(RENDERED_AGAIN / n_ranges)
+        at_most = math.ceil(checked_again * prompts.height)
         shown = shown_reviews(reviews, split, args.split_name)
         tables.append(audit_rendering(prompts, shown, users, items, spec, at_most, others))
     findings = pl.concat(tables)

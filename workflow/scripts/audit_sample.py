@@ -15,7 +15,7 @@ from persona.audit.checks import (
     near_duplicates,
     stars_named,
 )
-from persona.audit.repeats import training_texts, two_accounts
+from persona.audit.repeats import quoted_in_training, training_texts, two_accounts
 from persona.errors import run_command
 from persona.files import write_json, write_text
 from persona.tables import schemas
@@ -38,10 +38,12 @@ def main() -> None:
     interactions = read_table(args.interactions, schemas.INTERACTIONS, columns)
     split, by = read_split(args.split), args.split_settings["by"]
     texts = interactions.select("interaction_id", "text")
+    training = training_texts(sample, interactions, split)
     tables = [
         audit_sample(sample, interactions, split, args.settings),
         audit_splits(sample, cohorts, split, by),
-        near_duplicates(training_texts(sample, interactions, split), cohorts, texts),
+        near_duplicates(training, cohorts, texts),
+        quoted_in_training(training, cohorts, texts),
         stars_named(cohorts, texts),
     ]
     if by == "time":

@@ -1,4 +1,4 @@
-"""Finds people who write the same text again, in their own history or from a second account.
+"""Finds texts that are written again: in the own history, from a second account, or within a text of another user.
 
 Texts of at least 20 characters are compared, in columns. The cost grows with the number of characters, and beyond that
 only with the texts that have something in common.
@@ -13,6 +13,7 @@ from persona.tables.splits import shown_reviews
 
 CHARACTERS_AT_ONCE = 2_000_000
 PAIRS_AT_ONCE = 50_000
+TEXTS_AT_ONCE = 100_000
 # Two accounts have so many distinct texts in common, or one of so many characters.
 SHARED_TEXTS = 2
 LONG_TEXT = 100
@@ -47,8 +48,7 @@ def two_accounts(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], interac
     """
     targets = pl.concat(list(cohorts.values()))
     users = pl.concat([targets.select("user_id"), sample.select("user_id")])
-    plain = pl.col("text").str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "")
-    texts = interactions.join(users, on="user_id", how="semi").select("user_id", text=plain).unique()
+    texts = interactions.join(users, on="user_id", how="semi").select("user_id", text=_plain()).unique()
     rare = texts.filter(pl.col("text").str.len_chars() >= MIN_CHARACTERS, pl.len().over("text") <= MAX_ACCOUNTS)
     here, there = (rare.join(table, on="user_id", how="semi") for table in (targets, sample))
     shared = (
@@ -62,6 +62,36 @@ def two_accounts(sample: pl.DataFrame, cohorts: dict[str, pl.DataFrame], interac
     )
     detail = pl.format("{} texts in common with user {} of the training sample", "n", "user_id_trained")
     return findings_of(targets.join(shared, on="user_id"), "two_accounts", detail)
+
+
+def quoted_in_training(training: pl.DataFrame, cohorts: dict[str, pl.DataFrame], texts: pl.DataFrame) -> pl.DataFrame:
+    """Find val and test targets whose whole text is within a text of another user that training prompts may hold.
+
+    Only letters and digits are compared, in lower case. Texts of fewer than 20 of them do not count.
+
+    Args:
+        training: with `interaction_id`, `user_id`, `text`, of targets and their histories.
+        cohorts: the targets of `val` and `test`.
+        texts: `interaction_id`, `text`.
+    """
+    rows = pl.concat(list(cohorts.values())).join(texts, on="interaction_id")
+    targets = rows.select("interaction_id", "user_id", quoted=_plain())
+    targets = targets.filter(pl.col("quoted").str.len_chars() >= MIN_CHARACTERS)
+    # Aho and Corasick 1975: one pass over a text finds all of them.
+    quotes = _plain().str.extract_many(targets["quoted"].unique().sort().implode(), overlapping=True)
+    found = [training.select(history_id="interaction_id", other="user_id", quoted="text").clear()]
+    for part in training.iter_slices(TEXTS_AT_ONCE):
+        of_part = part.select(history_id="interaction_id", other="user_id", quoted=quotes)
+        found.append(of_part.explode("quoted").drop_nulls("quoted").unique())
+    pairs = targets.join(pl.concat(found), on="quoted").filter(pl.col("user_id") != pl.col("other"))
+    first = pairs.sort("interaction_id", "history_id").unique("interaction_id", keep="first", maintain_order=True)
+    detail = pl.format("within training text {} of user {}", "history_id", "other")
+    return findings_of(first, "quoted_in_training", detail)
+
+
+def _plain() -> pl.Expr:
+    """The letters and digits of a text, in lower case."""
+    return pl.col("text").str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "")
 
 
 def repeats_in_history(prompts: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
@@ -99,7 +129,9 @@ def _parts_of_users(texts: pl.DataFrame) -> list[pl.DataFrame]:
 
 def _quoting(texts: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
     """Those of the shown pairs of target and history entry that have a run of characters in common."""
-    return _meeting(_grams(texts, MIN_CHARACTERS).explode("grams"), shown)
+    runs = _grams(texts, MIN_CHARACTERS)
+    here, there = pl.col("grams"), pl.col("grams_of_history")
+    return _fulfilling(_meeting(runs.explode("grams"), shown), runs, here.list.set_intersection(there).list.len() > 0)
 
 
 def _similar(texts: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
@@ -109,19 +141,25 @@ def _similar(texts: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
     rarest ones, whatever rare means (prefix filtering: Chaudhuri, Ganti, Kaushik, ICDE 2006). Pairs of texts that have
     such a triple in common are compared exactly.
     """
-    lists = _grams(texts, SHINGLE)
-    grams = lists.explode("grams").with_columns(frequency=pl.len().over("grams")).sort("frequency", "grams")
+    triples = _grams(texts, SHINGLE)
+    grams = triples.explode("grams").with_columns(frequency=pl.len().over("grams")).sort("frequency", "grams")
     rank, size = pl.int_range(pl.len()).over("interaction_id"), pl.len().over("interaction_id")
     # One more than needed, so that rounding loses none.
     candidates = _meeting(grams.filter(rank < (1 - SIMILARITY) * size + 2), shown)
     here, there = pl.col("grams"), pl.col("grams_of_history")
-    common, both = here.list.set_intersection(there).list.len(), here.list.set_union(there).list.len()
+    common = here.list.set_intersection(there).list.len()
+    both = here.list.len() + there.list.len() - common
+    return _fulfilling(candidates, triples, common >= SIMILARITY * both)
+
+
+def _fulfilling(pairs: pl.DataFrame, lists: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """Those of the pairs whose lists of grams, `grams` and `grams_of_history`, fulfil a condition."""
     targets, entries = lists.drop("user_id"), lists.select(history_id="interaction_id", grams_of_history="grams")
-    similar = [candidates.clear()]
-    for chunk in candidates.iter_slices(PAIRS_AT_ONCE):
+    found = [pairs.clear()]
+    for chunk in pairs.iter_slices(PAIRS_AT_ONCE):
         known = chunk.join(targets, on="interaction_id").join(entries, on="history_id")
-        similar.append(known.filter(common >= SIMILARITY * both).select(candidates.columns))
-    return pl.concat(similar)
+        found.append(known.filter(condition).select(pairs.columns))
+    return pl.concat(found)
 
 
 def _grams(texts: pl.DataFrame, n: int) -> pl.DataFrame:
@@ -132,11 +170,17 @@ def _grams(texts: pl.DataFrame, n: int) -> pl.DataFrame:
 
 
 def _meeting(grams: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
-    """Those of the shown pairs of a user's texts that have a gram in common.
+    """Those of the shown pairs of a user's texts that have a gram in common; perhaps others too, if these are many.
 
     Grams of the same texts, as those of a signature, make the same pairs, so one of them is enough.
     """
+    ids = grams.select("interaction_id").unique()
+    shown = shown.join(ids, on="interaction_id", how="semi", maintain_order="left")
+    shown = shown.join(ids.select(history_id="interaction_id"), on="history_id", how="semi", maintain_order="left")
     groups = grams.group_by("user_id", "grams").agg(pl.col("interaction_id").sort())
     groups = groups.filter(pl.col("interaction_id").list.len() > 1).select("interaction_id").unique()
+    # Of a user with very many short texts, more pairs have a gram in common than are shown.
+    if (groups["interaction_id"].list.len().cast(pl.Int64) ** 2).sum() > max(PAIRS_AT_ONCE, shown.height):
+        return shown
     pairs = groups.with_columns(history_id="interaction_id").explode("interaction_id").explode("history_id")
     return shown.join(pairs, on=["interaction_id", "history_id"], how="semi", maintain_order="left")

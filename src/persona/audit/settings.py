@@ -15,6 +15,8 @@ class Allowances(Settings):
     two_accounts: Share = 0.01
     """Share of val and test targets whose user may have texts in common with a training user, as if both were one
     person. With `split.by: user` only."""
+    quoted_in_training: Share = 0.05
+    """Share of val and test targets whose whole text may be within a text of another user in the training prompts."""
     repeated_in_history: Share = 0.05
     """Share of val (and of test) targets that may be nearly the same as an entry of their own history. In training
     samples they are counted alone."""

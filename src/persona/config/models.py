@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -301,3 +302,13 @@ class Config(Settings):
     """Weights & Biases."""
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages of the study."""
+
+    @property
+    def max_history_characters(self) -> int:
+        """Characters of history in a prompt at most: 12 for each token that a model reads.
+
+        Prompts serve all models, and a model of another length should not change them. So the longest model counts,
+        rounded up to a power of two, or 2,048 tokens if that is more.
+        """
+        longest = max(2048, *(model.max_length for model in self.models.values()))
+        return 12 * int(2 ** math.ceil(math.log2(longest)))

@@ -12,7 +12,7 @@ import polars as pl
 
 from persona.entries.choice import hash_pairs
 from persona.entries.settings import HistorySettings
-from persona.history import earlier_reviews
+from persona.history import earlier_rows
 from persona.tables import schemas
 from persona.tables.parquet import count_rows, read_rows, read_table
 from persona.tables.splits import read_split, split_of_users
@@ -20,7 +20,7 @@ from persona.tables.user_ranges import user_ranges
 
 CANDIDATES = 16
 ROUNDS = 4
-TARGETS_AT_ONCE = 2_000
+ENTRIES_AT_ONCE = 50_000  # of the own histories; of each 16 candidates have as many
 TEXTS_AT_ONCE = 100_000
 COLUMNS = ["interaction_id", "user_id", "item_id", "day", "session", "position"]
 
@@ -101,7 +101,8 @@ def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings
         "split", "is_dated", "n", "moment", candidate="user_id"
     )
     chosen = [pl.DataFrame(schema={"interaction_id": pl.Int64, "history_id": pl.Int64})]
-    for part in wanted.iter_slices(TARGETS_AT_ONCE):
+    parts = wanted.with_columns(part=pl.col("n").cum_sum() // ENTRIES_AT_ONCE).partition_by("part", include_key=False)
+    for part in parts:
         while part.height:
             for number in range(ROUNDS):
                 drawn = _draw(part, ready, history.seed, number)
@@ -114,12 +115,14 @@ def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings
 
 def _wanted(targets: pl.DataFrame, entries: pl.DataFrame, max_entries: int | None) -> pl.DataFrame:
     """The targets with a history of their own: `n`, its number of entries, and `own`, their characters."""
-    known = entries.join(targets.select("interaction_id"), on="interaction_id", how="semi")
-    own = earlier_reviews(known, entries.join(known, on="user_id", how="semi"))
+    known = entries.join(targets.select("interaction_id"), on="interaction_id", how="semi").sort("interaction_id")
+    own = entries.join(known, on="user_id", how="semi").sort("user_id", "position")
+    first, end = earlier_rows(known, own)
     if max_entries is not None:
-        own = own.group_by("interaction_id", maintain_order=True).tail(max_entries)
-    sizes = own.group_by("interaction_id").agg(n=pl.len().cast(pl.Int64), own=pl.col("n_characters").sum())
-    return known.join(sizes, on="interaction_id").sort("interaction_id")
+        first = np.maximum(first, end - max_entries)
+    until = np.concatenate([[0], np.cumsum(own["n_characters"].to_numpy(), dtype=np.int64)])
+    sizes = known.with_columns(n=pl.Series(end - first), own=pl.Series(until[end] - until[first]))
+    return sizes.filter(pl.col("n") > 0)
 
 
 def _draw(wanted: pl.DataFrame, ready: pl.DataFrame, seed: int, number: int) -> pl.DataFrame:

@@ -7,12 +7,16 @@ each other's impostors, and the scores form a full matrix that can be centred by
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from persona.audit.star_names import NAMES_STAR
-from persona.history import earlier_reviews
+from persona.history import earlier_reviews, earlier_rows
 from persona.seeded_hash import hash64_series, id_priority, mix64
 from persona.tables.splits import shown_reviews
+
+# About what a language model of usual length reads. Without a limit time and memory grow with the square of the texts.
+READ_BY_BASELINES = 200
 
 
 def build_targets(
@@ -38,12 +42,9 @@ def build_targets(
     sampled = pl.concat([c.with_columns(cohort=pl.lit(name)) for name, c in cohorts.items()])
     reviews = interactions.with_columns(n_context=pl.col("context").list.len()).drop("likes", "context")
     known = sampled.select("interaction_id", "cohort").join(reviews, on="interaction_id").sort("interaction_id")
-    earlier = earlier_reviews(known, reviews) if split is None else past_of_cohorts(known, reviews, split)
-    past = earlier.group_by("interaction_id").agg(
-        n_history=pl.len().cast(pl.Int32), history_mean=pl.col("rating").cast(pl.Float64).mean()
-    )
-    known = known.join(past, on="interaction_id", how="left").with_columns(
-        pl.col("n_history").fill_null(0), names_star=pl.col("text").str.contains(NAMES_STAR)
+    past = [_past(cohort, reviews, split, str(name)) for (name,), cohort in known.group_by("cohort")]
+    known = known.join(pl.concat(past), on="interaction_id").with_columns(
+        names_star=pl.col("text").str.contains(NAMES_STAR)
     )
     known = known.join(_blocks(known, candidates, seed), on="interaction_id", how="left")
     return known.join(_floors(known, reviews, seed), on="interaction_id", how="left").join(
@@ -51,8 +52,27 @@ def build_targets(
     )
 
 
+def _past(cohort: pl.DataFrame, reviews: pl.DataFrame, split: pl.DataFrame | None, name: str) -> pl.DataFrame:
+    """For each target of a cohort, how many earlier reviews its prompt may show, and the mean of their ratings."""
+    shown = reviews if split is None else shown_reviews(reviews, split, name)
+    shown = shown.sort("user_id", "position")
+    first, end = earlier_rows(cohort, shown)
+    ratings = shown["rating"].cast(pl.Float64)
+    rated, total = (
+        np.concatenate([[0], np.cumsum(values.to_numpy())])
+        for values in (ratings.is_not_null().cast(pl.Int64), ratings.fill_null(0.0))
+    )
+    n_rated = rated[end] - rated[first]
+    mean = pl.Series(total[end] - total[first]) / pl.Series(n_rated)
+    return cohort.select(
+        "interaction_id",
+        n_history=pl.Series(end - first, dtype=pl.Int32),
+        history_mean=pl.when(pl.Series(n_rated) > 0).then(mean),
+    )
+
+
 def past_of_cohorts(targets: pl.DataFrame, reviews: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
-    """Pair the val and test targets with those earlier reviews that their prompts may show.
+    """Pair the val and test targets with the last `READ_BY_BASELINES` earlier reviews that their prompts may show.
 
     Args:
         targets: with `interaction_id`, `user_id`, `session`, `cohort`.
@@ -62,7 +82,7 @@ def past_of_cohorts(targets: pl.DataFrame, reviews: pl.DataFrame, split: pl.Data
         As `earlier_reviews`.
     """
     pairs = [
-        earlier_reviews(cohort, shown_reviews(reviews, split, str(name)))
+        earlier_reviews(cohort, shown_reviews(reviews, split, str(name)), READ_BY_BASELINES)
         for (name,), cohort in targets.group_by("cohort", maintain_order=True)
     ]
     return pl.concat(pairs).sort("interaction_id", "position")
@@ -195,12 +215,14 @@ def _floors(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFra
 
 def _ceilings(known: pl.DataFrame, reviews: pl.DataFrame, seed: int) -> pl.DataFrame:
     """A random other review of the same user, earlier or later: it only shows how similar a user's reviews are."""
-    other = reviews.select("user_id", other_id="interaction_id", ceiling_text="text").with_columns(
+    ordered = reviews.select("user_id", other_id="interaction_id", ceiling_text="text").with_columns(
         tie=_priority(reviews, "ceiling", seed)
     )
+    # The first that is not the target is one of the first two.
+    first = ordered.sort("tie").group_by("user_id", maintain_order=True).head(2)
     return (
         known.select("interaction_id", "user_id")
-        .join(other, on="user_id")
+        .join(first, on="user_id")
         .filter(pl.col("other_id") != pl.col("interaction_id"))
         .sort("interaction_id", "tie")
         .unique("interaction_id", keep="first", maintain_order=True)

@@ -16,6 +16,9 @@ from persona.errors import PersonaError
 from persona.files import atomic_path
 from persona.tables.schemas import TableSchema
 
+PART_BYTES = 1 << 27  # of a part of a table, before compression
+ALL_USERS = ("", "g")  # ids are hexadecimal digits, which sort before `g`
+
 
 def empty_table(table_schema: TableSchema) -> pl.DataFrame:
     """Make a table without rows."""
@@ -100,12 +103,15 @@ class TableWriter:
         self.pending = []
 
     def _group_size(self) -> int:
-        """The number of rows of the next row group; in a table with users it ends where a user ends."""
+        """The number of rows of the next row group.
+
+        In a table with users it ends where a user ends, unless that user has very many rows.
+        """
         size = self.table_schema.row_group_size
         if self.rest.height <= size or self.table_schema.key[0] != "user_id":
             return size
         users = self.rest["user_id"]
-        return int(users.search_sorted(users[size - 1], side="right"))
+        return min(2 * size, int(users.search_sorted(users[size - 1], side="right")))
 
     def _write_group(self, rows: pl.DataFrame) -> None:
         self.pending.append(self.thread.submit(self._write_rows, rows))
@@ -174,17 +180,50 @@ def _read_users(path: str | Path, columns: list[str], users: tuple[str, str]) ->
 
     pyarrow is used because polars maps the whole file into the address space each time.
     """
-    low, high = users
     with pq.ParquetFile(path) as file:
-        column = file.schema.names.index("user_id")
-        groups = []
-        for n in range(file.num_row_groups):
-            bounds = file.metadata.row_group(n).column(column).statistics
-            if bounds.max >= low and bounds.min < high:
-                groups.append(n)
-        table = file.read_row_groups(groups, columns=list(dict.fromkeys([*columns, "user_id"])))
-    rows = pl.DataFrame(pl.from_arrow(table))
-    return rows.filter(pl.col("user_id") >= low, pl.col("user_id") < high).select(columns)
+        table = file.read_row_groups(_groups_of(file, users), columns=list(dict.fromkeys([*columns, "user_id"])))
+    return _of_users(table, users).select(columns)
+
+
+def _groups_of(file: pq.ParquetFile, users: tuple[str, str]) -> list[int]:
+    """The row groups that hold some of a range of users."""
+    low, high = users
+    column = file.schema.names.index("user_id")
+    bounds = [file.metadata.row_group(n).column(column).statistics for n in range(file.num_row_groups)]
+    return [n for n, bound in enumerate(bounds) if bound.max >= low and bound.min < high]
+
+
+def _of_users(table: pa.Table, users: tuple[str, str]) -> pl.DataFrame:
+    low, high = users
+    return pl.DataFrame(pl.from_arrow(table)).filter(pl.col("user_id") >= low, pl.col("user_id") < high)
+
+
+def read_parts(
+    path: str | Path, table_schema: TableSchema, n_rows: int, users: tuple[str, str] = ALL_USERS
+) -> Iterator[pl.DataFrame]:
+    """Read a table of users in parts of whole row groups, in order.
+
+    A part has at most about `n_rows` rows and `PART_BYTES` bytes, or one row group. There is one part at least.
+
+    Args:
+        users: as for `read_table`.
+
+    Raises:
+        PersonaError: as `read_table`.
+    """
+    read_table(path, table_schema, users=("", ""))  # checks the schema
+    with pq.ParquetFile(path) as file:
+        parts: list[list[int]] = [[]]
+        rows = size = 0
+        for n in _groups_of(file, users):
+            group = file.metadata.row_group(n)
+            if rows + group.num_rows > n_rows or size + group.total_byte_size > PART_BYTES:
+                parts.append([])
+                rows = size = 0
+            parts[-1].append(n)
+            rows, size = rows + group.num_rows, size + group.total_byte_size
+        for groups in [part for part in parts if part] or [[]]:
+            yield _of_users(file.read_row_groups(groups, columns=list(table_schema.columns)), users)
 
 
 def read_rows(path: str | Path, table_schema: TableSchema, ids: pl.Series) -> pl.DataFrame:

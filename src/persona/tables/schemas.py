@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-# Rows per row group. A group may be larger, because it ends where a user ends.
+# Rows per row group. A group may be up to twice as large, because it ends where a user ends.
 ROW_GROUP_SIZE, ROW_GROUP_SIZE_OF_LONG_ROWS = 65_536, 4_096
 
 
@@ -76,6 +76,8 @@ PROMPTS = TableSchema(
         "text_offset": pl.Int32,
         "rating": pl.Float32,
         "history_ids": pl.List(pl.Int64),
+        # Earlier entries that are not in the prompt because no model reads so many characters.
+        "n_history_left_out": pl.Int32,
         # Offsets in `prompt`, in characters: the start of the section of the history (of the context), of each of its
         # entries, and of the text after it. Tokenization needs them to drop whole entries.
         "history_offsets": pl.List(pl.Int32),

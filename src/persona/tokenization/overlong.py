@@ -94,7 +94,7 @@ def _explained(prompts: Path, tokens: Path, tokenizer: Any, fit: FitSettings, us
     columns = {name: schemas.OVERLONG.columns[name] for name in (*key, "n_tokens", "reason")}
     if missing.is_empty():
         return pl.DataFrame(schema=columns)
-    rows = read_table(prompts, schemas.PROMPTS, users=users).join(missing, on=key, how="semi")
+    rows = read_rows(prompts, schemas.PROMPTS, missing["interaction_id"]).join(missing, on=key, how="semi")
     explained = [(row["user_id"], row["interaction_id"], *_explain(row, tokenizer, fit)) for row in rows.to_dicts()]
     return pl.DataFrame(explained, schema=columns, orient="row")
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, read_table
+from persona.tables.parquet import count_rows, read_rows, read_table
 from persona.tables.user_ranges import user_ranges
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import CHUNK
@@ -33,13 +33,19 @@ def trimming(lengths: pl.DataFrame, fit: FitSettings, overlong: int) -> dict[str
     """Count the targets, and how many of them were trimmed, and why; `set_aside` are the ones too long to fit.
 
     `trimmed_for_completion` are those of which more was dropped because their own text is longer than the reserve. Of
-    these the length of the prompt says something about the length of the text.
+    these the length of the prompt says something about the length of the text. `history_limited_by_characters` are
+    those that might have shown more if prompts held more characters of history.
     """
     return {
         "targets": lengths.height,
         "set_aside": overlong,
         "completion_reserve": fit.reserve,
         "history_trimmed": int((lengths["n_history_dropped"] > 0).sum()),
+        "history_limited_by_characters": int(
+            (
+                (lengths["n_history_left_out"] > 0) & (lengths["n_history_dropped"] == lengths["n_history_left_out"])
+            ).sum()
+        ),
         "context_trimmed": int((lengths["n_context_dropped"] > 0).sum()),
         "longer_than_reserve": int((lengths["loss"] > fit.reserve).sum()),
         "trimmed_for_completion": int(lengths["is_cut_for_completion"].sum()),
@@ -61,16 +67,15 @@ def preview(
     longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
     chosen = pl.concat([longest, lengths.head(n_samples)]).unique(KEY, maintain_order=True).head(n_samples)
     blocks = [_length_table(lengths, fit, overlong)]
-    for target, user in chosen.select("interaction_id", "user_id").iter_rows():
-        only = (user, f"{user}0")
-        both = read_table(prompts, schemas.PROMPTS, users=only).join(
-            read_table(tokens, schemas.TOKENS, users=only), on=["user_id", "interaction_id"]
-        )
+    ids = chosen["interaction_id"]
+    both = read_rows(prompts, schemas.PROMPTS, ids).join(read_rows(tokens, schemas.TOKENS, ids), on=KEY)
+    both = both.join(lengths.select(*KEY, "n_history"), on=KEY)
+    for target, user in chosen.select(KEY).iter_rows():
         row = both.row(by_predicate=(pl.col("interaction_id") == target) & (pl.col("user_id") == user), named=True)
         ids, start = row["input_ids"], row["prompt_length"]
         blocks.append(
             f"=== interaction {target}, user {user}: {len(ids)} tokens, {start} of prompt, "
-            f"{len(ids) - start} with loss (between >>> and <<<); history {len(row['history_ids'])} entries, "
+            f"{len(ids) - start} with loss (between >>> and <<<); history {row['n_history']} entries, "
             f"{row['n_history_dropped']} dropped; context {row['n_context']} turns, "
             f"{row['n_context_dropped']} dropped\n"
             f"{tokenizer.decode(ids[:start])}>>>{tokenizer.decode(ids[start:])}<<<"
@@ -80,8 +85,9 @@ def preview(
 
 def _read_lengths(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
     """Read how long the samples of a range of users are and how much of them was dropped."""
-    lengths = read_table(prompts, schemas.PROMPTS, ["user_id", "interaction_id", "history_ids", "n_context"], users)
-    lengths = lengths.with_columns(n_history=pl.col("history_ids").list.len()).drop("history_ids")
+    columns = [*KEY, "history_ids", "n_history_left_out", "n_context"]
+    n_history = pl.col("history_ids").list.len() + pl.col("n_history_left_out")
+    lengths = read_table(prompts, schemas.PROMPTS, columns, users).with_columns(n_history=n_history).drop("history_ids")
     samples = read_table(tokens, schemas.TOKENS, users=users)
     length = pl.col("input_ids").list.len().cast(pl.Int64)
     samples = samples.with_columns(length=length, loss=length - pl.col("prompt_length")).drop("input_ids")

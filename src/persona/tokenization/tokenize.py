@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from persona.errors import PersonaError
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, read_table
+from persona.tables.lists import as_lists
+from persona.tables.parquet import count_rows, read_parts
 from persona.tables.user_ranges import user_ranges
 from persona.tokenization.chat import encode, encode_batch, frame_ids
 from persona.tokenization.cuts import SLASH, cuts_of
@@ -39,7 +39,7 @@ BATCH = 1_024  # whole prompts encoded at once
 def tokenize_file(
     prompts: Path, tokenizer: Any, fit: FitSettings, bucket: tuple[int, int] = (1, 1)
 ) -> Iterator[pl.DataFrame]:
-    """Tokenize a file of prompts of any size, a range of users at a time, and check some targets of each range.
+    """Tokenize a file of prompts of any size, a part at a time, and check some targets of each part.
 
     Args:
         prompts: a file with the columns of `schemas.PROMPTS`.
@@ -50,11 +50,10 @@ def tokenize_file(
         PersonaError: the chat template cannot be used, or tokens of pieces are wrong.
     """
     frame_ids(tokenizer)  # a template that cannot be used is refused before anything is read
-    n = max(1, math.ceil(count_rows(prompts) / CHUNK / bucket[1]))
-    for users in user_ranges(n, bucket):
-        table = read_table(prompts, schemas.PROMPTS, users=users)
+    checked = CHECKED_SAMPLES / max(1, count_rows(prompts) / bucket[1])
+    for table in read_parts(prompts, schemas.PROMPTS, CHUNK, user_ranges(1, bucket)[0]):
         tokens = tokenize(table, tokenizer, fit)
-        check_assembly(table, tokens, tokenizer, max(CHECKED_PER_CHUNK, CHECKED_SAMPLES // n))
+        check_assembly(table, tokens, tokenizer, max(CHECKED_PER_CHUNK, math.ceil(checked * table.height)))
         yield tokens
 
 
@@ -134,7 +133,7 @@ class _Draft:
             pl.concat_list(
                 "head",
                 pl.when(pl.Series(kept > 0)).then("heading").otherwise(0),
-                _as_lists(self.pieces.entries[is_kept].ravel(), 2 * kept),
+                as_lists(self.pieces.entries[is_kept].ravel(), 2 * kept),
                 "tail",
             ).alias("parts")
         )["parts"]
@@ -229,10 +228,10 @@ def _assemble(draft: _Draft, parts: pl.Series) -> pl.DataFrame:
     n_tokens = np.bincount(row, weights=pool.lengths[indices], minlength=prompts.height).astype(np.int64)
     text = pool.lengths[draft.pieces.rows["text"].to_numpy()] + pool.lengths[n + 2]
     return prompts.select("interaction_id", "user_id", "n_context_dropped").with_columns(
-        input_ids=_as_lists(pool.gather(indices), n_tokens),
+        input_ids=as_lists(pool.gather(indices), n_tokens),
         prompt_length=pl.Series(n_tokens - draft.completion, dtype=pl.Int32),
         text_start=pl.Series(n_tokens - text, dtype=pl.Int32),
-        n_history_dropped=pl.Series(draft.pieces.counts - kept, dtype=pl.Int32),
+        n_history_dropped=prompts["n_history_left_out"] + pl.Series(draft.pieces.counts - kept, dtype=pl.Int32),
         is_cut_for_completion=prompts["is_cut_for_completion"] | pl.Series(is_cut),
     )
 
@@ -259,12 +258,6 @@ def _drop_turn(row: dict[str, Any]) -> dict[str, Any]:
         "history_offsets": [offset - removed if offset >= end else offset for offset in row["history_offsets"]],
         "n_context_dropped": row["n_context_dropped"] + 1,
     }
-
-
-def _as_lists(values: npt.NDArray[Any], counts: Ints) -> pl.Series:
-    """Make a column of lists from their concatenated values and their lengths."""
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))))
 
 
 def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, at_most: int = CHECKED_SAMPLES) -> None:
@@ -295,7 +288,8 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, 
 def _trimmed(row: dict[str, Any]) -> str:
     """The prompt without its oldest turns and history entries, and without a section when none is left."""
     prompt: str = row["prompt"]
-    parts = [(row["history_offsets"], row["n_history_dropped"]), (row["context_offsets"], row["n_context_dropped"])]
+    n_history_dropped = row["n_history_dropped"] - row["n_history_left_out"]
+    parts = [(row["history_offsets"], n_history_dropped), (row["context_offsets"], row["n_context_dropped"])]
     # Start from the end, so that earlier offsets stay valid.
     for offsets, n_dropped in sorted(parts, reverse=True):
         if n_dropped:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from persona.audit import repeats
 from persona.audit.checks import near_duplicates
-from persona.audit.repeats import repeats_in_history, training_texts, two_accounts
+from persona.audit.repeats import quoted_in_training, repeats_in_history, training_texts, two_accounts
 
 ALPHABET = [chr(0x4E00 + n) for n in range(2000)]
 
@@ -103,12 +103,34 @@ def test_it_finds_what_a_comparison_of_all_pairs_finds(numbers: list[list[int]],
     assert {check for check, _, _ in found(reviews)} == expected
 
 
+def test_of_many_texts_with_much_in_common_the_same_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the shown pairs are compared one by one."""
+    rng = random.Random(0)
+    words = ["afternoon ", "evening ", "morning ", "yesterday ", "tomorrow "]
+    reviews = reviews_of({"u": ["".join(rng.choices(words, k=rng.randint(2, 5))) for _ in range(60)]})
+    ids = reviews["interaction_id"].to_list()
+    prompts = pl.DataFrame(
+        {"user_id": "u", "interaction_id": ids, "history_ids": [ids[max(0, n - 4) : n] for n in ids]}
+    )
+    prompts = prompts.cast({"history_ids": pl.List(pl.Int64)})
+    by_grams = repeats_in_history(prompts, reviews).sort("check", "interaction_id")
+    monkeypatch.setattr(repeats, "PAIRS_AT_ONCE", 1)
+    one_by_one = repeats_in_history(prompts, reviews).sort("check", "interaction_id")
+    assert one_by_one.equals(by_grams)
+    texts = dict(reviews.select("interaction_id", "text").rows())
+    expected = {
+        (check, n) for n in ids for entry in ids[max(0, n - 4) : n] for check in by_hand(texts[n], texts[entry])
+    }
+    assert set(by_grams.select("check", "interaction_id").rows()) == expected and len(expected) > 10
+
+
 def test_neither_the_order_of_rows_nor_the_parts_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     reviews = reviews_of({f"u{n}": [*written(4, n), written(4, n)[n % 4][:30]] for n in range(30)})
     prompts = last_prompts(reviews)
     whole = repeats_in_history(prompts, reviews).sort("check", "interaction_id")
     assert whole["interaction_id"].n_unique() == 30
     monkeypatch.setattr(repeats, "CHARACTERS_AT_ONCE", 500)
+    monkeypatch.setattr(repeats, "PAIRS_AT_ONCE", 3)
     shuffled = (table.sample(fraction=1.0, shuffle=True, seed=1) for table in (prompts, reviews))
     assert repeats_in_history(*shuffled).sort("check", "interaction_id").equals(whole)
 
@@ -167,3 +189,54 @@ def test_what_is_hidden_from_training_prompts_is_no_training_text() -> None:
     split = reviews.select("user_id", "interaction_id", split=pl.Series(["test", "train", "train"]))
     training = training_texts(reviews.filter(pl.col("session") == 2), reviews, split)
     assert training["interaction_id"].to_list() == [1, 2]
+
+
+def test_a_val_text_within_a_longer_text_of_a_training_user_is_found() -> None:
+    own, foreign = written(4, 0), written(4, 1)
+    texts = {
+        "train0": [own[0] + foreign[0] + own[1]],
+        "train1": ["「" + foreign[0][:20] + "，" + foreign[0][20:] + "」，这句最好。"],  # with other punctuation
+        "train2": [own[2] + foreign[1][:30]],  # a part of a text
+        "train3": [own[3] + foreign[2][:19]],
+        "val0": [foreign[0] + "！"],
+        "val1": [foreign[1]],
+        "val2": [foreign[2][:19]],  # too short
+        "val3": [foreign[3] + foreign[0]],  # the quotation is in val
+        "val4": ["！" * 30],
+    }
+    reviews = reviews_of(texts)
+    sample, cohorts = two_groups(reviews, "train")
+    training = reviews.join(sample, on="interaction_id", how="semi")
+    result = quoted_in_training(training, cohorts, reviews.select("interaction_id", "text"))
+    assert result.rows() == [("quoted_in_training", 4, "val0", "within training text 0 of user train0")]
+    # What a user writes again is no quotation by another one.
+    assert (
+        not quoted_in_training(reviews, cohorts, reviews.select("interaction_id", "text"))
+        .filter(pl.col("user_id") == "val1")
+        .height
+    )
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=19, max_size=24), min_size=2, max_size=12))
+def test_it_finds_the_quotations_that_a_search_finds(numbers: list[list[int]]) -> None:
+    texts = ["".join("甲乙"[n] for n in row) for row in numbers]
+    reviews = reviews_of({f"{('train', 'val')[n % 2]}{n}": [text] for n, text in enumerate(texts)})
+    sample, cohorts = two_groups(reviews, "train")
+    training = reviews.join(sample, on="interaction_id", how="semi")
+    result = quoted_in_training(training, cohorts, reviews.select("interaction_id", "text"))
+    trained = texts[::2]
+    expected = {
+        f"val{n}" for n in range(1, len(texts), 2) if len(texts[n]) > 19 and any(texts[n] in t for t in trained)
+    }
+    assert set(result["user_id"]) == expected
+
+
+def test_quotations_are_found_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {f"train{n}": [written(1, n)[0] + written(1, 100 + n % 3)[0]] for n in range(9)}
+    reviews = reviews_of(texts | {f"val{n}": written(1, 100 + n) for n in range(5)})
+    sample, cohorts = two_groups(reviews, "train")
+    training, by_id = reviews.join(sample, on="interaction_id", how="semi"), reviews.select("interaction_id", "text")
+    whole = quoted_in_training(training, cohorts, by_id)
+    assert whole["user_id"].to_list() == ["val0", "val1", "val2"]
+    monkeypatch.setattr(repeats, "TEXTS_AT_ONCE", 2)
+    assert quoted_in_training(training.sample(fraction=1.0, shuffle=True, seed=1), cohorts, by_id).equals(whole)

@@ -14,8 +14,8 @@ import pytest
 
 from persona.errors import PersonaError
 from persona.ingestion.ingest import Ingested
-from persona.tables import schemas
-from persona.tables.parquet import read_rows, read_table, rename_damaged, table_writer, write_table
+from persona.tables import parquet, schemas
+from persona.tables.parquet import read_parts, read_rows, read_table, rename_damaged, table_writer, write_table
 from persona.tables.schemas import TableSchema
 
 
@@ -38,6 +38,44 @@ def test_a_table_written_in_pieces_has_the_same_bytes(
     assert file.num_row_groups > 3
     users = [set(file.read_row_group(n, ["user_id"])["user_id"].to_pylist()) for n in range(file.num_row_groups)]
     assert all(not a & b for a, b in pairwise(users))
+
+
+def one_busy_user(tables: Ingested) -> pl.DataFrame:
+    """Users with some rows, and one between them with 1,000."""
+    some = tables.interactions.sort("user_id", "position").head(200)
+    busy = some.head(1).select(pl.all().repeat_by(1000).explode())
+    busy = busy.with_columns(user_id=pl.lit("8" * 16), position=pl.int_range(1000, dtype=pl.Int32))
+    last = some.with_columns(user_id=pl.format("9{}", pl.col("user_id").str.slice(1)))
+    return pl.concat([some.filter(pl.col("user_id") < "8"), busy, last.sort("user_id", "position")])
+
+
+def test_a_user_with_very_many_rows_is_in_several_row_groups_and_parts(tables: Ingested, tmp_path: Path) -> None:
+    table = one_busy_user(tables)
+    small = replace(schemas.INTERACTIONS, row_group_size=100)
+    for size in (7, 250, 100_000):
+        with table_writer(tmp_path / str(size), small) as writer:
+            for piece in in_pieces(table, size):
+                writer.write(piece)
+    assert (tmp_path / "7").read_bytes() == (tmp_path / "250").read_bytes() == (tmp_path / "100000").read_bytes()
+    file = pq.ParquetFile(tmp_path / "7")
+    assert max(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)) == 200
+    parts = list(read_parts(tmp_path / "7", small, 300))
+    assert pl.concat(parts).equals(table) and len(parts) > 4
+    assert max(part.height for part in parts) <= 300
+    some = pl.concat(read_parts(tmp_path / "7", small, 300, ("8" * 16, "9")))
+    assert some.equals(table.filter(pl.col("user_id") == "8" * 16))
+    assert [part.height for part in read_parts(tmp_path / "7", small, 300, ("f", "g"))] == [0]
+    assert read_table(tmp_path / "7", small, users=("8" * 16, "9")).equals(some)
+
+
+def test_parts_of_long_rows_are_small(tables: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(schemas.INTERACTIONS, row_group_size=100)
+    write_table(tables.interactions, tmp_path / "x", small)
+    groups = pq.read_metadata(tmp_path / "x").num_row_groups
+    assert len(list(read_parts(tmp_path / "x", small, 10_000))) == 1
+    monkeypatch.setattr(parquet, "PART_BYTES", 1)
+    parts = list(read_parts(tmp_path / "x", small, 10_000))
+    assert len(parts) == groups > 3 and pl.concat(parts).equals(read_table(tmp_path / "x", small))
 
 
 def test_a_piece_out_of_order_is_refused_and_leaves_no_file(tables: Ingested, tmp_path: Path) -> None:

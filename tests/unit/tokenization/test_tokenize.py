@@ -150,6 +150,7 @@ def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
 
     whole = make(tmp_path, [(1, 1)])
     monkeypatch.setattr(prompts, "CHUNK", 50)
+    monkeypatch.setattr(prompts, "ENTRIES_AT_ONCE", 20)
     monkeypatch.setattr(tokenize_module, "CHUNK", 30)
     assert make(tmp_path, [(1, 1)]) == whole
     assert make(tmp_path, [(k, 8) for k in range(1, 9)]) == whole

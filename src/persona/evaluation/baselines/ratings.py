@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from persona.evaluation.metrics.intervals import Floats
-from persona.evaluation.targets import past_of_cohorts
+from persona.evaluation.targets import READ_BY_BASELINES, past_of_cohorts
 from persona.history import earlier_reviews
 from persona.seeded_hash import id_priority
 from persona.tables.splits import reviews_in
@@ -148,7 +148,7 @@ def tfidf_ridge(data: RatingData, mean: float, biases: Floats) -> list[Floats]:
     """Ridge regression of (star - item mean) on character TF-IDF of the history, one prediction per penalty."""
     subset = data.train.sort(id_priority(data.train["interaction_id"], SEED)).head(RIDGE_TARGETS)
     # The history of a training review is of the training split as well.
-    documents = _joined_texts(earlier_reviews(subset, data.train))
+    documents = _joined_texts(earlier_reviews(subset, data.train, READ_BY_BASELINES))
     if not documents.height:
         return [mean + biases[data.targets["item"].to_numpy()]]
     # With few documents, do not drop n-grams for being rare.
