@@ -74,7 +74,7 @@ def stages_to_plan():
             "candidates": CONFIG.evaluation.candidates,
             "generation": CONFIG.generation.model_dump(),
             "evaluated_together": CONFIG.evaluation.together,
-            "bytes_per_weight": 2 if recipe.gpus else 4,
+            "bytes_per_weight": recipe.bytes_per_weight,
         }
     return plans
 

@@ -37,6 +37,7 @@ class Evaluation:
     name: str
     model: str
     is_trained: bool
+    cpu_dtype: str
     val_tokens: Path
     test_tokens: Path
     empty_tokens: Path
@@ -50,6 +51,10 @@ class Evaluation:
     def parts(self) -> Path:
         """The folder of what is finished, until all is."""
         return self.scores.parent / ".parts"
+
+    def load(self) -> EvaluatedModel:
+        """The model, whose weights are not loaded yet."""
+        return EvaluatedModel(self.model, self.is_trained, self.cpu_dtype)
 
     @property
     def cohorts(self) -> dict[str, CohortFiles]:
@@ -84,13 +89,13 @@ def evaluate_all(args: Any) -> None:
     targets = read_table(args.targets, schemas.TARGETS)
     settings = GenerationSettings.model_validate(args.generation)
     bar = progress_bar(len(args.evaluations), 0, "evaluating", "model", is_shown=dist.get_rank() == 0)
-    model = EvaluatedModel(args.evaluations[0].model, args.evaluations[0].is_trained)
+    model = args.evaluations[0].load()
     for n, evaluation in enumerate(args.evaluations, start=1):
         bar.set_postfix(model=evaluation.name)
         if dist.get_rank() == 0:
             logger.info("evaluation %d of %d: %s", n, len(args.evaluations), evaluation.name)
         if evaluation.model != model.path:
-            model = EvaluatedModel(evaluation.model, evaluation.is_trained)
+            model = evaluation.load()
         starting = seconds_since_launch() if n == 1 else 0.0
         work = resumable_work(model, evaluation.parts)
         scores, generations = evaluate_model(

@@ -274,6 +274,8 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
     yield from _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
     if (recipe.gpus == 0) == (recipe.cpu_processes is None):
         yield f"recipes.{name}: give either gpus (1 or more) or cpu_processes"
+    if recipe.gpus and recipe.cpu_dtype != "float32":
+        yield f"recipes.{name}.cpu_dtype: got {recipe.cpu_dtype}, but the recipe uses GPUs; allowed is to leave it out"
     if recipe.learning_rate >= 1:
         yield f"recipes.{name}.learning_rate: got {recipe.learning_rate:g}, allowed is below 1"
     if recipe.model in config.models and recipe.max_tokens_per_gpu < config.models[recipe.model].max_length:

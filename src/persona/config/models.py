@@ -207,6 +207,11 @@ class Recipe(Optimization, ScheduleSettings):
         }
 
     @property
+    def bytes_per_weight(self) -> int:
+        """Bytes of a weight in the model, without what the optimizer keeps."""
+        return 2 if self.gpus or self.cpu_dtype == "bfloat16" else 4
+
+    @property
     def processes_per_node(self) -> int:
         """Processes per machine."""
         return self.gpus or self.cpu_processes or 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.tokenization.chat import load_tokenizer
 
@@ -25,8 +25,8 @@ class EvaluatedModel:
         is_trained: whether it was trained on completions like those it is evaluated on. A base model was not.
     """
 
-    def __init__(self, path: str, is_trained: bool = True) -> None:
-        self.path, self.is_trained = path, is_trained
+    def __init__(self, path: str, is_trained: bool = True, cpu_dtype: str = "float32") -> None:
+        self.path, self.is_trained, self.cpu_dtype = path, is_trained, cpu_dtype
 
     @cached_property
     def loss(self) -> CompletionLoss:
@@ -34,7 +34,7 @@ class EvaluatedModel:
         if dist.get_rank() == 0:
             logger.info("loading %s", self.path)
         device = default_device()
-        return CompletionLoss(load_model(self.path, default_dtype(device), device).eval())
+        return CompletionLoss(load_model(self.path, dtype_on(device, self.cpu_dtype), device).eval())
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -55,4 +55,5 @@ class EvaluatedModel:
             # A download leaves a hidden folder with dates.
             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
                 files.append([str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns])
-        return {"files": files or self.path, "packages": packages, "device": device}
+        dtype = str(dtype_on(default_device(), self.cpu_dtype))
+        return {"files": files or self.path, "packages": packages, "device": device, "dtype": dtype}

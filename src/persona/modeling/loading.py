@@ -22,9 +22,9 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU, float32 on the CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def dtype_on(device: torch.device, cpu_dtype: str = "float32") -> torch.dtype:
+    """bfloat16 on a GPU, `cpu_dtype` on the CPU: `float32` or `bfloat16`."""
+    return torch.bfloat16 if device.type == "cuda" or cpu_dtype == "bfloat16" else torch.float32
 
 
 def packed_attention(device: torch.device) -> str:

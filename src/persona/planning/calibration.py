@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 
 from persona.evaluation.settings import BATCH
-from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.modeling.packing import RowPlan, TokenTable
 from persona.modeling.processes import distributed_processes
 from persona.modeling.tiny import train_tokenizer
@@ -91,7 +91,7 @@ def write_models(folder: Path) -> None:
             **sizes,
         )
         with default_device():
-            model = Qwen3MoeForCausalLM._from_config(config, dtype=default_dtype(default_device()))
+            model = Qwen3MoeForCausalLM._from_config(config, dtype=dtype_on(default_device()))
         model.save_pretrained(folder / str(layers))
         tokenizer.save_pretrained(folder / str(layers))
     (folder / "deepspeed.json").write_text(json.dumps(DEEPSPEED), encoding="utf-8")
@@ -187,7 +187,7 @@ def step_seconds_of(engine: Any, tokens: int) -> float:
 def matrix_product_flops(device: torch.device) -> float:
     """Floating point operations per second of a large matrix product in the training's precision."""
     n = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(n, n, device=device, dtype=default_dtype(device)) for _ in range(2))
+    left, right = (torch.randn(n, n, device=device, dtype=dtype_on(device)) for _ in range(2))
     return float(2 * n**3 / median_seconds(lambda: left @ right, device))
 
 
@@ -231,7 +231,7 @@ def disk_gb_per_s(folder: Path) -> tuple[float, float]:
 
 def decode_seconds(model_path: Path) -> float:
     """One further token for each text of a batch."""
-    model = load_model(str(model_path), default_dtype(default_device()), default_device()).eval()
+    model = load_model(str(model_path), dtype_on(default_device()), default_device()).eval()
     ids = torch.randint(3, 250, (BATCH, 128), device=model.device)
 
     def write(n: int) -> float:

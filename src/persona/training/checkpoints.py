@@ -96,9 +96,9 @@ class RunFolder:
         earlier = self._renamed(fingerprint)
         if file.exists():
             saved = json.loads(file.read_text(encoding="utf-8"))
-            # Before `batch_by` could be chosen, it was by sample. Other keys that an older version did not write are
-            # not compared.
-            was = {"batch_by": "sample"} | saved
+            # What these were before they could be chosen. Other keys that an older version did not write are not
+            # compared.
+            was = {"batch_by": "sample", "cpu_dtype": "float32"} | saved
             differing = [key for key in sorted({*was} & {*fingerprint}) if was[key] != fingerprint[key]]
             if not differing:
                 return

@@ -16,7 +16,7 @@ from persona.modeling.attention import BY_PREFIX
 from persona.modeling.loading import (
     check_weights,
     default_device,
-    default_dtype,
+    dtype_on,
     load_partitioned_model,
     packed_attention,
 )
@@ -45,7 +45,7 @@ def build_engine(
     """
     from transformers.integrations import HfDeepSpeedConfig
 
-    dtype = default_dtype(default_device())
+    dtype = dtype_on(default_device(), settings.cpu_dtype)
     config = deepspeed_config(deepspeed_file, settings, dtype)
     check_weights(model_path)
     # Must exist while the model loads, or the weights are not partitioned.
@@ -80,7 +80,7 @@ def engine_around(model: Any, config: dict[str, Any], settings: Optimization, ep
         _decay_groups(loss, settings.weight_decay),
         lr=settings.learning_rate,
         betas=(0.9, 0.95),
-        fused=torch.cuda.is_available(),
+        fused=True,
     )
     share = partial(
         learning_rate_share,

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 from persona.files import follow_umask, sync_folder, write_json
-from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.tokenization.chat import load_tokenizer
 
 _PREFIX = "model."  # CompletionLoss holds the model under this name
@@ -109,11 +109,11 @@ def _join(folder: Path, n_parts: int) -> None:
         )
 
 
-def merge_adapter(base_model: str, adapter: Path, folder: Path) -> None:
+def merge_adapter(base_model: str, adapter: Path, folder: Path, cpu_dtype: str) -> None:
     """Add the adapter to the weights of the base model and write that as an ordinary Hugging Face folder."""
     from peft import PeftModel
 
-    model = load_model(base_model, default_dtype(default_device()), torch.device("cpu"))
+    model = load_model(base_model, dtype_on(default_device(), cpu_dtype), torch.device("cpu"))
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     with _complete_folder(folder) as temporary:
         merged.save_pretrained(temporary)

@@ -183,7 +183,7 @@ def write_outputs(files: Files, folder: RunFolder, fingerprint: dict[str, Any], 
     )
     best = folder.best(summary["best_epoch"])
     if settings.merge_adapter:
-        merge_adapter(files.base_model, best, files.model)
+        merge_adapter(files.base_model, best, files.model, fingerprint["cpu_dtype"])
     else:
         link_tree(best, files.model)
     if not settings.keep_training_state:

@@ -98,7 +98,7 @@ def test_a_merged_adapter_gives_the_logits_of_base_and_adapter(base: str, tmp_pa
     model.add_adapter(settings)
     export(model, base, tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
-    merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+    merge_adapter(base, tmp_path / "adapter", tmp_path / "merged", "float32")
     merged = load_model(str(tmp_path / "merged"), torch.float32, CPU).eval()
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():

@@ -134,12 +134,19 @@ class Case:
     log_p: Floats  # of the n-gram model without cache
     history: list[str]
 
-    def nll(self, order: int, weight: float) -> float:
+    def cached(self, order: int) -> Floats | None:
+        """Probabilities of the characters from the cache of the history; None without history."""
+        return UserCache(self.history, order).probabilities(self.text) if self.history else None
+
+    def mixed_nll(self, cached: Floats | None, weight: float) -> float:
         """NLL in nats under (1 - weight) n-gram + weight cache, or under the n-gram model alone without history."""
-        if not self.history or not weight:
+        if cached is None or not weight:
             return -float(self.log_p.sum())
-        cache = UserCache(self.history, order).probabilities(self.text)
-        return -float(np.log((1 - weight) * np.exp(self.log_p) + weight * cache).sum())
+        return -float(np.log((1 - weight) * np.exp(self.log_p) + weight * cached).sum())
+
+    def nll(self, order: int, weight: float) -> float:
+        """NLL in nats with a cache of this order and weight."""
+        return self.mixed_nll(self.cached(order) if weight else None, weight)
 
 
 def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[int, list[str]]) -> pl.DataFrame:
@@ -167,10 +174,12 @@ def ngram_scores(train_texts: list[str], targets: pl.DataFrame, histories: dict[
         return Case(texts[target], log_p[target], histories.get(user_of, []))
 
     val = [case(target, target) for target in ordered.filter(pl.col("cohort") == "val")["interaction_id"]]
-    order, weight = min(
-        ((order, weight) for order in CACHE_ORDERS for weight in CACHE_WEIGHTS),
-        key=lambda setting: sum(c.nll(*setting) for c in val),
-    )
+    nll = {}
+    for order in CACHE_ORDERS:
+        caches = [c.cached(order) for c in val]
+        for weight in CACHE_WEIGHTS:
+            nll[order, weight] = sum(c.mixed_nll(cached, weight) for c, cached in zip(val, caches, strict=True))
+    order, weight = min(nll, key=lambda setting: nll[setting])
     rows = []
     for row in ordered.iter_rows(named=True):
         target = row["interaction_id"]
