@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help install install-locked lock demo report-picture test test-fast test-slow test-long slurm test-slurm test-gpu status clean-checkpoints lint schema
+.PHONY: help install install-locked lock demo laptop report-picture test test-fast test-slow test-long slurm test-slurm test-gpu status clean-checkpoints lint schema
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +31,25 @@ lock:  ## renew requirements.lock after a change of pyproject.toml; needs the ne
 demo: install  ## train and compare the four stages on synthetic data
 	$(ACTIVE) snakemake plan train_all report --cores all
 
+MODEL ?= HuggingFaceTB/SmolLM2-135M-Instruct
+DATA ?= data/cornell
+
+laptop: install  ## a real model learns film dialogue: MODEL=folder or hub id (270 MB), DATA=folder of the Cornell corpus
+	@test -f "$(DATA)/movie_lines.txt" || { echo "error: $(DATA)/movie_lines.txt: no such file; get the Cornell Movie-Dialogs \
+	Corpus (Danescu-Niculescu-Mizil and Lee 2011, about 40 MB) and give its folder: make laptop DATA=..."; exit 1; }
+	$(ACTIVE) snakemake --cores all --configfile config/laptop.yaml \
+		--config 'models={smollm2: {path: "$(MODEL)"}}' 'datasets={chameleons: {path: "$(DATA)"}}' -- plan train_all report
+
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 
-report-picture:  ## docs/report.png, from the report of the demo that was run last
-	@test -f results/dmsc/report/index.html || { echo "error: there is no report yet; run make demo first"; exit 1; }
+REPORT ?= results/dmsc/report/index.html
+PICTURE ?= docs/report.png
+
+report-picture:  ## PICTURE (docs/report.png) from the page REPORT (by default of the demo that was run last)
+	@test -f "$(REPORT)" || { echo "error: $(REPORT): there is no report yet; run make demo or make laptop first"; exit 1; }
 	@test -n "$(CHROMIUM)" || { echo "error: no Chromium found; install it (Debian: apt-get install chromium fonts-noto-cjk)"; exit 1; }
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1600 \
-		--screenshot=docs/report.png results/dmsc/report/index.html
+		--screenshot="$(PICTURE)" "$(REPORT)"
 
 # The exported model must be read by transformers 4 as well; a test loads it with this copy.
 .venv/transformers4: .venv/installed

@@ -7,8 +7,8 @@ Data: one user with `--texts` short messages, and one with a fifth of them, whic
 `--users` users with a tenth of them each. Days decide the split, so nearly all texts are training samples with the
 history before them. The model is a tiny one with a context of 2,048 tokens.
 
-The last line is one JSON object: `peak_gib` by step for the largest case of each kind, `seconds_growth`, which is the
-seconds of all steps for five times the texts of one user over five times the seconds, so 1 is linear.
+The last line is one JSON object: seconds and peak memory by step, and `seconds_growth`: the seconds of all steps for
+five times the texts of one user over five times the seconds, so 1 is linear.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def write_texts(path: Path, n_users: int, n_texts: int) -> None:
                 file.write(json.dumps(row | {"text": text}) + "\n")
 
 
-def configuration(n_texts: int) -> dict[str, object]:
-    """The test texts are those of the last 2 % of the days, up to 1,000."""
+def configuration(n_users: int, n_texts: int) -> dict[str, object]:
+    """The test texts are of the last 2 % of the days, up to 1,000."""
     days = n_texts // PER_DAY
     val_from, test_from = (FIRST_DAY + timedelta(days=int(days * share)) for share in (0.96, 0.98))
     style = {"use_profile": False, "use_history": True, "use_context": False, "prompt_style": "english"}
     dataset = {"format": "jsonl", "path": "busy.jsonl", "task": "Write the message.", "cue": "The message:"}
-    cohort = {"max_users": None, "max_samples_per_user": 1000}
+    cohort = {"max_users": None, "max_samples_per_user": max(1, 1000 // n_users)}
     tiny = {"vocab_size": 1000, "corpus_sample": "twenty", "corpus_ablation": "history"}
     return {
         "dataset": "busy",
@@ -91,7 +91,7 @@ def measure(n_users: int, n_texts: int) -> tuple[dict[str, float], dict[str, flo
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".busy-users-") as place:
         folder = Path(place)
         write_texts(folder / "busy.jsonl", n_users, n_texts)
-        (folder / "busy.yaml").write_text(yaml.safe_dump(configuration(n_texts)))
+        (folder / "busy.yaml").write_text(yaml.safe_dump(configuration(n_users, n_texts)))
         for step, files in STEPS.items():
             targets = [f"{RESULT}/{file}" for file in files]
             command = [str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(ROOT / "Snakefile")]

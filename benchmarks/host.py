@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.corpus import ROOT
-from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import RowPlan, TokenTable, pack_row
 from persona.modeling.processes import process_group
@@ -74,7 +74,7 @@ def compare(folder: str, rounds: int) -> dict[str, Any]:
         users=np.arange(n),
     )
     targets, row = np.arange(n), RowPlan(list(range(n)), [0] * n)
-    model = load_model(folder, default_dtype(default_device()), default_device()).train()
+    model = load_model(folder, dtype_on(default_device()), default_device()).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     bare = CompletionLoss(model)
 

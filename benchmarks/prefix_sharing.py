@@ -34,7 +34,7 @@ from persona.evaluation.scoring.pairs import Pairs
 from persona.ingestion.ingest import Ingested, ingest, load
 from persona.ingestion.settings import Options
 from persona.modeling import attention
-from persona.modeling.loading import default_device, default_dtype, load_model
+from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.modeling.prefix_tree import Layout, PrefixOrder
@@ -173,7 +173,7 @@ def new_model(folder: Path, tokenizer: Any) -> CompletionLoss:
     torch.manual_seed(0)
     Qwen3MoeForCausalLM(moe_config(tokenizer, 128, 2, 16)).save_pretrained(folder)
     device = default_device()
-    return CompletionLoss(load_model(str(folder), default_dtype(device), device)).train()
+    return CompletionLoss(load_model(str(folder), dtype_on(device), device)).train()
 
 
 # Training.

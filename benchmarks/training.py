@@ -246,10 +246,10 @@ def compare_with_trl(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def new_model(folder: Path) -> Any:
-    from persona.modeling.loading import default_device, default_dtype, load_model
+    from persona.modeling.loading import default_device, dtype_on, load_model
 
     device = default_device()
-    return load_model(str(folder), default_dtype(device), device)
+    return load_model(str(folder), dtype_on(device), device)
 
 
 def plain_step_seconds(folder: Path, table: TokenTable, max_tokens: int) -> float:

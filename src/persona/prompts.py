@@ -104,8 +104,9 @@ class PromptSpec:
         task: stands for `{task}`.
         cue: stands for `{cue}`, the last line, which asks for the text.
         history: how many history entries are shown, and which.
-        max_history_characters: longer histories are shown from a later entry on: their last half of so many
-            characters, or more. None shows all, which for a user of very many texts takes much memory.
+        max_history_characters: a longer history is shown from a later entry on. What is shown has at most so many
+            characters, and with one entry more it would have at least half. None shows all, which for a user of very
+            many texts takes much memory.
     """
 
     style: Style
@@ -342,9 +343,9 @@ def render_file(
 def _parts(targets: pl.DataFrame, reviews: pl.DataFrame, spec: PromptSpec) -> Iterator[pl.DataFrame]:
     """The targets in parts, so that their histories have about `ENTRIES_AT_ONCE` entries together."""
     n = pl.col("n_earlier")
-    if spec.history.select == "recent" and spec.max_history_characters is not None:
-        # An entry has a line of its own, mostly of more than ten characters.
-        n = pl.min_horizontal(n, spec.max_history_characters // 10)
+    if spec.history.select == "recent":
+        # The others look at all entries to choose some.
+        n = pl.min_horizontal(n, pl.lit(_most_entries(spec)))
     earlier = reviews.select("interaction_id", n_earlier=n_earlier().cast(pl.Int64))
     part = (
         (n.fill_null(0).cum_sum() // ENTRIES_AT_ONCE).alias("part") if spec.parts.history else pl.lit(0).alias("part")
@@ -354,6 +355,12 @@ def _parts(targets: pl.DataFrame, reviews: pl.DataFrame, spec: PromptSpec) -> It
     )
     numbered = numbered.with_columns(part).drop("n_earlier")
     yield from numbered.partition_by("part", include_key=False, maintain_order=True) or [targets]
+
+
+def _most_entries(spec: PromptSpec) -> int | None:
+    """About the most entries of a history; an entry has a line of its own, mostly of more than ten characters."""
+    limits = [spec.history.max_entries, spec.max_history_characters and spec.max_history_characters // 10]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def other_users(interactions: Path, split: Path | None, spec: PromptSpec) -> OtherUsers | None:
@@ -390,18 +397,15 @@ def render_pairs_file(
         read_table(interactions, schemas.INTERACTIONS, users=part).join(asked, on="interaction_id", how="semi")
         for part in user_ranges(max(1, math.ceil(count_rows(interactions) / CHUNK)))
     )
+    at_once = max(1, ENTRIES_AT_ONCE // (_most_entries(spec) or 200)) if spec.parts.history else CHUNK
     for part in user_ranges(max(1, math.ceil(pairs.height / CHUNK))):
         of_part = pairs.filter(pl.col("user_id") >= part[0], pl.col("user_id") < part[1])
-        own = of_part.select(interaction_id=pl.col("impostor_id").unique())
-        yield render_pairs(
-            of_part,
-            targets,
-            read_table(interactions, schemas.INTERACTIONS, users=part),
-            read_table(users, schemas.USERS, users=part),
-            titles,
-            spec,
-            others.histories_of(own) if others else None,
-        )
+        reviews = read_table(interactions, schemas.INTERACTIONS, users=part)
+        profiles = read_table(users, schemas.USERS, users=part)
+        for some in of_part.sort("user_id", "interaction_id").iter_slices(at_once):
+            own = some.select(interaction_id=pl.col("impostor_id").unique())
+            histories = others.histories_of(own) if others else None
+            yield render_pairs(some, targets, reviews, profiles, titles, spec, histories)
 
 
 def _chosen(

@@ -112,7 +112,7 @@ def test_a_report_without_stars_has_no_parts_for_them(dialogue: Path) -> None:
     assert "nll_by_stage" in plots and not plots & {"reliability", "error_by_star"}
 
 
-@pytest.mark.slow  # tests/unit compares the steps with and without buckets in seconds
+@pytest.mark.long  # tests/unit compares the steps with and without buckets in seconds
 def test_three_jobs_make_the_same_bytes_as_one(tmp_path: Path, small_config: dict[str, Any]) -> None:
     config = copy.deepcopy(small_config) | {"buckets": 3}
     # Of a part of the users more are chosen than there is room for.

@@ -1,4 +1,4 @@
-"""The workflow as a user runs it, on little data: real jobs, torchrun, DeepSpeed ZeRO-3 on two processes."""
+"""The workflow as a user runs it, on little data: real jobs, torchrun, DeepSpeed ZeRO-3."""
 
 from __future__ import annotations
 

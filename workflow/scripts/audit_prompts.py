@@ -31,7 +31,7 @@ def main() -> None:
     for name in ("findings", "prompts", "interactions", "split", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--split-name", required=True, help="the split of the prompts")
-    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue, history")
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON of PromptSpec without its style")
     parser.add_argument("--allowed", type=json.loads, required=True, help="JSON: share of targets by check")
     args = parser.parse_args()
     items = read_table(args.items, schemas.ITEMS)

@@ -17,7 +17,7 @@ def main() -> None:
     for name in ("sample", "interactions", "split", "users", "items", "style"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--split-name", required=True, help="the split of the sample")
-    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON: parts, task, cue, history")
+    parser.add_argument("--prompt", type=json.loads, required=True, help="JSON of PromptSpec without its style")
     parser.add_argument("--bucket", type=parse_bucket, default=(1, 1), help="which part of the users, 3-of-8")
     args = parser.parse_args()
     spec = PromptSpec.load(args.style, args.prompt)

@@ -13,6 +13,7 @@ from persona.tables.splits import shown_reviews
 
 CHARACTERS_AT_ONCE = 2_000_000
 PAIRS_AT_ONCE = 50_000
+GRAMS_AT_ONCE = 10_000_000
 TEXTS_AT_ONCE = 100_000
 # Two accounts have so many distinct texts in common, or one of so many characters.
 SHARED_TEXTS = 2
@@ -82,8 +83,12 @@ def quoted_in_training(training: pl.DataFrame, cohorts: dict[str, pl.DataFrame],
     found = [training.select(history_id="interaction_id", other="user_id", quoted="text").clear()]
     for part in training.iter_slices(TEXTS_AT_ONCE):
         of_part = part.select(history_id="interaction_id", other="user_id", quoted=quotes)
-        found.append(of_part.explode("quoted").drop_nulls("quoted").unique())
-    pairs = targets.join(pl.concat(found), on="quoted").filter(pl.col("user_id") != pl.col("other"))
+        quoted = of_part.explode("quoted").drop_nulls("quoted").sort("history_id")
+        found.append(quoted.unique(["quoted", "other"], keep="first", maintain_order=True))
+    # The first that is of another user than the target is one of the first of two users.
+    first = pl.concat(found).sort("history_id").unique(["quoted", "other"], keep="first", maintain_order=True)
+    two = first.group_by("quoted", maintain_order=True).head(2)
+    pairs = targets.join(two, on="quoted").filter(pl.col("user_id") != pl.col("other"))
     first = pairs.sort("interaction_id", "history_id").unique("interaction_id", keep="first", maintain_order=True)
     detail = pl.format("within training text {} of user {}", "history_id", "other")
     return findings_of(first, "quoted_in_training", detail)
@@ -155,8 +160,13 @@ def _similar(texts: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
 def _fulfilling(pairs: pl.DataFrame, lists: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
     """Those of the pairs whose lists of grams, `grams` and `grams_of_history`, fulfil a condition."""
     targets, entries = lists.drop("user_id"), lists.select(history_id="interaction_id", grams_of_history="grams")
+    sizes = lists.select("interaction_id", n=pl.col("grams").list.len().cast(pl.Int64))
+    weighed = pairs.join(sizes, on="interaction_id", maintain_order="left").join(
+        sizes.select(history_id="interaction_id", n_of_history="n"), on="history_id", maintain_order="left"
+    )
+    weighed = weighed.with_columns(part=(pl.col("n") + pl.col("n_of_history")).cum_sum() // GRAMS_AT_ONCE)
     found = [pairs.clear()]
-    for chunk in pairs.iter_slices(PAIRS_AT_ONCE):
+    for chunk in weighed.partition_by("part", maintain_order=True):
         known = chunk.join(targets, on="interaction_id").join(entries, on="history_id")
         found.append(known.filter(condition).select(pairs.columns))
     return pl.concat(found)

@@ -276,6 +276,14 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
         yield f"recipes.{name}: give either gpus (1 or more) or cpu_processes"
     if recipe.gpus and recipe.cpu_dtype != "float32":
         yield f"recipes.{name}.cpu_dtype: got {recipe.cpu_dtype}, but the recipe uses GPUs; allowed is to leave it out"
+    others = [
+        name for name, other in config.recipes.items() if (other.model, other.gpus) == (recipe.model, recipe.gpus)
+    ]
+    if recipe.cpu_dtype != config.recipes[others[0]].cpu_dtype:
+        yield (
+            f"recipes.{name}.cpu_dtype: got {recipe.cpu_dtype}, but recipes.{others[0]} of the same model has "
+            f"{config.recipes[others[0]].cpu_dtype}; stages are compared with the untrained model: use one for both"
+        )
     if recipe.learning_rate >= 1:
         yield f"recipes.{name}.learning_rate: got {recipe.learning_rate:g}, allowed is below 1"
     if recipe.model in config.models and recipe.max_tokens_per_gpu < config.models[recipe.model].max_length:

@@ -312,8 +312,9 @@ class Config(Settings):
     def max_history_characters(self) -> int:
         """Characters of history in a prompt at most: 12 for each token that a model reads.
 
-        Prompts serve all models, and a model of another length should not change them. So the longest model counts,
+        Prompts serve the models of all stages, and another model should not change them. So the longest one counts,
         rounded up to a power of two, or 2,048 tokens if that is more.
         """
-        longest = max(2048, *(model.max_length for model in self.models.values()))
+        used = {self.recipes[stage.recipe].model for stage in self.stages.values()}
+        longest = max(2048, *(self.models[name].max_length for name in used))
         return 12 * int(2 ** math.ceil(math.log2(longest)))

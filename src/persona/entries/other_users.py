@@ -20,7 +20,7 @@ from persona.tables.user_ranges import user_ranges
 
 CANDIDATES = 16
 ROUNDS = 4
-ENTRIES_AT_ONCE = 50_000  # of the own histories; of each 16 candidates have as many
+ENTRIES_AT_ONCE = 50_000  # of one candidate of each target
 TEXTS_AT_ONCE = 100_000
 COLUMNS = ["interaction_id", "user_id", "item_id", "day", "session", "position"]
 
@@ -82,7 +82,7 @@ def matching_table(texts: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
 def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings) -> pl.DataFrame:
     """Choose for each target the history of another user of the same split.
 
-    It has as many entries as the user's own history would show, or fewer if of four times 16 candidates, drawn by a
+    It has as many entries as the user's own history, or fewer if of four times 16 candidates, drawn by a
     hash of the target, none has as many. The entries are the last ones of the other user that are of a strictly earlier
     day (where texts have no day: of an earlier session, counted for each user) and not about the target's item. Of 16
     candidates the one is taken whose entries have most nearly as many characters together as the own ones.
@@ -94,14 +94,17 @@ def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings
     Returns:
         `interaction_id`, `history_id`.
     """
-    wanted = _wanted(targets, entries, history.max_entries)
+    wanted = _as_long_as_any(_wanted(targets, entries, history.max_entries), entries)
     # Users by the moment from which they have n texts.
     ready = entries.with_columns(n=pl.int_range(1, pl.len() + 1).over("user_id", "is_dated"))
     ready = ready.sort("split", "is_dated", "n", "moment", "user_id").select(
         "split", "is_dated", "n", "moment", candidate="user_id"
     )
     chosen = [pl.DataFrame(schema={"interaction_id": pl.Int64, "history_id": pl.Int64})]
-    parts = wanted.with_columns(part=pl.col("n").cum_sum() // ENTRIES_AT_ONCE).partition_by("part", include_key=False)
+    # All texts of each candidate are looked at.
+    texts_of_a_user = max(1, entries.height // max(1, entries["user_id"].n_unique()))
+    weight = pl.max_horizontal("n", pl.lit(texts_of_a_user))
+    parts = wanted.with_columns(part=weight.cum_sum() // ENTRIES_AT_ONCE).partition_by("part", include_key=False)
     for part in parts:
         while part.height:
             for number in range(ROUNDS):
@@ -111,6 +114,20 @@ def match(targets: pl.DataFrame, entries: pl.DataFrame, history: HistorySettings
                 part = part.join(found, on="interaction_id", how="anti")
             part = part.with_columns(pl.col("n") - 1).filter(pl.col("n") > 0)
     return pl.concat(chosen)
+
+
+def _as_long_as_any(wanted: pl.DataFrame, entries: pl.DataFrame) -> pl.DataFrame:
+    """Limit `n` to the entries that any other user of the split has, so that none is looked for in vain."""
+    key = ["split", "is_dated"]
+    longest = entries.group_by(*key, "user_id").len("longest").sort("longest", descending=True)
+    two = longest.group_by(key).head(2).rename({"user_id": "other"})
+    others = (
+        wanted.select("interaction_id", "user_id", *key).join(two, on=key).filter(pl.col("user_id") != pl.col("other"))
+    )
+    most = others.group_by("interaction_id").agg(pl.col("longest").max().cast(pl.Int64))
+    limited = wanted.join(most, on="interaction_id", how="left", maintain_order="left")
+    limited = limited.with_columns(n=pl.min_horizontal("n", pl.col("longest").fill_null(0)))
+    return limited.filter(pl.col("n") > 0).drop("longest")
 
 
 def _wanted(targets: pl.DataFrame, entries: pl.DataFrame, max_entries: int | None) -> pl.DataFrame:

@@ -42,8 +42,9 @@ def build_targets(
     sampled = pl.concat([c.with_columns(cohort=pl.lit(name)) for name, c in cohorts.items()])
     reviews = interactions.with_columns(n_context=pl.col("context").list.len()).drop("likes", "context")
     known = sampled.select("interaction_id", "cohort").join(reviews, on="interaction_id").sort("interaction_id")
-    past = [_past(cohort, reviews, split, str(name)) for (name,), cohort in known.group_by("cohort")]
-    known = known.join(pl.concat(past), on="interaction_id").with_columns(
+    by_cohort = known.group_by("cohort", maintain_order=True)
+    past = [_past(cohort, reviews, split, str(name)) for (name,), cohort in by_cohort]
+    known = known.join(pl.concat(past), on="interaction_id", how="left", maintain_order="left").with_columns(
         names_star=pl.col("text").str.contains(NAMES_STAR)
     )
     known = known.join(_blocks(known, candidates, seed), on="interaction_id", how="left")

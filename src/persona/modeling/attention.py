@@ -40,6 +40,10 @@ def attend_by_prefix(
     Without `tree` (generation, padded batches) it is torch's attention with its mask.
     """
     if tree is None:
+        if attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
+            raise ValueError(
+                f"{type(module).__name__} does not hand on what tokens attend to; this model cannot be used"
+            )
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     if isinstance(tree, BlockMask):
         attend: Any = compiled_flex_attention() if query.is_cuda else flex_attention
@@ -75,7 +79,7 @@ class _RunByRun(torch.autograd.Function):
     ) -> Any:
         ctx.save_for_backward(query, key, value)
         ctx.layout, ctx.scale = layout, scale
-        output = torch.empty_like(query)
+        output = query.new_empty(*query.shape[:3], value.shape[3])
         for run, seen in layout.each_run():
             output[:, :, run] = _attend(query[:, :, run], _gather(key, seen), _gather(value, seen), scale)
         return output

@@ -13,9 +13,10 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from persona.errors import PersonaError
 from persona.modeling.attention import BY_PREFIX, block_mask, bucketed, flex_attention_works
 from persona.modeling.packing import Row
-from persona.modeling.prefix_tree import Layout
+from persona.modeling.prefix_tree import Ints, Layout
 
 CHUNK = 1024
 
@@ -23,21 +24,30 @@ CHUNK = 1024
 class CompletionLoss(nn.Module):
     """A causal language model that returns the NLL of each completion token instead of logits.
 
-    Only the hidden states that predict a completion token go through the `lm_head`, `CHUNK` at a time and
+    Only the hidden states that predict a completion token go through the head, `CHUNK` at a time and
     recomputed in the backward pass, so the memory of the logits is at most `CHUNK` x vocabulary. The chunks
-    run inside one call of the `lm_head` module, because ZeRO-3 gathers its weight once per call.
+    run inside one call of the head's module, because ZeRO-3 gathers its weight once per call.
 
     The model itself stays as it is: called directly, it returns logits, and it can generate.
     """
 
     def __init__(self, model: Any) -> None:
+        """Wrap a model.
+
+        Raises:
+            PersonaError: its head has a bias.
+        """
         super().__init__()
+        if getattr(model.get_output_embeddings(), "bias", None) is not None:
+            raise PersonaError(
+                f"{model.config._name_or_path}: the model's head has a bias; its architecture is not supported"
+            )
         self.model = model
 
     def forward(self, row: Row) -> torch.Tensor:
         """Negative log-likelihood in nats of each of the row's labels, `[N]` float32."""
         row, tree = self._with_tree(row)
-        output = self.model.model(
+        output = self.model.base_model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
             use_cache=False,
@@ -51,11 +61,34 @@ class CompletionLoss(nn.Module):
 
     def head_nll(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihood `[N]` of labels `[N]` under hidden states `[N, width]`."""
-        head = self.model.lm_head
+        head = self.model.get_output_embeddings()
         # The weight is read within the call: before it ZeRO-3 has not gathered it.
         with _replaced_forward(head, lambda states, targets: chunked_nll(head.weight, states, targets)):
             nll: torch.Tensor = head(hidden, labels)
         return nll
+
+    def difference_from_plain(self, row: Row, documents: list[tuple[Ints, int]]) -> float:
+        """How far this is from what the model itself computes: the mean absolute difference of a token's NLL, in nats.
+
+        A model that scales or bounds its logits, or does not hand on what tokens attend to, would be computed wrongly.
+
+        Args:
+            row: some samples.
+            documents: the tokens of each sample, in the row's order, and how many of them are the prompt.
+        """
+        was_training, attention = self.training, self.model.config._attn_implementation
+        self.eval()
+        with torch.no_grad():
+            here = self(row)
+            self.model.set_attn_implementation("eager")
+            plain = [self._plain_nll(torch.tensor(ids).to(row.input_ids), prompt) for ids, prompt in documents]
+        self.model.set_attn_implementation(attention)
+        self.train(was_training)
+        return float((here - torch.cat(plain)).abs().mean())
+
+    def _plain_nll(self, ids: torch.Tensor, prompt: int) -> torch.Tensor:
+        logits = self.model(input_ids=ids[None, :-1], use_cache=False).logits[0, prompt - 1 :]
+        return functional.cross_entropy(logits.float(), ids[prompt:].long(), reduction="none")
 
     def _with_tree(self, row: Row) -> tuple[Row, Layout | BlockMask | None]:
         """The row, padded if need be, and what its tokens attend to; None if the attention does not support trees."""
@@ -64,7 +97,7 @@ class CompletionLoss(nn.Module):
             if row.layout.branches:
                 raise ValueError(f"samples of a row that share tokens need the attention {BY_PREFIX!r}")
             return row, None
-        if not row.layout.branches or not flex_attention_works(device, _head_width(self.model.config)):
+        if not row.layout.branches or not flex_attention_works(device, head_width(self.model.config)):
             return row, row.layout
         row = row.padded(bucketed(row.input_ids.shape[1]))
         return row, block_mask(row.layout, row.input_ids.shape[1], device)
@@ -83,7 +116,8 @@ def flash_arguments(row: Row) -> dict[str, Any]:
     }
 
 
-def _head_width(config: Any) -> int:
+def head_width(config: Any) -> int:
+    """Width of an attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 

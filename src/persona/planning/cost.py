@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from persona.modeling.loading import load_config
-from persona.modeling.loss import CHUNK
+from persona.modeling.loss import CHUNK, head_width
 from persona.modeling.packing import RowPlan, TokenTable, plan_rows
 from persona.planning.settings import Hardware
 from persona.training.adapters import add_adapters
@@ -22,6 +23,7 @@ from persona.training.loop import step_targets
 from persona.training.settings import Lora, Schedule
 
 GIB = 2**30
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # how configurations name their number
 FORWARD = 1 / 3  # share of the forward pass in forward and backward
 COUNTED_STEPS = 1000  # steps of the first epoch on which micro-steps and computed tokens are counted
 
@@ -83,12 +85,14 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
     config = load_config(path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    share = getattr(config, "num_experts_per_tok", 1) / (getattr(config, "num_experts", None) or 1)
+    n_experts = next(filter(None, (getattr(config, name, None) for name in EXPERTS)), 1)
+    share = getattr(config, "num_experts_per_tok", 1) / n_experts if n_experts > 1 else 1
     named = list(model.named_parameters())
-    head = model.lm_head.weight.numel()
+    head = model.get_output_embeddings().weight
     total = sum(p.numel() for _, p in named)
     # Embeddings are looked up, not multiplied. The head is counted separately.
-    body = [(name, p) for name, p in named if "embed_tokens" not in name and "lm_head" not in name]
+    apart = {id(head), id(model.get_input_embeddings().weight)}
+    body = [(name, p) for name, p in named if id(p) not in apart]
     experts = sum(p.numel() for name, p in body if ".experts." in name)
     width = getattr(config, "moe_intermediate_size", None)
     if lora is not None:
@@ -97,17 +101,22 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
     return ModelSize(
         parameters=total,
         active_parameters=round(sum(p.numel() * (share if ".experts." in name else 1) for name, p in body)),
-        head_parameters=head,
+        head_parameters=head.numel(),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         expert_parameters=experts,
         largest_parameter=max(p.numel() for _, p in named),
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
-        attention_width=config.num_attention_heads * config.head_dim,
-        expert_width=width * config.num_experts_per_tok if width else config.intermediate_size,
+        attention_width=config.num_attention_heads * head_width(config),
+        expert_width=width * config.num_experts_per_tok if width else _inner_width(config),
         experts_per_token=config.num_experts_per_tok if width else 0,
         vocabulary=config.vocab_size,
     )
+
+
+def _inner_width(config: Any) -> int:
+    """Width of the middle of a layer's feed-forward part; GPT-2 leaves it out where it is four times the outer one."""
+    return int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
 
 
 @dataclass(frozen=True)

@@ -199,19 +199,24 @@ def _of_users(table: pa.Table, users: tuple[str, str]) -> pl.DataFrame:
 
 
 def read_parts(
-    path: str | Path, table_schema: TableSchema, n_rows: int, users: tuple[str, str] = ALL_USERS
+    path: str | Path,
+    table_schema: TableSchema,
+    n_rows: int,
+    users: tuple[str, str] = ALL_USERS,
+    columns: list[str] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """Read a table of users in parts of whole row groups, in order.
 
     A part has at most about `n_rows` rows and `PART_BYTES` bytes, or one row group. There is one part at least.
 
     Args:
-        users: as for `read_table`.
+        users, columns: as for `read_table`.
 
     Raises:
         PersonaError: as `read_table`.
     """
-    read_table(path, table_schema, users=("", ""))  # checks the schema
+    names = columns or list(table_schema.columns)
+    read_table(path, table_schema, names, users=("", ""))  # checks the schema
     with pq.ParquetFile(path) as file:
         parts: list[list[int]] = [[]]
         rows = size = 0
@@ -223,11 +228,17 @@ def read_parts(
             parts[-1].append(n)
             rows, size = rows + group.num_rows, size + group.total_byte_size
         for groups in [part for part in parts if part] or [[]]:
-            yield _of_users(file.read_row_groups(groups, columns=list(table_schema.columns)), users)
+            table = file.read_row_groups(groups, columns=list(dict.fromkeys([*names, "user_id"])))
+            yield _of_users(table, users).select(names)
 
 
-def read_rows(path: str | Path, table_schema: TableSchema, ids: pl.Series) -> pl.DataFrame:
+def read_rows(
+    path: str | Path, table_schema: TableSchema, ids: pl.Series, users: tuple[str, str] | None = None
+) -> pl.DataFrame:
     """Read the rows with these `interaction_id`s, one row group at a time.
+
+    Args:
+        users: the range of users that they are of, if it is known; other row groups are not read.
 
     Raises:
         PersonaError: the file is missing.
@@ -237,7 +248,8 @@ def read_rows(path: str | Path, table_schema: TableSchema, ids: pl.Series) -> pl
     wanted = ids.unique().to_frame("interaction_id")
     names = list(table_schema.columns)
     with pq.ParquetFile(path) as file:
-        groups = (pl.DataFrame(pl.from_arrow(file.read_row_group(n, names))) for n in range(file.num_row_groups))
+        numbers = range(file.num_row_groups) if users is None else _groups_of(file, users)
+        groups = (pl.DataFrame(pl.from_arrow(file.read_row_group(n, names))) for n in numbers)
         found = [group.join(wanted, on="interaction_id", how="semi") for group in groups]
     return pl.concat(found) if found else empty_table(table_schema)
 

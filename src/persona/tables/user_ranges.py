@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 
-from persona.tables.parquet import count_rows, read_table
+from persona.tables.parquet import read_parts
 from persona.tables.schemas import TableSchema
 
 ID_DIGITS = 16
@@ -22,15 +21,13 @@ def parse_bucket(name: str) -> tuple[int, int]:
 
 
 def read_buckets(paths: list[Path], table_schema: TableSchema) -> Iterator[pl.DataFrame]:
-    """Read the tables of all buckets in the order of the users, a range of users at a time.
+    """Read the tables of all buckets in the order of the users, a part at a time.
 
     Args:
         paths: one table per bucket, named after it, `3-of-8.parquet`.
     """
     for path in sorted(paths, key=lambda path: parse_bucket(path.stem)):
-        n = math.ceil(count_rows(path) / (4 * table_schema.row_group_size))
-        for users in user_ranges(max(1, n), parse_bucket(path.stem)):
-            yield read_table(path, table_schema, users=users)
+        yield from read_parts(path, table_schema, 4 * table_schema.row_group_size)
 
 
 def user_ranges(n: int, within: tuple[int, int] = (1, 1)) -> list[tuple[str, str]]:

@@ -10,13 +10,14 @@ import polars as pl
 
 from persona.errors import PersonaError
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, empty_table, read_rows, read_table, write_table
+from persona.tables.parquet import count_rows, empty_table, read_parts, read_rows, read_table, write_table
 from persona.tables.user_ranges import user_ranges
 from persona.tokenization.chat import encode, frame_ids
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import CHUNK
 
 SHOWN_OF_A_LINE = 40  # characters
+KEY = ["user_id", "interaction_id"]
 
 
 def find_overlong(prompts: Path, tokens: Path, interactions: Path, tokenizer: Any, fit: FitSettings) -> pl.DataFrame:
@@ -29,7 +30,17 @@ def find_overlong(prompts: Path, tokens: Path, interactions: Path, tokenizer: An
         The columns of `schemas.OVERLONG`.
     """
     n = max(1, math.ceil(count_rows(prompts) / CHUNK))
-    found = pl.concat([_explained(prompts, tokens, tokenizer, fit, users) for users in user_ranges(n)])
+    missing = pl.concat([_missing(prompts, tokens, users) for users in user_ranges(n)])
+    columns = {name: schemas.OVERLONG.columns[name] for name in (*KEY, "n_tokens", "reason")}
+    found = pl.DataFrame(schema=columns)
+    if missing.height:
+        parts = (part.join(missing, on=KEY, how="semi") for part in read_parts(prompts, schemas.PROMPTS, CHUNK))
+        explained = [
+            (row["user_id"], row["interaction_id"], *_explain(row, tokenizer, fit))
+            for part in parts
+            for row in part.iter_rows(named=True)
+        ]
+        found = pl.DataFrame(explained, schema=columns, orient="row")
     if found.is_empty():
         return empty_table(schemas.OVERLONG)
     rows = read_rows(interactions, schemas.INTERACTIONS, found["interaction_id"])
@@ -87,16 +98,10 @@ def check_same_targets(overlong: dict[str, pl.DataFrame]) -> None:
                 )
 
 
-def _explained(prompts: Path, tokens: Path, tokenizer: Any, fit: FitSettings, users: tuple[str, str]) -> pl.DataFrame:
-    key = ["user_id", "interaction_id"]
-    kept = read_table(tokens, schemas.TOKENS, key, users)
-    missing = read_table(prompts, schemas.PROMPTS, key, users).join(kept, on=key, how="anti")
-    columns = {name: schemas.OVERLONG.columns[name] for name in (*key, "n_tokens", "reason")}
-    if missing.is_empty():
-        return pl.DataFrame(schema=columns)
-    rows = read_rows(prompts, schemas.PROMPTS, missing["interaction_id"]).join(missing, on=key, how="semi")
-    explained = [(row["user_id"], row["interaction_id"], *_explain(row, tokenizer, fit)) for row in rows.to_dicts()]
-    return pl.DataFrame(explained, schema=columns, orient="row")
+def _missing(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
+    """The key of those prompts of a range of users that have no tokens."""
+    kept = read_table(tokens, schemas.TOKENS, KEY, users)
+    return read_table(prompts, schemas.PROMPTS, KEY, users).join(kept, on=KEY, how="anti")
 
 
 def _explain(row: dict[str, Any], tokenizer: Any, fit: FitSettings) -> tuple[int, str]:

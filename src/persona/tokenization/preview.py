@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, read_rows, read_table
-from persona.tables.user_ranges import user_ranges
+from persona.tables.parquet import read_parts, read_rows
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import CHUNK
 
@@ -25,8 +23,18 @@ def read_lengths(prompts: Path, tokens: Path) -> pl.DataFrame:
     Args:
         prompts, tokens: files with the columns of `schemas.PROMPTS` and `schemas.TOKENS`.
     """
-    n = max(1, math.ceil(count_rows(tokens) / CHUNK))
-    return pl.concat([_read_lengths(prompts, tokens, users) for users in user_ranges(n)]).sort(KEY)
+    length = pl.col("input_ids").list.len().cast(pl.Int64)
+    samples = pl.concat(
+        part.with_columns(length=length, loss=length - pl.col("prompt_length")).drop("input_ids")
+        for part in read_parts(tokens, schemas.TOKENS, CHUNK)
+    )
+    n_history = pl.col("history_ids").list.len() + pl.col("n_history_left_out")
+    columns = [*KEY, "history_ids", "n_history_left_out", "n_context"]
+    lengths = pl.concat(
+        part.with_columns(n_history=n_history).drop("history_ids")
+        for part in read_parts(prompts, schemas.PROMPTS, CHUNK, columns=columns)
+    )
+    return samples.join(lengths, on=KEY).sort(KEY)
 
 
 def trimming(lengths: pl.DataFrame, fit: FitSettings, overlong: int) -> dict[str, int]:
@@ -67,11 +75,11 @@ def preview(
     longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
     chosen = pl.concat([longest, lengths.head(n_samples)]).unique(KEY, maintain_order=True).head(n_samples)
     blocks = [_length_table(lengths, fit, overlong)]
-    ids = chosen["interaction_id"]
-    both = read_rows(prompts, schemas.PROMPTS, ids).join(read_rows(tokens, schemas.TOKENS, ids), on=KEY)
-    both = both.join(lengths.select(*KEY, "n_history"), on=KEY)
     for target, user in chosen.select(KEY).iter_rows():
-        row = both.row(by_predicate=(pl.col("interaction_id") == target) & (pl.col("user_id") == user), named=True)
+        only = pl.Series([target]), (user, f"{user}0")
+        both = read_rows(prompts, schemas.PROMPTS, *only).join(read_rows(tokens, schemas.TOKENS, *only), on=KEY)
+        both = both.join(lengths.select(*KEY, "n_history"), on=KEY)
+        row = both.row(by_predicate=pl.col("user_id") == user, named=True)
         ids, start = row["input_ids"], row["prompt_length"]
         blocks.append(
             f"=== interaction {target}, user {user}: {len(ids)} tokens, {start} of prompt, "
@@ -81,17 +89,6 @@ def preview(
             f"{tokenizer.decode(ids[:start])}>>>{tokenizer.decode(ids[start:])}<<<"
         )
     return "\n\n".join(blocks) + "\n"
-
-
-def _read_lengths(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
-    """Read how long the samples of a range of users are and how much of them was dropped."""
-    columns = [*KEY, "history_ids", "n_history_left_out", "n_context"]
-    n_history = pl.col("history_ids").list.len() + pl.col("n_history_left_out")
-    lengths = read_table(prompts, schemas.PROMPTS, columns, users).with_columns(n_history=n_history).drop("history_ids")
-    samples = read_table(tokens, schemas.TOKENS, users=users)
-    length = pl.col("input_ids").list.len().cast(pl.Int64)
-    samples = samples.with_columns(length=length, loss=length - pl.col("prompt_length")).drop("input_ids")
-    return samples.join(lengths, on=["user_id", "interaction_id"])
 
 
 def _length_table(lengths: pl.DataFrame, fit: FitSettings, overlong: int) -> str:

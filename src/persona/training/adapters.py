@@ -17,13 +17,15 @@ def add_adapters(model: Any, lora: Lora, seed: int) -> None:
     projections (`gate_proj` with `up_proj`, `down_proj`) and adapts the fused tensors.
 
     Raises:
-        PersonaError: a name is of no module, is `lm_head`, whose forward pass the loss replaces, or is of experts that
+        PersonaError: a name is of no module, is the head, whose forward pass the loss replaces, or is of experts that
             ZeRO-3 has partitioned.
     """
     from peft import LoraConfig
 
-    if "lm_head" in lora.target_modules:
-        raise PersonaError("lora.target_modules: lm_head cannot have adapters here; leave it out")
+    head = model.get_output_embeddings()
+    name = next(name for name, module in model.named_modules() if module is head)
+    if name in lora.target_modules:
+        raise PersonaError(f"lora.target_modules: {name} cannot have adapters here; leave it out")
     torch.manual_seed(seed)
     try:
         model.add_adapter(

@@ -279,7 +279,9 @@ def _has_frozen_weights(engine: Any) -> bool:
 
 def digest(fingerprint: dict[str, Any]) -> str:
     """A short name of a fingerprint."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
+    # As before this could be chosen.
+    named = {key: value for key, value in fingerprint.items() if (key, value) != ("cpu_dtype", "float32")}
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,8 +22,13 @@ from persona.modeling.loading import (
     packed_attention,
 )
 from persona.modeling.loss import CompletionLoss
+from persona.modeling.packing import TokenTable, pack_row, plan_rows
 from persona.training.adapters import add_adapters
 from persona.training.settings import Lora, Optimization
+
+# Nats a token on average; rounding of bfloat16 differs with the order of the computation.
+ALLOWED_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+COMPARED_TOKENS = 100
 
 
 def build_engine(
@@ -91,6 +97,33 @@ def engine_around(model: Any, config: dict[str, Any], settings: Optimization, ep
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, lr_scheduler=scheduler, config=config)
     return engine
+
+
+def check_likelihoods(engine: Any, table: TokenTable, model_path: str, prefix_sharing: bool) -> None:
+    """Compare the likelihoods of some samples, in a row, with what the model itself computes for each.
+
+    These are the shortest samples that have `COMPARED_TOKENS` tokens of completion together, two at least.
+
+    Every rank calls it.
+
+    Raises:
+        PersonaError: they differ by more than rounding, so the model does something that this loss leaves out.
+    """
+    shortest = np.argsort(table.lengths, kind="stable")
+    n = max(2, int(np.searchsorted(np.cumsum(table.completion_lengths[shortest]), COMPARED_TOKENS)) + 1)
+    [[plan]] = plan_rows(table, shortest[:n], 1, int(table.lengths[shortest[:n]].sum()), prefix_sharing)
+    documents = [(table[sample], int(table.prompt_lengths[sample])) for sample in plan.members]
+    row = pack_row(table, plan.members, plan.shared).to(engine.device)
+    try:
+        difference = engine.module.difference_from_plain(row, documents)
+    except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        raise PersonaError(f"{model_path}: its architecture is not supported ({error}), see docs/models.md") from error
+    allowed = ALLOWED_DIFFERENCE[next(engine.module.parameters()).dtype]
+    if not difference <= allowed:
+        raise PersonaError(
+            f"{model_path}: the likelihoods of this model differ by {difference:.3g} nats a token from those that it "
+            f"computes itself, allowed is {allowed:g}; its architecture is not supported, see docs/models.md"
+        )
 
 
 def learning_rate_share(kind: str, step: int, n_warmup: int, n_steps: int) -> float:

@@ -41,7 +41,8 @@ class Optimization(Settings):
     cpu_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations on CPU processes, in training and evaluation; GPUs always use bfloat16. The
     optimizer keeps float32 either way. `bfloat16` is about twice as fast on CPUs with instructions for it (AMX,
-    AVX512-BF16) and slow on others."""
+    AVX512-BF16) and slow on others. `python -m persona calibrate` measures float32, so the plan expects twice
+    the time."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more computation."""
     lora: Lora | None = None

@@ -23,7 +23,7 @@ from persona.modeling.packing import TokenTable
 from persona.modeling.processes import process_group, seconds_since_launch
 from persona.tokenization.chat import load_tokenizer
 from persona.training.checkpoints import LoopState, RunFolder, digest, full_disk_explained, link_tree
-from persona.training.engine import build_engine, sharing_explained
+from persona.training.engine import build_engine, check_likelihoods, sharing_explained
 from persona.training.export import export_bytes, export_model, merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
 from persona.training.loop import Training
@@ -104,6 +104,7 @@ def _train(
         schedule.prefix_sharing,
         schedule.seed,
     )
+    check_likelihoods(engine, tables[0], files.base_model, schedule.prefix_sharing)
     writer, best = CheckpointWriter(engine), BestWeights()
     state = folder.load(engine, best)
     loading_seconds = seconds_since_launch()

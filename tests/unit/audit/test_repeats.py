@@ -131,6 +131,7 @@ def test_neither_the_order_of_rows_nor_the_parts_matter(monkeypatch: pytest.Monk
     assert whole["interaction_id"].n_unique() == 30
     monkeypatch.setattr(repeats, "CHARACTERS_AT_ONCE", 500)
     monkeypatch.setattr(repeats, "PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(repeats, "GRAMS_AT_ONCE", 50)
     shuffled = (table.sample(fraction=1.0, shuffle=True, seed=1) for table in (prompts, reviews))
     assert repeats_in_history(*shuffled).sort("check", "interaction_id").equals(whole)
 
@@ -229,6 +230,27 @@ def test_it_finds_the_quotations_that_a_search_finds(numbers: list[list[int]]) -
         f"val{n}" for n in range(1, len(texts), 2) if len(texts[n]) > 19 and any(texts[n] in t for t in trained)
     }
     assert set(result["user_id"]) == expected
+
+
+def test_a_phrase_that_many_write_is_found_with_another_user() -> None:
+    phrase = written(1, 0)[0]
+    texts = {f"train{n}": [phrase] for n in range(5)} | {f"val{n}": [phrase] for n in range(5)}
+    reviews = reviews_of(texts | {"train0": [phrase, phrase, phrase]})
+    _, cohorts = two_groups(reviews, "train")
+    # Of two users here, the first training text is one's own.
+    training = reviews.filter(pl.col("user_id").is_in(["train0", "train1", "val0"]))
+    targets = {
+        "val": pl.concat([cohorts["val"], two_groups(reviews, "val")[1]["val"].head(1)]),
+        "test": cohorts["test"],
+    }
+    result = quoted_in_training(training, targets, reviews.select("interaction_id", "text"))
+    details = dict(result.select("user_id", "detail").rows())
+    assert details["val1"] == "within training text 0 of user train0"
+    assert (
+        details["train0"]
+        == f"within training text {reviews.filter(user_id='train1')['interaction_id'][0]} of user train1"
+    )
+    assert len(details) == 6
 
 
 def test_quotations_are_found_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from unittest import mock
 
 import polars as pl
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from persona import prompts
 from persona.audit.checks import audit_other_users
+from persona.entries import other_users
 from persona.entries.other_users import match, matching_table
 from persona.entries.settings import HistorySettings
 from persona.errors import PersonaError
@@ -43,6 +45,26 @@ def test_it_is_of_one_other_user_of_the_split_and_strictly_earlier(
         usable = [e for e in by_id.values() if e["user_id"] == user and e[moment] < own[moment]]
         usable = [e for e in usable if e["item_id"] != own["item_id"]]
         assert {e["interaction_id"] for e in entries} == {e["interaction_id"] for e in usable[-len(entries) :]}
+
+
+@given(users, st.booleans())
+def test_a_history_longer_than_any_other_is_given_up_at_once_with_the_same_result(
+    rows: list[list[tuple[bool, str, str]]], is_dated: bool
+) -> None:
+    interactions, history = make_interactions(rows, is_dated), HistorySettings(select="other_user")
+    table = matching_table(interactions, make_split(interactions))
+    found = match(interactions, table, history)
+    with mock.patch.object(other_users, "_as_long_as_any", lambda wanted, entries: wanted):
+        assert match(interactions, table, history).sort("interaction_id").equals(found.sort("interaction_id"))
+
+
+def test_a_busy_user_among_others_takes_no_more_draws_than_they_have_entries() -> None:
+    few = [[(True, "x", "t")] * 4] * 5
+    interactions = make_interactions([*few, [(True, "y", "t")] * 300], is_dated=True)
+    table = matching_table(interactions, make_split(interactions).with_columns(split=pl.lit("train")))
+    with mock.patch.object(other_users, "_draw", wraps=other_users._draw) as draw:
+        match(interactions, table, HistorySettings(select="other_user"))
+    assert draw.call_count <= 4 * 4
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from persona.errors import PersonaError
 from persona.modeling.attention import BY_PREFIX
-from persona.modeling.loading import check_weights, default_dtype, load_model, packed_attention
+from persona.modeling.loading import check_weights, dtype_on, load_model, packed_attention
 from tests.unit.modeling.samples import new_model
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def test_a_model_is_loaded_with_the_attention_over_prefix_trees(tmp_path: Path) -> None:
     saved = new_model()
     saved.save_pretrained(tmp_path)
-    model = load_model(str(tmp_path), default_dtype(CPU), CPU)
+    model = load_model(str(tmp_path), dtype_on(CPU), CPU)
     assert model.config._attn_implementation == BY_PREFIX == packed_attention(CPU)
     for one, other in zip(model.parameters(), saved.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)

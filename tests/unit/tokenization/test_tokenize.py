@@ -128,6 +128,7 @@ def test_targets_that_cannot_fit_are_left_out_and_the_others_stay_the_same(table
 def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
     tables: Ingested, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schemas, "PROMPTS", replace(schemas.PROMPTS, row_group_size=20))
     for name in ("interactions", "users", "items"):
         table_schema = getattr(schemas, name.upper())
         write_table(getattr(tables, name), tmp_path / f"{name}.parquet", table_schema)
@@ -138,6 +139,7 @@ def test_prompts_and_tokens_do_not_depend_on_chunks_or_buckets(
 
     def make(folder: Path, buckets: list[tuple[int, int]]) -> tuple[bytes, bytes]:
         spec = PromptSpec(load_style(STYLE), Parts(profile=True, history=True, context=True), "任务", "影评：")
+        spec = replace(spec, max_history_characters=200)
         with table_writer(folder / "p", schemas.PROMPTS) as writer:
             for bucket in buckets:
                 for table in render_file(sample, reviews, users, items, spec, bucket):
