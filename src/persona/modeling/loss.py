@@ -80,14 +80,17 @@ class CompletionLoss(nn.Module):
         self.eval()
         with torch.no_grad():
             here = self(row)
-            self.model.set_attn_implementation("eager")
-            plain = [self._plain_nll(torch.tensor(ids).to(row.input_ids), prompt) for ids, prompt in documents]
+            self.model.set_attn_implementation("sdpa")
+            # As calls of this module, so that ZeRO-3's hooks see whole forward passes.
+            with _replaced_forward(self, self._plain_nll):
+                plain = [self(torch.tensor(ids).to(row.input_ids), prompt) for ids, prompt in documents]
         self.model.set_attn_implementation(attention)
         self.train(was_training)
         return float((here - torch.cat(plain)).abs().mean())
 
     def _plain_nll(self, ids: torch.Tensor, prompt: int) -> torch.Tensor:
-        logits = self.model(input_ids=ids[None, :-1], use_cache=False).logits[0, prompt - 1 :]
+        n = len(ids) - prompt
+        logits = self.model(input_ids=ids[None, :-1], use_cache=False, logits_to_keep=n).logits[0, -n:]
         return functional.cross_entropy(logits.float(), ids[prompt:].long(), reduction="none")
 
     def _with_tree(self, row: Row) -> tuple[Row, Layout | BlockMask | None]:

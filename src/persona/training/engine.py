@@ -24,7 +24,7 @@ from persona.modeling.loading import (
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import TokenTable, pack_row, plan_rows
 from persona.training.adapters import add_adapters
-from persona.training.settings import Lora, Optimization
+from persona.training.settings import Lora, Optimization, Schedule
 
 # Nats a token on average; rounding of bfloat16 differs with the order of the computation.
 ALLOWED_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -99,10 +99,11 @@ def engine_around(model: Any, config: dict[str, Any], settings: Optimization, ep
     return engine
 
 
-def check_likelihoods(engine: Any, table: TokenTable, model_path: str, prefix_sharing: bool) -> None:
+def check_likelihoods(engine: Any, table: TokenTable, schedule: Schedule, model_path: str) -> None:
     """Compare the likelihoods of some samples, in a row, with what the model itself computes for each.
 
-    These are the shortest samples that have `COMPARED_TOKENS` tokens of completion together, two at least.
+    These are the shortest samples that have `COMPARED_TOKENS` tokens of completion together, as far as they fit into
+    one row of the training.
 
     Every rank calls it.
 
@@ -110,8 +111,10 @@ def check_likelihoods(engine: Any, table: TokenTable, model_path: str, prefix_sh
         PersonaError: they differ by more than rounding, so the model does something that this loss leaves out.
     """
     shortest = np.argsort(table.lengths, kind="stable")
-    n = max(2, int(np.searchsorted(np.cumsum(table.completion_lengths[shortest]), COMPARED_TOKENS)) + 1)
-    [[plan]] = plan_rows(table, shortest[:n], 1, int(table.lengths[shortest[:n]].sum()), prefix_sharing)
+    n_enough = int(np.searchsorted(np.cumsum(table.completion_lengths[shortest]), COMPARED_TOKENS)) + 1
+    n_fitting = int(np.searchsorted(np.cumsum(table.lengths[shortest]), schedule.max_tokens_per_gpu, side="right"))
+    compared = shortest[: max(1, min(n_enough, n_fitting))]
+    [[plan]] = plan_rows(table, compared, 1, schedule.max_tokens_per_gpu, schedule.prefix_sharing)
     documents = [(table[sample], int(table.prompt_lengths[sample])) for sample in plan.members]
     row = pack_row(table, plan.members, plan.shared).to(engine.device)
     try:

@@ -26,7 +26,7 @@ from persona.training.checkpoints import LoopState, RunFolder, digest, full_disk
 from persona.training.engine import build_engine, check_likelihoods, sharing_explained
 from persona.training.export import export_bytes, export_model, merge_adapter
 from persona.training.logs import JSON_LOG, TrainingLog
-from persona.training.loop import Training
+from persona.training.loop import Training, explain_errors
 from persona.training.saving import BestWeights, CheckpointWriter
 from persona.training.settings import EXECUTION_ONLY, ExportSettings, Optimization, Schedule
 from persona.training.stopping import StopRequest
@@ -104,7 +104,8 @@ def _train(
         schedule.prefix_sharing,
         schedule.seed,
     )
-    check_likelihoods(engine, tables[0], files.base_model, schedule.prefix_sharing)
+    with explain_errors("before the first step", schedule.max_tokens_per_gpu):
+        check_likelihoods(engine, tables[0], schedule, files.base_model)
     writer, best = CheckpointWriter(engine), BestWeights()
     state = folder.load(engine, best)
     loading_seconds = seconds_since_launch()
