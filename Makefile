@@ -44,11 +44,12 @@ CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$
 
 REPORT ?= results/dmsc/report/index.html
 PICTURE ?= docs/report.png
+WIDTH ?= 1280
 
 report-picture:  ## PICTURE (docs/report.png) from the page REPORT (by default of the demo that was run last)
 	@test -f "$(REPORT)" || { echo "error: $(REPORT): there is no report yet; run make demo or make laptop first"; exit 1; }
 	@test -n "$(CHROMIUM)" || { echo "error: no Chromium found; install it (Debian: apt-get install chromium fonts-noto-cjk)"; exit 1; }
-	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,1600 \
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=$(WIDTH),1600 \
 		--screenshot="$(PICTURE)" "$(REPORT)"
 
 # The exported model must be read by transformers 4 as well; a test loads it with this copy.
