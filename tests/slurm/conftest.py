@@ -46,6 +46,7 @@ def config(small_config: dict[str, Any]) -> dict[str, Any]:
     config["stages"] = {"quick": quick, "slow": quick | {"recipe": "slow"}}
     config["evaluation"] = {}
     recipe = config["recipes"]["tiny"] | {"max_epochs": 2, "checkpoint_every_steps": 1}
+    recipe |= {"cpu_processes": 2, "gradient_accumulation_steps": 16}
     config["recipes"] = {"tiny": recipe, "slow": recipe | {"learning_rate": 1.0e-4}}
     return config
 

@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> Path:
 def laptop(model: Path, data: Path) -> list[str]:
     """The command of the Makefile's target, without what comes before it."""
     made = subprocess.run(
-        ["make", "--dry-run", "laptop", f"MODEL={model}", f"DATA={data}"],
+        ["make", "--no-print-directory", "--dry-run", "laptop", f"MODEL={model}", f"DATA={data}"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.replace("\\\n", " ")  # fmt: skip
     words = shlex.split(made[made.index("snakemake --cores") :])
