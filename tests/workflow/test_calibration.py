@@ -11,7 +11,7 @@ import yaml
 
 from persona.planning.settings import Hardware
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_it_prints_a_hardware_section_that_the_configuration_takes(tmp_path: Path) -> None:
