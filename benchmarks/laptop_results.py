@@ -8,19 +8,16 @@ Everything is read from the files of the run. Times and memory are those that Sn
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from persona.files import file_digest
+
 SEED, LINES = 19, 10
 STAGE = "full"
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def table(rows: list[list[Any]]) -> str:
@@ -37,7 +34,7 @@ def digests(results: Path, data: Path, model: Path) -> str:
         results / "targets.parquet",
         *scored,
     ]
-    rows = [[f"`{file.relative_to(folder.parent)}`", f"`{digest(file)}`"] for file in files
+    rows = [[f"`{file.relative_to(folder.parent)}`", f"`{file_digest(file)[:16]}`"] for file in files
             for folder in (data, model, results) if file.is_relative_to(folder)]  # fmt: skip
     return table([["file", "SHA-256, first 16 digits"], *rows])
 

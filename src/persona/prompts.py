@@ -342,18 +342,17 @@ def render_file(
 
 def _parts(targets: pl.DataFrame, reviews: pl.DataFrame, spec: PromptSpec) -> Iterator[pl.DataFrame]:
     """The targets in parts, so that their histories have about `ENTRIES_AT_ONCE` entries together."""
+    if not spec.parts.history:
+        yield targets
+        return
     n = pl.col("n_earlier")
     if spec.history.select == "recent":
         # The others look at all entries to choose some.
         n = pl.min_horizontal(n, pl.lit(_most_entries(spec)))
     earlier = reviews.select("interaction_id", n_earlier=n_earlier().cast(pl.Int64))
-    part = (
-        (n.fill_null(0).cum_sum() // ENTRIES_AT_ONCE).alias("part") if spec.parts.history else pl.lit(0).alias("part")
-    )
-    numbered = targets.sort("user_id", "interaction_id").join(
-        earlier, on="interaction_id", how="left", maintain_order="left"
-    )
-    numbered = numbered.with_columns(part).drop("n_earlier")
+    ordered = targets.sort("user_id", "interaction_id")
+    numbered = ordered.join(earlier, on="interaction_id", how="left", maintain_order="left")
+    numbered = numbered.with_columns(part=n.fill_null(0).cum_sum() // ENTRIES_AT_ONCE).drop("n_earlier")
     yield from numbered.partition_by("part", include_key=False, maintain_order=True) or [targets]
 
 

@@ -43,7 +43,8 @@ def main() -> None:
     tables = []
     for prompts in read_parts(args.prompts, schemas.PROMPTS, PROMPTS_AT_ONCE):
         # A part begins and ends anywhere in the texts of a user, and needs all of these.
-        of_users = (min(prompts["user_id"], default=""), max(prompts["user_id"], default="") + "0")
+        first, last = prompts.select(first=pl.min("user_id").fill_null(""), last=pl.max("user_id").fill_null("")).row(0)
+        of_users = (first, f"{last}0")
         reviews = read_table(args.interactions, schemas.INTERACTIONS, users=of_users)
         users = read_table(args.users, schemas.USERS, users=of_users)
         split = read_split(args.split, of_users)

@@ -28,13 +28,17 @@ class EvaluatedModel:
     def __init__(self, path: str, is_trained: bool = True, cpu_dtype: str = "float32") -> None:
         self.path, self.is_trained, self.cpu_dtype = path, is_trained, cpu_dtype
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        return dtype_on(default_device(), self.cpu_dtype)
+
     @cached_property
     def loss(self) -> CompletionLoss:
         """The model with the likelihoods of texts."""
         if dist.get_rank() == 0:
             logger.info("loading %s", self.path)
-        device = default_device()
-        return CompletionLoss(load_model(self.path, dtype_on(device, self.cpu_dtype), device).eval())
+        return CompletionLoss(load_model(self.path, self.dtype, default_device()).eval())
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -55,5 +59,4 @@ class EvaluatedModel:
             # A download leaves a hidden folder with dates.
             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
                 files.append([str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns])
-        dtype = str(dtype_on(default_device(), self.cpu_dtype))
-        return {"files": files or self.path, "packages": packages, "device": device, "dtype": dtype}
+        return {"files": files or self.path, "packages": packages, "device": device, "dtype": str(self.dtype)}

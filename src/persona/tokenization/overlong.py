@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ import polars as pl
 
 from persona.errors import PersonaError
 from persona.tables import schemas
-from persona.tables.parquet import count_rows, empty_table, read_parts, read_rows, read_table, write_table
-from persona.tables.user_ranges import user_ranges
+from persona.tables.parquet import count_rows, empty_table, read_parts, read_rows, write_table
 from persona.tokenization.chat import encode, frame_ids
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import CHUNK
 
 SHOWN_OF_A_LINE = 40  # characters
-KEY = ["user_id", "interaction_id"]
+KEY = list(schemas.PROMPTS.key)
 
 
 def find_overlong(prompts: Path, tokens: Path, interactions: Path, tokenizer: Any, fit: FitSettings) -> pl.DataFrame:
@@ -29,20 +27,21 @@ def find_overlong(prompts: Path, tokens: Path, interactions: Path, tokenizer: An
     Returns:
         The columns of `schemas.OVERLONG`.
     """
-    n = max(1, math.ceil(count_rows(prompts) / CHUNK))
-    missing = pl.concat([_missing(prompts, tokens, users) for users in user_ranges(n)])
-    columns = {name: schemas.OVERLONG.columns[name] for name in (*KEY, "n_tokens", "reason")}
-    found = pl.DataFrame(schema=columns)
-    if missing.height:
-        parts = (part.join(missing, on=KEY, how="semi") for part in read_parts(prompts, schemas.PROMPTS, CHUNK))
-        explained = [
-            (row["user_id"], row["interaction_id"], *_explain(row, tokenizer, fit))
-            for part in parts
-            for row in part.iter_rows(named=True)
-        ]
-        found = pl.DataFrame(explained, schema=columns, orient="row")
-    if found.is_empty():
+    keys, kept = (
+        pl.concat(read_parts(path, schema, CHUNK, columns=KEY))
+        for path, schema in ((prompts, schemas.PROMPTS), (tokens, schemas.TOKENS))
+    )
+    missing = keys.join(kept, on=KEY, how="anti")
+    if missing.is_empty():
         return empty_table(schemas.OVERLONG)
+    parts = (part.join(missing, on=KEY, how="semi") for part in read_parts(prompts, schemas.PROMPTS, CHUNK))
+    explained = [
+        (row["user_id"], row["interaction_id"], *_explain(row, tokenizer, fit))
+        for part in parts
+        for row in part.iter_rows(named=True)
+    ]
+    columns = {name: schemas.OVERLONG.columns[name] for name in (*KEY, "n_tokens", "reason")}
+    found = pl.DataFrame(explained, schema=columns, orient="row")
     rows = read_rows(interactions, schemas.INTERACTIONS, found["interaction_id"])
     return found.join(rows.select("interaction_id", "file", "row"), on="interaction_id").select(
         pl.col(name).cast(dtype) for name, dtype in schemas.OVERLONG.columns.items()
@@ -96,12 +95,6 @@ def check_same_targets(overlong: dict[str, pl.DataFrame]) -> None:
                     f"{row['row']}: {row['reason']}; all stages are compared on the same targets: raise the model's "
                     "max_length, or shorten or remove these rows"
                 )
-
-
-def _missing(prompts: Path, tokens: Path, users: tuple[str, str]) -> pl.DataFrame:
-    """The key of those prompts of a range of users that have no tokens."""
-    kept = read_table(tokens, schemas.TOKENS, KEY, users)
-    return read_table(prompts, schemas.PROMPTS, KEY, users).join(kept, on=KEY, how="anti")
 
 
 def _explain(row: dict[str, Any], tokenizer: Any, fit: FitSettings) -> tuple[int, str]:

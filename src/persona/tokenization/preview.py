@@ -49,11 +49,9 @@ def trimming(lengths: pl.DataFrame, fit: FitSettings, overlong: int) -> dict[str
         "set_aside": overlong,
         "completion_reserve": fit.reserve,
         "history_trimmed": int((lengths["n_history_dropped"] > 0).sum()),
-        "history_limited_by_characters": int(
-            (
-                (lengths["n_history_left_out"] > 0) & (lengths["n_history_dropped"] == lengths["n_history_left_out"])
-            ).sum()
-        ),
+        "history_limited_by_characters": lengths.filter(
+            pl.col("n_history_left_out") > 0, pl.col("n_history_dropped") == pl.col("n_history_left_out")
+        ).height,
         "context_trimmed": int((lengths["n_context_dropped"] > 0).sum()),
         "longer_than_reserve": int((lengths["loss"] > fit.reserve).sum()),
         "trimmed_for_completion": int(lengths["is_cut_for_completion"].sum()),
@@ -75,15 +73,14 @@ def preview(
     longest = lengths.sort("n_history", descending=True, maintain_order=True).head(n_samples // 2)
     chosen = pl.concat([longest, lengths.head(n_samples)]).unique(KEY, maintain_order=True).head(n_samples)
     blocks = [_length_table(lengths, fit, overlong)]
-    for target, user in chosen.select(KEY).iter_rows():
+    for target, user, n_history in chosen.select(*KEY, "n_history").iter_rows():
         only = pl.Series([target]), (user, f"{user}0")
         both = read_rows(prompts, schemas.PROMPTS, *only).join(read_rows(tokens, schemas.TOKENS, *only), on=KEY)
-        both = both.join(lengths.select(*KEY, "n_history"), on=KEY)
         row = both.row(by_predicate=pl.col("user_id") == user, named=True)
         ids, start = row["input_ids"], row["prompt_length"]
         blocks.append(
             f"=== interaction {target}, user {user}: {len(ids)} tokens, {start} of prompt, "
-            f"{len(ids) - start} with loss (between >>> and <<<); history {row['n_history']} entries, "
+            f"{len(ids) - start} with loss (between >>> and <<<); history {n_history} entries, "
             f"{row['n_history_dropped']} dropped; context {row['n_context']} turns, "
             f"{row['n_context_dropped']} dropped\n"
             f"{tokenizer.decode(ids[:start])}>>>{tokenizer.decode(ids[start:])}<<<"

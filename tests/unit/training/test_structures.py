@@ -27,9 +27,10 @@ from persona.tokenization.chat import load_tokenizer
 from persona.tokenization.settings import FitSettings
 from persona.tokenization.tokenize import tokenize
 from persona.training.logs import read_log
-from persona.training.settings import ExportSettings, Optimization, Schedule
+from persona.training.settings import ExportSettings, Optimization
 from persona.training.train import Files, train
 from tests.unit.rendering import prompts_of
+from tests.workflow.training import schedule
 
 ROOT = Path(__file__).parents[3]
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -102,19 +103,9 @@ def train_in(folder: Path, cpu_dtype: Literal["float32", "bfloat16"] = "float32"
         train_log=folder / "train_log.jsonl",
         manifest=folder / "manifest.json",
     )
-    schedule = Schedule(
-        samples_per_step=8,
-        max_tokens_per_gpu=2000,
-        max_epochs=2,
-        early_stopping_patience=2,
-        early_stopping_threshold=0.0,
-        checkpoint_every_steps=None,
-        seed=0,
-        batch_by="user",
-        prefix_sharing=True,
-    )
+    plan = schedule(2000, max_epochs=2, early_stopping_patience=2, seed=0)
     optimization = Optimization(learning_rate=3e-3, warmup_ratio=0.0, cpu_dtype=cpu_dtype)
-    train(files, optimization, schedule, ExportSettings(merge_adapter=False, keep_training_state=False), factors={})
+    train(files, optimization, plan, ExportSettings(merge_adapter=False, keep_training_state=False), factors={})
     return folder / "model"
 
 
