@@ -31,6 +31,7 @@ rule train_all:
     input:
         [trained(stage) for stage in CONFIG.stages.values()],
         f"{RESULTS}/audit/cohorts.json",
+        f"{RESULTS}/stages.json",
 
 
 # One stage by its name: train_quick, train_history, ...
@@ -41,6 +42,7 @@ for name, stage in CONFIG.stages.items():
             f"train_{name}"
         input:
             trained(stage),
+            f"{RESULTS}/stages.json",
 
 
 rule prepare_all:
@@ -66,6 +68,7 @@ rule evaluate_all:
             for path in [*evaluated(stage), measured(stage)]
         ],
         f"{RESULTS}/audit/cohorts.json",
+        f"{RESULTS}/stages.json",
 
 
 # Only now all rules are known.

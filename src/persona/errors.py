@@ -11,8 +11,9 @@ from collections.abc import Callable
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-# The extra `train` of pyproject.toml; the data steps do without.
+# The extras `train` and `page` of pyproject.toml; the data steps do without.
 TRAIN_PACKAGES = {"torch", "deepspeed", "accelerate", "peft", "wandb"}
+PAGE_PACKAGES = {"starlette", "uvicorn"}
 
 
 class PersonaError(Exception):
@@ -20,10 +21,12 @@ class PersonaError(Exception):
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> str:
-    """The message of an import that failed, with what to install if the package belongs to the extra `train`."""
+    """The message of an import that failed, with what to install if the package belongs to an extra."""
     package = (error.name or "").partition(".")[0]
     if package in TRAIN_PACKAGES:
         return f"{package} is not installed; training and evaluation need it: pip install '.[train]'"
+    if package in PAGE_PACKAGES:
+        return f"{package} is not installed; the page needs it: pip install '.[page]'"
     return f"{type(error).__name__}: {error}"
 
 

@@ -117,11 +117,11 @@ class PromptSpec:
     max_history_characters: int | None = None
 
     @classmethod
-    def load(cls, style: Path, settings: dict[str, Any]) -> PromptSpec:
-        """From the file of a style, and the other attributes as a command gets them."""
+    def load(cls, style: Path | Style, settings: dict[str, Any]) -> PromptSpec:
+        """From a style or its file, and the other attributes as a command gets them."""
         history = HistorySettings.model_validate(settings.get("history", {}))
         return cls(
-            load_style(style),
+            style if isinstance(style, Style) else load_style(style),
             Parts(**settings["parts"]),
             settings["task"],
             settings["cue"],
@@ -147,7 +147,15 @@ def load_style(path: Path) -> Style:
         PersonaError: the file is missing, has a key twice, is not a prompt style, contains an unknown placeholder, or
             asks for a completion that is not one of `COMPLETIONS`.
     """
-    data = read_yaml(path)
+    return parse_style(read_yaml(path), path)
+
+
+def parse_style(data: Any, path: Path) -> Style:
+    """A prompt style from what its file holds; `path` is named in messages.
+
+    Raises:
+        PersonaError: as `load_style`.
+    """
     keys = set(data) if isinstance(data, dict) else set()
     if "sections" not in keys or not keys <= {"sections", "completion"} or not isinstance(data["sections"], list):
         raise PersonaError(f"{path}: a prompt style is one key `sections` with a list, and perhaps `completion`")

@@ -163,7 +163,7 @@ def test_a_wrong_configuration_is_one_line_before_any_job(tmp_path: Path, small_
 
 def test_files_and_the_command_line_change_single_keys(tmp_path: Path, small_config: dict[str, Any]) -> None:
     (tmp_path / "longer.yaml").write_text("recipes: {tiny: {max_epochs: 9, warmup_ratio: 1e-2}}", encoding="utf-8")
-    changes = ["recipes={tiny: {learning_rate: 1e-5, gradient_checkpointing: true}}", "split={seed: 7}", "wandb=null"]
+    changes = ["recipes={tiny: {learning_rate: 1e-5, gradient_checkpointing: true}}", "split={seed: 7}", "log_to=[]"]
     start = command(tmp_path, small_config, "-n", "-p", "train_all", "--cores", "2", "--config", *changes)
     run = subprocess.run(
         [*start, "longer.yaml"], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False

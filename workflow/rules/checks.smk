@@ -109,6 +109,9 @@ def missing_packages():
         return (
             f"torch is not installed, and {needed[0]} needs it; pip install '.[train]'"
         )
+    missing = [name for name in CONFIG.log_to if find_spec(name) is None]
+    if missing and "train" in needed:
+        return f"log_to: {missing[0]} is not installed; pip install {missing[0]}, or leave it out of log_to"
     return None
 
 

@@ -50,13 +50,13 @@ except PersonaError as error:
 
 ENVIRONMENT = "../envs/persona.yaml"
 # Environment variables of all commands. Changing them reruns nothing: scripts and library (their code is hashed into
-# the rules' params), and where W&B logs.
+# the rules' params), and where trackers get the figures.
 EXPORTS = {
     "SCRIPTS": str(SCRIPTS),
     "PYTHONUTF8": "1",  # whatever the locale
-    "WANDB_MODE": CONFIG.wandb.mode if CONFIG.wandb else "disabled",
-    "WANDB_PROJECT": CONFIG.wandb.project if CONFIG.wandb else "",
-    "WANDB_RUN_NAME": CONFIG.wandb.run_name if CONFIG.wandb else "",
+    "LOG_TO": json.dumps(
+        {"to": CONFIG.log_to, **CONFIG.tracking.model_dump()} if CONFIG.log_to else {}
+    ),
 }
 LIBRARY = shlex.quote(str(ROOT.resolve() / "src"))
 shell.prefix(
@@ -127,25 +127,28 @@ def parts_of_ablation(ablation):
     return {part: getattr(ablation, f"use_{part}") for part in PARTS}
 
 
-def prompt_of(wildcards):
+def prompt_settings(ablation, is_user_shown=True):
     """What a prompt is made of, besides its style."""
-    ablation = ablation_of(wildcards.ablation)
-    parts = parts_of_ablation(ablation)
+    return {
+        "parts": {**parts_of_ablation(ablation), "user": is_user_shown},
+        "task": DATASET.task,
+        "cue": DATASET.cue,
+        "history": ablation.history.model_dump(),
+        "max_history_characters": CONFIG.max_history_characters,
+    }
+
+
+def prompt_of(wildcards):
     is_user_shown = wildcards.ablation in CONFIG.ablations
-    return as_json(
-        {
-            "parts": {**parts, "user": is_user_shown},
-            "task": DATASET.task,
-            "cue": DATASET.cue,
-            "history": ablation.history.model_dump(),
-            "max_history_characters": CONFIG.max_history_characters,
-        }
-    )
+    return as_json(prompt_settings(ablation_of(wildcards.ablation), is_user_shown))
+
+
+def style_file(style):
+    return ROOT / "config" / "prompts" / f"{style}.yaml"
 
 
 def style_path(wildcards):
-    style = ablation_of(wildcards.ablation).prompt_style
-    return str(ROOT / "config" / "prompts" / f"{style}.yaml")
+    return str(style_file(ablation_of(wildcards.ablation).prompt_style))
 
 
 def model_path(name):

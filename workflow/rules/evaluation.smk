@@ -318,6 +318,7 @@ rule report:
         [stage["inputs"] for stage in report_stages().values()],
         plan=f"{RESULTS}/plan/plan.json",
         cohorts=f"{RESULTS}/audit/cohorts.json",
+        described=f"{RESULTS}/stages.json",
         ingested=f"{RESULTS}/ingest.json",
         split=f"{RESULTS}/split.parquet",
         item_table=f"{RESULTS}/items.parquet",

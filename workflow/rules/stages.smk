@@ -141,3 +141,71 @@ def report_stages():
             ],
         }
     return stages
+
+
+def described_stages():
+    """What the commands of `python -m persona` need to know of the stages, with paths below the data set's folder."""
+    below = f"{RESULTS}/"
+    stages = {}
+    for name, stage in CONFIG.stages.items():
+        recipe = CONFIG.recipes[stage.recipe]
+        model = CONFIG.models[recipe.model]
+        ablation = CONFIG.ablations[stage.ablation]
+        stages[name] = {
+            **stage.model_dump(),
+            "runs": runs_of(stage),
+            "base_model": model_path(recipe.model),
+            "is_tiny": model.tiny is not None,
+            "model_name": recipe.model,
+            "prompt_style": ablation.prompt_style,
+            "prompt": prompt_settings(ablation),
+            "shows_user": shows_user(stage.ablation),
+            "shows_context": shows_context(stage.ablation),
+            "fit": model.model_dump(include=set(FitSettings.model_fields)),
+            "cpu_dtype": recipe.cpu_dtype,
+            "max_tokens": recipe.max_tokens_per_gpu,
+            "gpus": recipe.gpus,
+            "metrics": measured(stage).removeprefix(below),
+        }
+    styles = sorted({stage["prompt_style"] for stage in stages.values()})
+    return {
+        "dataset": CONFIG.dataset,
+        "raw": {
+            "path": DATASET.path,
+            "format": DATASET.format,
+            "options": DATASET.model_dump(include=set(Options.model_fields)),
+        },
+        "cues": [DATASET.cue, DATASET.rating_cue],
+        "synthetic": DATASET.synthetic is not None,
+        "settings": {
+            "seed of the evaluation": CONFIG.evaluation.seed,
+            "candidates": CONFIG.evaluation.candidates,
+            "min_reviews_per_user": DATASET.min_reviews_per_user,
+            "split": CONFIG.split.model_dump(mode="json"),
+            "cohorts": CONFIG.cohorts.model_dump(mode="json"),
+        },
+        "generation": CONFIG.generation.model_dump(),
+        "styles": {style: read_yaml(style_file(style)) for style in styles},
+        "stages": stages,
+    }
+
+
+rule describe_stages:
+    output:
+        f"{RESULTS}/stages.json",
+    log:
+        f"{RESULTS}/logs/describe_stages.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=memory(1),
+        runtime=60,
+    params:
+        # In the order of the configuration.
+        stages=as_written(json.dumps(described_stages())),
+    shell:
+        "printf '%s\\n' {params.stages:q} > {output:q} 2> {log:q}"
+
+
+localrules:
+    describe_stages,

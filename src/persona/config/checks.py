@@ -23,7 +23,7 @@ RESERVED_SAMPLES = {"val", "test", "impostors", "untrained"}
 # Keys that are no more, and what replaced them.
 REPLACED = {
     f"cohorts.{key}": f"cohorts.val.{key} and cohorts.test.{key}" for key in ("max_users", "max_samples_per_user")
-}
+} | {"wandb": "log_to: [wandb], and its project, run_name and mode as tracking: {...}"}
 
 
 def load_config(data: Mapping[str, Any], root: Path) -> Config:
@@ -257,13 +257,13 @@ def _path_problems(config: Config) -> Iterator[str]:
 
 def _run_name_problems(config: Config) -> Iterator[str]:
     factors = {"sample": "", "ablation": "", "recipe": ""}
-    if config.wandb is None:
-        return
     try:
-        config.wandb.run_name.format(**factors)
+        config.tracking.run_name.format(**factors)
     except (KeyError, ValueError, IndexError, AttributeError):
         allowed = ", ".join(f"{{{name}}}" for name in factors)
-        yield f"wandb.run_name: got {config.wandb.run_name!r}; allowed placeholders are {allowed}"
+        yield f"tracking.run_name: got {config.tracking.run_name!r}; allowed placeholders are {allowed}"
+    if len({*config.log_to}) < len(config.log_to):
+        yield f"log_to: got {config.log_to}, allowed is to name each tracker once"
 
 
 def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> Iterator[str]:

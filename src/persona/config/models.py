@@ -227,15 +227,17 @@ class Recipe(Optimization, ScheduleSettings):
         return self.batch_size * self.gradient_accumulation_steps * self.processes
 
 
-class Wandb(Settings):
-    """Weights & Biases. Without this key it is off."""
+class Tracking(Settings):
+    """What experiment trackers are told of each training, besides its figures."""
 
-    project: str
-    """Its project."""
-    mode: Literal["online", "offline", "disabled"] = "offline"
-    """Whether runs are sent."""
+    project: Text = "persona"
+    """The project (in MLflow the experiment)."""
     run_name: str = "{sample}-{ablation}-{recipe}"
     """Name of a run, with the placeholders `{sample}`, `{ablation}`, `{recipe}`."""
+    mode: Literal["online", "offline"] = "offline"
+    """Whether W&B and SwanLab send runs to their service. `offline` keeps them in the run folder, to be sent later
+    (`wandb sync`, `swanlab sync`). TensorBoard and MLflow write to this disk, or MLflow to the server that the
+    environment variable `MLFLOW_TRACKING_URI` names."""
 
 
 class Evaluation(Settings):
@@ -303,8 +305,11 @@ class Config(Settings):
     hardware: Hardware | None = None
     """What `snakemake plan` assumes of one GPU or CPU process; `python -m persona calibrate` measures it. With `null`
     an H100 is assumed where recipes use GPUs, and where one uses CPUs the plan names no times."""
-    wandb: Wandb | None = None
-    """Weights & Biases."""
+    log_to: list[Literal["wandb", "tensorboard", "mlflow", "swanlab"]] = Field(default_factory=list)
+    """Experiment trackers that get the figures of each training, besides its own logs. Their packages are not needed
+    otherwise."""
+    tracking: Tracking = Tracking()
+    """Project, name and mode of the runs in experiment trackers."""
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages of the study."""
 

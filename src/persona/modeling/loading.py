@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ def _shapes(folder: Path) -> dict[str, torch.Tensor]:
     for file in _weight_files(folder):
         shapes |= load_state_dict(file, map_location="meta")
     return shapes
+
+
+def weight_bytes(path: str, dtype: torch.dtype) -> int:
+    """Bytes of a model's weights in memory; 0 for a model of the hub. Of an adapter also those of its base model."""
+    folder = Path(path)
+    n_weights = sum(math.prod(shape.shape) for shape in _shapes(folder).values()) if folder.is_dir() else 0
+    adapter = folder / "adapter_config.json"
+    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.is_file() else None
+    return n_weights * dtype.itemsize + (weight_bytes(base, dtype) if base else 0)
 
 
 def _weight_files(folder: Path) -> list[Path]:

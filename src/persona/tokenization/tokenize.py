@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -242,21 +242,34 @@ def _drop_oldest_turns(prompts: pl.DataFrame) -> pl.DataFrame:
     This loops over the prompts, because few need it.
     """
     prompts = prompts.filter(pl.col("context_offsets").list.len() > 0)
-    return pl.DataFrame([_drop_turn(row) for row in prompts.iter_rows(named=True)], schema=prompts.schema)
+    rows = [
+        without_entry(row, "context", 0) | {"n_context_dropped": row["n_context_dropped"] + 1}
+        for row in prompts.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=prompts.schema)
 
 
-def _drop_turn(row: dict[str, Any]) -> dict[str, Any]:
-    """Drop the oldest turn of one prompt's context and move the offsets after it."""
-    offsets = row["context_offsets"]
-    # With the last turn the whole section is dropped.
-    start, end = (offsets[1], offsets[2]) if len(offsets) > 3 else (offsets[0], offsets[-1])
+def without_entry(row: dict[str, Any], part: Literal["history", "context"], n: int) -> dict[str, Any]:
+    """A row of `schemas.PROMPTS` without the n-th entry of its history or context; the offsets after it move.
+
+    With its only entry the whole section is gone. `history_ids` stay as they are.
+    """
+    offsets = row[f"{part}_offsets"]
+    last = len(offsets) - 3
+    if last == 0:
+        start, end = offsets[0], offsets[-1]
+    elif n == last:
+        # The line break before it goes, and the two after it, which end the section, stay.
+        start, end = offsets[-2] - 1, offsets[-1] - 2
+    else:
+        start, end = offsets[n + 1], offsets[n + 2]
     removed = end - start
-    rest = [*offsets[:2], *(offset - removed for offset in offsets[3:])] if len(offsets) > 3 else []
+    rest = [*offsets[: n + 1], *(offset - removed for offset in offsets[n + 2 :])] if last else []
+    other = "context_offsets" if part == "history" else "history_offsets"
     return row | {
         "prompt": row["prompt"][:start] + row["prompt"][end:],
-        "context_offsets": rest,
-        "history_offsets": [offset - removed if offset >= end else offset for offset in row["history_offsets"]],
-        "n_context_dropped": row["n_context_dropped"] + 1,
+        f"{part}_offsets": rest,
+        other: [offset - removed if offset >= end else offset for offset in row[other]],
     }
 
 
@@ -276,7 +289,7 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, 
     chosen = both.gather_every(max(1, math.ceil(both.height / at_most)))
     for row in chosen.iter_rows(named=True):
         star_line, text = row["completion"][: row["text_offset"]], row["completion"][row["text_offset"] :]
-        parts = encode(tokenizer, [_trimmed(row), star_line, text], special=False)
+        parts = encode(tokenizer, [trimmed_prompt(row), star_line, text], special=False)
         prompt, completion = parts[0], parts[1] + parts[2]
         if before + prompt + between + completion + end != row["input_ids"]:
             raise PersonaError(
@@ -285,7 +298,7 @@ def check_assembly(prompts: pl.DataFrame, tokens: pl.DataFrame, tokenizer: Any, 
             )
 
 
-def _trimmed(row: dict[str, Any]) -> str:
+def trimmed_prompt(row: dict[str, Any]) -> str:
     """The prompt without its oldest turns and history entries, and without a section when none is left."""
     prompt: str = row["prompt"]
     n_history_dropped = row["n_history_dropped"] - row["n_history_left_out"]

@@ -1,16 +1,16 @@
-"""The logs of a training: per step a JSON line and a readable line, W&B, a progress bar."""
+"""The logs of a training: per step a JSON line and a readable line, experiment trackers, a progress bar."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from persona.files import write_text
 from persona.progress import progress_bar
+from persona.training.loggers import Logger, start_loggers
 from persona.units import clock
 
 JSON_LOG = "train_log.jsonl"
@@ -35,7 +35,7 @@ class TrainingLog:
         name = "/".join(factors[key] for key in ("sample", "ablation", "recipe") if key in factors)
         self._bar = progress_bar(total_steps, done["step"], f"training {name}".strip(), "step")
         self._recent: deque[float] = deque(maxlen=50)
-        self._wandb = _start_wandb(folder, factors, run)
+        self._loggers = start_loggers(folder, factors, run, done["step"] + 1)
 
     def message(self, text: str) -> None:
         """Add a line to the readable log."""
@@ -63,19 +63,27 @@ class TrainingLog:
         self.message(f"epoch {record['epoch']:>3} val_loss {record['val_loss']:.4f} after step {record['step']}{best}")
 
     def close(self) -> None:
-        """Close the files, the progress bar and the W&B run."""
+        """Close the trackers, the files and the progress bar."""
         self._bar.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for name in list(self._loggers):
+            self._try(name, lambda logger: logger.close())
         self._json.close()
         self._text.close()
 
     def _write(self, kind: str, record: Record) -> None:
         print(json.dumps({"type": kind, **record}), file=self._json, flush=True)
-        if self._wandb is not None:
-            prefix = "val" if kind == "val" else "train"
-            values = {f"{prefix}/{name}": value for name, value in record.items() if name != "step"}
-            self._wandb.log(values, step=record["step"])
+        prefix = "val" if kind == "val" else "train"
+        values = {f"{prefix}/{name}": value for name, value in record.items() if name != "step"}
+        for name in list(self._loggers):
+            self._try(name, lambda logger: logger.log(values, record["step"]))
+
+    def _try(self, name: str, call: Callable[[Logger], None]) -> None:
+        """Call a tracker. One that fails, such as for want of a network, gets nothing more; the training goes on."""
+        try:
+            call(self._loggers[name])
+        except Exception as error:  # of any library
+            del self._loggers[name]
+            self.message(f"{name} gets nothing more: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -90,18 +98,3 @@ def _drop_records_after(path: Path, done: Mapping[str, int]) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     complete = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
     write_text("".join(line for line, record in complete if record["step"] <= done[record["type"]]), path)
-
-
-def _start_wandb(folder: Path, factors: Mapping[str, str], run: str) -> Any:
-    """Start a W&B run as `WANDB_MODE`, `WANDB_PROJECT` and `WANDB_RUN_NAME` say; None if W&B is switched off."""
-    if os.environ.get("WANDB_MODE", "disabled") == "disabled":
-        return None
-    import wandb
-
-    return wandb.init(
-        name=os.environ.get("WANDB_RUN_NAME", "").format(**factors) or None,
-        id=run,
-        resume="allow",
-        dir=folder,
-        settings=wandb.Settings(silent=True, console="off"),
-    )

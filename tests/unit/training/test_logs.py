@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from persona.training.logs import JSON_LOG, TEXT_LOG, TrainingLog, read_log
 
 
@@ -21,11 +19,6 @@ def validation(number: int, epoch: int) -> dict[str, Any]:
 
 def log(folder: Path, step: int = 0, val: int = 0) -> TrainingLog:
     return TrainingLog(folder, 4, {"step": step, "val": val}, {"recipe": "tiny"}, "run")
-
-
-@pytest.fixture(autouse=True)
-def without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
 
 
 def test_each_step_is_a_record_and_a_line(tmp_path: Path) -> None:

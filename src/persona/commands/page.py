@@ -1,0 +1,41 @@
+"""`persona page`: the trained stages in a browser, on this machine alone."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+from persona.commands.questions import add_results
+from persona.errors import PersonaError
+
+HOST, PORT = "127.0.0.1", 7860
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    command = commands.add_parser("page", help="try the trained stages in a browser on this machine")
+    add_results(command)
+    command.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    import uvicorn
+
+    from persona.inference.page.app import application
+    from persona.inference.study import Study
+    from persona.inference.writer import one_process
+
+    study = Study.load(args.results)
+    app = application(study)
+    with one_process(), socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, args.port))
+        except OSError as error:
+            raise PersonaError(
+                f"port {args.port} cannot be used ({error.strerror}); choose another with --port"
+            ) from error
+        print(f"http://{HOST}:{listening.getsockname()[1]}/ shows {study.folder}; Ctrl-C ends it", flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        server.run(sockets=[listening])

@@ -1,0 +1,55 @@
+"""The options by which commands are told of a results folder, a stage, a user and an item."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from persona.errors import PersonaError
+
+
+def add_results(command: argparse.ArgumentParser) -> None:
+    """The option for the results folder of a data set."""
+    command.add_argument(
+        "--results", type=Path, help="folder of the data set, such as results/dmsc; default: the only one in results"
+    )
+
+
+def add_question(command: argparse.ArgumentParser) -> None:
+    """The options of `persona.inference.question.ask`."""
+    command.add_argument("--user", help="hash or name of the user")
+    command.add_argument("--item", help="id or title of what the text is about; may be left out if there is only one")
+    command.add_argument("--title", help="title of an item that is not in the data, instead of --item")
+    command.add_argument("--target", type=int, help="interaction_id of a text of the data, instead of user and item")
+    command.add_argument(
+        "--history", type=Path, help="texts of a user who is not in the data: JSON lines, see docs/your-own-data.md"
+    )
+    command.add_argument(
+        "--context",
+        action="append",
+        default=[],
+        type=_turn,
+        metavar="SPEAKER: TEXT",
+        help="a turn of the conversation before the text; may be repeated",
+    )
+    command.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="leave out profile, history or context; may be repeated",
+    )
+
+
+def question_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `ask`."""
+    names = ("user", "item", "title", "target", "history", "context")
+    return {name: getattr(args, name) for name in names}
+
+
+def _turn(text: str) -> tuple[str, str]:
+    speaker, colon, said = text.partition(":")
+    if not (colon and speaker.strip() and said.strip()):
+        raise PersonaError(f"--context: got {text!r}, allowed is SPEAKER: TEXT")
+    return speaker.strip(), said.strip()

@@ -1,0 +1,142 @@
+"""`persona show`: a user's texts, samples and scores, or one text from its raw row to its score."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+from persona.commands.questions import add_results
+
+if TYPE_CHECKING:
+    from persona.inference.show import OfAStage
+    from persona.inference.study import Study
+
+WIDTH = 60  # characters of a text in a table
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "show", help="show a user's texts, samples and scores, or one text from raw row to score"
+    )
+    add_results(command)
+    chosen = command.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--user", help="hash or name")
+    chosen.add_argument("--target", type=int, help="interaction_id of one text")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Answer the command."""
+    from persona.inference.study import Study
+
+    study = Study.load(args.results)
+    lines = _user_lines(study, args.user) if args.user else _target_lines(study, args.target)
+    print(*lines, sep="\n")
+
+
+def _user_lines(study: Study, wanted: str) -> list[str]:
+    import polars as pl
+
+    from persona.inference.lookup import find_user, user_range
+    from persona.inference.show import of_stages, texts_of
+    from persona.tables import schemas
+    from persona.tables.parquet import read_table
+
+    user_id = find_user(study, wanted)
+    texts = texts_of(study, user_id)
+    profile = read_table(study.table("users"), schemas.USERS, users=user_range(user_id))["profile"][0]
+    rows = [
+        (
+            row["interaction_id"],
+            row["day"] or row["session"],
+            row["title"],
+            _stars(row["rating"]),
+            row["split"] or "none",
+            row["sample"] or "",
+            _short(row["text"]),
+        )
+        for row in texts.iter_rows(named=True)
+    ]
+    lines = [
+        f"user {user_id}, {len(rows):,} texts",
+        *(f"  {field['field']}: {field['value']}" for field in profile),
+        "",
+        _table(rows, ["interaction_id", "when", "about", "stars", "split", "target of", "text"]),
+    ]
+    scored = [
+        (row["interaction_id"], *_score_cells(of_stage))
+        for row in texts.drop_nulls("sample").iter_rows(named=True)
+        for of_stage in of_stages(
+            study, texts.filter(pl.col("interaction_id") == row["interaction_id"]), row["sample"].split(", ")
+        )
+        if of_stage.score
+    ]
+    if scored:
+        lines += ["", _table(scored, ["interaction_id", "stage", "NLL a character", "swap gap", "author's place"])]
+    return [*lines, "", "One text from its raw row to its score: python -m persona show --target ID"]
+
+
+def _target_lines(study: Study, interaction_id: int) -> list[str]:
+    from persona.inference.show import of_stages, raw_row, target_and_samples
+
+    target, samples, split = target_and_samples(study, interaction_id)
+    row = target.row(0, named=True)
+    raw = raw_row(study, row["file"], row["row"])
+    lines = [
+        f"raw row {row['row']:,} of {row['file']}:",
+        raw if raw is not None else f"  {study.description['raw']['path']} is not here any more",
+        "",
+        f"user {row['user_id']}, item {row['item_id']}, {row['day'] or 'no day'}, "
+        f"stars {_stars(row['rating']) or 'none'}",
+        f"text {row['position'] + 1:,} of this user; session {row['session']:,}, split {split or 'none'}; target of "
+        + (", ".join(samples) or "no sample"),
+        row["text"],
+    ]
+    if not samples:
+        return [*lines, "", "No stage has a prompt for it: it is shown in the history of other texts alone."]
+    for of_stage in of_stages(study, target, samples):
+        lines += ["", f"--- stage {of_stage.stage.name} ---", *_stage_lines(of_stage)]
+    return lines
+
+
+def _stage_lines(of_stage: OfAStage) -> list[str]:
+    if of_stage.prompt is None or of_stage.n_tokens is None:
+        return ["no prompt: not a target of this stage, not made yet, or too long for its model"]
+    prompt, text = of_stage.n_tokens
+    lines = [
+        of_stage.prompt,
+        "",
+        f"{prompt:,} tokens of prompt, {text:,} of text; {of_stage.n_dropped:,} history entries did not fit",
+    ]
+    if of_stage.score:
+        names = ("NLL a character", "swap gap", "author's place")
+        lines.append(
+            ", ".join(f"{name} {cell}" for name, cell in zip(names, _score_cells(of_stage)[1:], strict=True) if cell)
+        )
+    lines += [f"{text['method']}: {text['text']}" for text in of_stage.written]
+    return lines
+
+
+def _score_cells(of_stage: OfAStage) -> tuple[str, str, str, str]:
+    nll, gap, rank = of_stage.nll, of_stage.swap_gap, of_stage.rank
+    return (
+        of_stage.stage.name,
+        "" if nll is None else f"{nll:.3f}",
+        "" if gap is None else f"{gap:+.3f}",
+        "" if rank is None else f"{rank[0]} of {rank[1]}",
+    )
+
+
+def _stars(rating: float | None) -> str:
+    return "" if rating is None else f"{rating:g}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def _table(rows: list[Any], headers: list[str]) -> str:
+    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)

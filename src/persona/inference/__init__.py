@@ -1,0 +1,1 @@
+"""What was trained, in use: prompts for any user and item, texts, likelihoods, and what moved them."""

@@ -1,0 +1,239 @@
+"""The web application: one address, whose query says what is asked. It changes nothing, so an address can be kept."""
+
+from __future__ import annotations
+
+import gc
+import secrets
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from persona.errors import PersonaError
+from persona.inference.explain import Explanation, explain
+from persona.inference.question import Question, ask
+from persona.inference.study import Stage, Study
+from persona.inference.writer import Draft, Prompt, Score, Writer
+from persona.prompts import PARTS
+from persona.tables import schemas
+from persona.tables.parquet import read_table
+
+HOSTS = ["127.0.0.1", "localhost"]
+EXAMPLES = 30  # texts of the test set to choose from
+SHOWN = 60  # characters of a text in the list
+MOST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the query of an address asks for; empty texts where it says nothing.
+
+    Attributes:
+        parts: the parts of the prompt that are switched on.
+        is_asked: whether the form was sent, or a text was chosen.
+    """
+
+    stages: list[str]
+    target: str
+    user: str
+    item: str
+    title: str
+    context: str
+    parts: list[str]
+    samples: int
+    text: str
+    explains: bool
+    is_asked: bool
+
+    @classmethod
+    def of(cls, query: QueryParams) -> Asked:
+        """From a query."""
+        names = ("target", "user", "item", "title", "context", "text")
+        samples = query.get("samples", "")
+        is_asked = "asked" in query
+        return cls(
+            stages=query.getlist("stage"),
+            parts=query.getlist("part") if is_asked else list(PARTS),
+            samples=min(MOST_SAMPLES, int(samples)) if samples.isdecimal() else 1,
+            explains="explain" in query,
+            is_asked=is_asked or "target" in query,
+            **{name: query.get(name, "").strip() for name in names},
+        )
+
+    @property
+    def without(self) -> frozenset[str]:
+        """The parts that are switched off."""
+        return frozenset(PARTS) - set(self.parts)
+
+    def question(self, study: Study) -> Question:
+        """Who is asked for and about what; a chosen text comes before user and item.
+
+        Raises:
+            PersonaError: see `ask`.
+        """
+        if self.target:
+            if not self.target.isdecimal():
+                raise PersonaError(f"{self.target}: an interaction_id is a number")
+            return ask(study, target=int(self.target))
+        turns = [line.partition(":") for line in self.context.splitlines() if line.strip()]
+        if any(not (colon and speaker.strip() and said.strip()) for speaker, colon, said in turns):
+            raise PersonaError("conversation: each line is SPEAKER: TEXT")
+        context = [(speaker.strip(), said.strip()) for speaker, _, said in turns]
+        return ask(study, self.user or None, self.item or None, self.title or None, context=context)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one stage says to a question."""
+
+    stage: str
+    prompt: Prompt
+    drafts: list[Draft]
+    score: Score | None
+    stars: list[float] | None
+    explanation: Explanation | None
+
+    @property
+    def largest(self) -> float:
+        """The largest effect, by which bars are scaled."""
+        effects = self.explanation.effects if self.explanation else []
+        return max((abs(effect.nats) for effect in effects), default=0.0) or 1.0
+
+
+@dataclass
+class Writers:
+    """The stages that were loaded. One request at a time computes."""
+
+    study: Study
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    loaded: dict[str, Writer] = field(default_factory=dict)
+
+    def of(self, stage: Stage) -> Writer:
+        """A stage, loaded. Where there is no room for it beside the others, they are unloaded.
+
+        Raises:
+            PersonaError: there is no room for it alone.
+        """
+        if stage.name in self.loaded:
+            return self.loaded[stage.name]
+        writer = Writer(self.study, stage)
+        try:
+            writer.load()
+        except PersonaError:
+            if not self.loaded:
+                raise
+            self.loaded.clear()
+            gc.collect()
+            writer.load()
+        self.loaded[stage.name] = writer
+        return writer
+
+    def answer(self, stage: Stage, question: Question, asked: Asked) -> Answer:
+        """What a stage writes, and how it sees the real or a given text.
+
+        Raises:
+            PersonaError: the prompt does not fit, or stars are needed to score a text.
+        """
+        writer = self.of(stage)
+        prompt = writer.prompt(question, asked.without)
+        rating = question.target["rating"][0]
+        text = asked.text or question.real_text
+        may_score = text and not (stage.spec.style.trains_stars and rating is None)
+        drafts = writer.drafts(prompt, asked.samples)
+        explained = text if may_score else drafts[0].text
+        return Answer(
+            stage.name,
+            prompt,
+            drafts,
+            writer.score([prompt.ids], text, rating)[0] if text and may_score else None,
+            writer.stars(prompt),
+            explain(writer, question, prompt, explained, asked.without, rating)
+            if asked.explains and explained
+            else None,
+        )
+
+
+def application(study: Study) -> Starlette:
+    """The application for a results folder, to run within `one_process`; it answers to this machine's names alone."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    template = environment.get_template("page.html.j2")
+    writers = Writers(study)
+    examples = _examples(study)
+
+    def page(request: Request) -> HTMLResponse:
+        asked = Asked.of(request.query_params)
+        nonce = secrets.token_urlsafe(16)
+        shown: dict[str, Any] = {"question": None, "answers": [], "error": None}
+        if asked.is_asked:
+            with writers.lock:
+                shown |= _answers(study, writers, asked)
+        html = template.render(
+            study=study,
+            asked=asked,
+            stages=study.trained_stages(),
+            chosen=asked.stages or [study.stage(None).name],
+            examples=_with_chosen(examples, asked.target),
+            parts=PARTS,
+            nonce=nonce,
+            **shown,
+        )
+        # What people wrote is escaped; should it not be, a browser would still run nothing of it.
+        policy = (
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
+            f"script-src 'nonce-{nonce}'"
+        )
+        return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
+    return Starlette(routes=[Route("/", page)], middleware=[hosts])
+
+
+def _answers(study: Study, writers: Writers, asked: Asked) -> dict[str, Any]:
+    """The question and what each chosen stage says; an error of one stage keeps what the others said."""
+    answers: list[Answer] = []
+    question = None
+    try:
+        question = asked.question(study)
+        for stage in map(study.stage, list[str | None](asked.stages) or [None]):
+            answers.append(writers.answer(stage, question, asked))
+    except PersonaError as error:
+        return {"question": question, "answers": answers, "error": str(error)}
+    return {"question": question, "answers": answers, "error": None}
+
+
+def _examples(study: Study) -> list[tuple[str, str]]:
+    """Some texts of the test set by their ids, if there are any those that the evaluation wrote texts for."""
+    file = study.table("targets")
+    if not file.is_file():
+        return []
+    targets = read_table(file, schemas.TARGETS).filter(pl.col("cohort") == "test")
+    written = study.stage(None).evaluated() / "generations.parquet"
+    if written.is_file():
+        ids = read_table(written, schemas.GENERATIONS, ["interaction_id"])["interaction_id"].unique()
+        targets = targets.filter(pl.col("interaction_id").is_in(ids.implode()))
+    titles = read_table(study.table("items"), schemas.ITEMS, ["item_id", "title"])
+    shown = targets.head(EXAMPLES).join(titles, on="item_id", how="left", maintain_order="left")
+    return [(str(row["interaction_id"]), _line(row)) for row in shown.iter_rows(named=True)]
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = " ".join(row["text"].split())
+    return f"{row['title']} · {row['user_id'][:6]} · {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}"
+
+
+def _with_chosen(examples: Iterable[tuple[str, str]], target: str) -> list[tuple[str, str]]:
+    listed = list(examples)
+    return [(target, target), *listed] if target and target not in dict(listed) else listed
