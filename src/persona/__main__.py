@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from persona.commands import operate, page, show, write
+from persona.commands import compare, operate, page, publish, show, write
 from persona.errors import PersonaError, explain_missing_package
 
 COMMANDS = {
@@ -13,6 +13,8 @@ COMMANDS = {
     "write": write,
     "page": page,
     "show": show,
+    "compare": compare,
+    "publish": publish,
 }
 
 

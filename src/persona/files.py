@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MODEL_CARD = "README.md"
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -58,7 +60,7 @@ def write_json(value: object, path: str | Path) -> None:
 def file_digest(path: str | Path) -> str:
     """SHA-256 in hexadecimal: of a file, or of the names and bytes of a folder's files.
 
-    Hidden files and folders do not count.
+    Hidden files and folders do not count, and neither does a model card, which says what a model is.
     """
     path = Path(path)
     if path.is_dir():
@@ -66,7 +68,7 @@ def file_digest(path: str | Path) -> str:
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             name = file.relative_to(path)
             # A download leaves a hidden folder with dates, which would make the same model another one.
-            if not any(part.startswith(".") for part in name.parts):
+            if not any(part.startswith(".") for part in name.parts) and name != Path(MODEL_CARD):
                 digest.update(f"{name}\0{file_digest(file)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as stream:

@@ -162,6 +162,16 @@ def parse_style(data: Any, path: Path) -> Style:
     return Style(_sections(path, data["sections"]), _trains_stars(path, data.get("completion", "{text}")))
 
 
+def outline(spec: PromptSpec) -> str:
+    """The prompt with its placeholders: what has to be filled in to ask a model that was trained on such prompts."""
+    texts = []
+    for section in spec.sections:
+        entry = "".join(section.entry).replace("{task}", spec.task).replace("{cue}", spec.cue)
+        lines = [section.heading, entry, None if section.part == "always" else "..."]
+        texts.append("\n".join(line for line in lines if line))
+    return SECTION_SEPARATOR.join(texts)
+
+
 def _trains_stars(path: Path, completion: Any) -> bool:
     if not isinstance(completion, str) or completion not in COMPLETIONS:
         allowed = " or ".join(json.dumps(known) for known in COMPLETIONS)

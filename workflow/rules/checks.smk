@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from snakemake.cli import get_argument_parser
 
 from persona.base_model import missing_model
+from persona.evaluation.vllm_backend import require_python
 from persona.operations.terminal import JobLines
 from persona.tables.parquet import rename_damaged
 from persona.units import clock
@@ -115,6 +116,18 @@ def missing_packages():
     return None
 
 
+def missing_vllm():
+    """Why vLLM cannot write texts, or None."""
+    evaluates = {job.rule.name for job in workflow.dag.needrun_jobs()} & {*EVALUATING}
+    if workflow.touch or CONFIG.generation.backend != "vllm" or not evaluates:
+        return None
+    try:
+        require_python(CONFIG.generation.vllm_python)
+    except PersonaError as error:
+        return str(error)
+    return None
+
+
 def missing_base_model():
     """Which model the jobs read is neither on this disk nor on the hub, and how to get it, or None."""
     if workflow.touch:
@@ -177,6 +190,7 @@ onstart:
         missing_packages()
         or missing_hardware()
         or missing_base_model()
+        or missing_vllm()
         or dated_in_the_future()
     ):
         sys.exit(f"error: {problem}")

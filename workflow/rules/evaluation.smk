@@ -324,7 +324,10 @@ rule report:
         item_table=f"{RESULTS}/items.parquet",
         targets=f"{RESULTS}/targets.parquet",
         baselines=[*rules.baselines.output, rules.measure_baselines.output],
-        template=ROOT / "src" / "persona" / "reporting" / "page.html.j2",
+        templates=[
+            ROOT / "src" / "persona" / "reporting" / template
+            for template in ["page.html.j2", "card.md.j2"]
+        ],
     output:
         page=report(
             f"{RESULTS}/report/index.html",
@@ -343,6 +346,8 @@ rule report:
             for kind in ["csv", "md"]
         ],
         contrasts=f"{RESULTS}/report/contrasts.json",
+        # Copies are in the models, which are folders of another rule.
+        cards=[f"{RESULTS}/report/cards/{stage}.md" for stage in CONFIG.stages],
     log:
         f"{RESULTS}/logs/report.log",
     benchmark:
@@ -372,5 +377,5 @@ rule report:
         'python "$SCRIPTS/report.py"'
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
         " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
-        " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset}"
+        " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset} --described {input.described:q}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

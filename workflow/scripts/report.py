@@ -14,6 +14,7 @@ from persona.evaluation.metrics.stars import why_no_stars
 from persona.evaluation.settings import Contrast
 from persona.files import write_json, write_text
 from persona.reporting import dose
+from persona.reporting.card import card, place_card
 from persona.reporting.evidence import Evidence
 from persona.reporting.plots import pictures
 from persona.reporting.report import page
@@ -21,6 +22,7 @@ from persona.reporting.stages import baseline_table, load_stages, phase_table, s
 from persona.reporting.text_tables import as_markdown, short_table
 from persona.reporting.verdict import verdict
 from persona.splitting import LEFT_OUT
+from persona.study import Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tables.splits import read_split
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--dataset", required=True, help="its name")
+    parser.add_argument("--described", type=Path, required=True, help="the file stages.json")
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     parser.add_argument(
@@ -89,6 +92,12 @@ def main() -> None:
     for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
     write_text(page(evidence, drawn, tables["stages"], tables["methods"], tables["phases"]), args.folder / "index.html")
+    described = Study.load(args.described.parent).stages
+    for stage in stages:
+        text = card(evidence, stage, described[stage.name])
+        write_text(text, args.folder / "cards" / f"{stage.name}.md")
+        for training in args.stages[stage.name]["training"]:
+            place_card(text, Path(training) / "model")
     no_stars = [reason for reason in [why_no_stars(targets["rating"])] if reason]
     sentences = [english for english, _ in verdict(evidence)]
     print(short_table(tables["stages"], args.candidates), *sentences, *no_stars, sep="\n")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import socket
+from typing import TYPE_CHECKING
 
 from persona.commands.questions import add_results
 from persona.errors import PersonaError
+
+if TYPE_CHECKING:
+    from persona.study import Study
 
 HOST, PORT = "127.0.0.1", 7860
 
@@ -20,15 +24,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
-    import uvicorn
-
-    from persona.inference.page.app import application
-    from persona.inference.study import Study
-    from persona.inference.writer import one_process
+    from persona.study import Study
 
     study = Study.load(args.results)
-    app = application(study)
-    with one_process(), socket.socket() as listening:
+    with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, args.port))
@@ -36,6 +35,16 @@ def run(args: argparse.Namespace) -> None:
             raise PersonaError(
                 f"port {args.port} cannot be used ({error.strerror}); choose another with --port"
             ) from error
+        _serve(study, listening)
+
+
+def _serve(study: Study, listening: socket.socket) -> None:
+    import uvicorn
+
+    from persona.inference.page.app import application
+    from persona.inference.writer import one_process
+
+    app = application(study)
+    with one_process():
         print(f"http://{HOST}:{listening.getsockname()[1]}/ shows {study.folder}; Ctrl-C ends it", flush=True)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        server.run(sockets=[listening])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")).run(sockets=[listening])

@@ -11,7 +11,7 @@ from persona.commands.questions import add_results
 
 if TYPE_CHECKING:
     from persona.inference.show import OfAStage
-    from persona.inference.study import Study
+    from persona.study import Study
 
 WIDTH = 60  # characters of a text in a table
 
@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Answer the command."""
-    from persona.inference.study import Study
+    from persona.study import Study
 
     study = Study.load(args.results)
     lines = _user_lines(study, args.user) if args.user else _target_lines(study, args.target)

@@ -14,8 +14,8 @@ from persona.errors import PersonaError
 if TYPE_CHECKING:
     from persona.inference.explain import Explanation
     from persona.inference.question import Question
-    from persona.inference.study import Study
     from persona.inference.writer import Draft, Prompt, Score, Writer
+    from persona.study import Study
 
 WIDTH = 72  # characters of a history entry in a table
 
@@ -46,8 +46,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> None:
     """Answer the command."""
     from persona.inference.question import ask
-    from persona.inference.study import Study
     from persona.inference.writer import Writer, one_process
+    from persona.study import Study
 
     study = Study.load(args.results)
     writer = Writer(study, study.stage(args.stage))
@@ -97,6 +97,7 @@ def request(writer: Writer, prompt: Prompt, n_samples: int) -> dict[str, object]
         "n": max(1, n_samples),
         "seed": settings.seed,
         "stop_token_ids": [writer.end],
+        "ignore_eos": True,
     }
 
 

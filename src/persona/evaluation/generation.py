@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
@@ -10,17 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+import torch.distributed as dist
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from persona.evaluation.model import EvaluatedModel
 from persona.evaluation.resumable import ResumableWork, Task
 from persona.evaluation.settings import GREEDY, SAMPLE, GenerationSettings, n_batches
-from persona.seeded_hash import hash64_series, mix64, uniform
+from persona.evaluation.vllm_backend import Requests, write_with_vllm
+from persona.seeded_hash import UInt64Array, hash64_series, mix64, uniform
 from persona.tables import schemas
 from persona.tokenization.chat import chat_frame
 
 Review = tuple[int, str, int]  # target, method, draw
-Row = list[int | str | float | None]  # the same, the text, the stars before it, and why it ended
+# The same, the text, the stars before it, why it ended, and what wrote it.
+Row = list[int | str | float | None]
 STAR_LINE = re.compile(r"-?\d+(?:\.\d+)?\n")
 
 
@@ -55,6 +59,8 @@ def generate_reviews(
 ) -> pl.DataFrame:
     """Write the greedy review and the sampled ones of every target, shared out over the processes.
 
+    With the backend vLLM, which divides its own work, one process starts it once for all of them.
+
     Args:
         tokens: the targets, with `interaction_id`, `input_ids` and `prompt_length`.
         work: where finished batches are kept until all is done.
@@ -62,10 +68,14 @@ def generate_reviews(
 
     Returns:
         `interaction_id`, `method` (`greedy` or `sample`), `draw`, `text`, `written_rating` (null if the model wrote no
-        stars before the text) and `stop_reason` (`end` or `length`), on every process.
+        stars before the text), `stop_reason` (`end` or `length`) and `written_by`, on every process.
     """
     prompts = {row["interaction_id"]: row["input_ids"][: row["prompt_length"]] for row in tokens.iter_rows(named=True)}
     batches = _batches(prompts, settings.n_samples)
+    uses_vllm = settings.backend == "vllm"
+    if uses_vllm:
+        batches = [[review for batch in batches for review in batch]]
+        model.unload()
 
     task = Task(
         name="reviews",
@@ -73,11 +83,11 @@ def generate_reviews(
         unit="text",
         sizes=[len(batch) for batch in batches],
         fingerprint=[batches, list(prompts.values()), settings.model_dump(), n_star_tokens],
-        prepare=lambda: model.loss,
+        prepare=(lambda: None) if uses_vllm else lambda: model.loss,
         compute=lambda n: _write(model, batches[n], prompts, settings, n_star_tokens),
     )
     rows = [row for batch in work.results(task) for row in batch]
-    names = ["interaction_id", "method", "draw", "text", "written_rating", "stop_reason"]
+    names = ["interaction_id", "method", "draw", "text", "written_rating", "stop_reason", "written_by"]
     return pl.DataFrame(rows, schema={name: schemas.GENERATIONS.columns[name] for name in names}, orient="row")
 
 
@@ -101,8 +111,12 @@ def _write(
     """The rows of a batch of reviews, and how many tokens were written."""
     tokenizer = model.tokenizer
     end = int(tokenizer.convert_tokens_to_ids(chat_frame(tokenizer).end))
-    numbers = _numbers(batch, settings, settings.max_new_tokens + n_star_tokens)
-    written = _generate(model.loss.model, [prompts[target] for target, _, _ in batch], numbers, end, settings)
+    if settings.backend == "vllm":
+        written, written_by = _generate_with_vllm(model, batch, prompts, end, settings, n_star_tokens)
+    else:
+        numbers = _numbers(batch, settings, settings.max_new_tokens + n_star_tokens)
+        written = _generate(model.loss.model, [prompts[target] for target, _, _ in batch], numbers, end, settings)
+        written_by = f"transformers {version('transformers')}"
     rows: list[Row] = []
     n_tokens = 0
     for review, ids in zip(batch, written, strict=True):
@@ -113,8 +127,37 @@ def _write(
         # The end is a token of the text as well.
         whole = ended and len(text) < settings.max_new_tokens
         text = tokenizer.decode(text[: settings.max_new_tokens], skip_special_tokens=True)
-        rows.append([*review, text, rating, "end" if whole else "length"])
+        rows.append([*review, text, rating, "end" if whole else "length", written_by])
     return rows, n_tokens
+
+
+def _generate_with_vllm(
+    model: EvaluatedModel,
+    batch: list[Review],
+    prompts: dict[int, list[int]],
+    end: int,
+    settings: GenerationSettings,
+    n_star_tokens: int,
+) -> tuple[list[list[int]], str]:
+    """The tokens of each review, and what wrote them. Sampled ones have seeds from target and draw."""
+    asked = list(dict.fromkeys(target for target, _, _ in batch))
+    number = {target: n for n, target in enumerate(asked)}
+    seeds = (mix64(_keys(batch), settings.seed) >> np.uint64(33)).tolist()
+    texts = [
+        (number[target], None if method == GREEDY else seed)
+        for (target, method, _), seed in zip(batch, seeds, strict=True)
+    ]
+    requests = Requests(
+        model=model.path,
+        dtype=str(model.dtype).removeprefix("torch."),
+        prompts=[prompts[target] for target in asked],
+        texts=texts,
+        temperature=settings.temperature,
+        max_tokens=settings.max_new_tokens + n_star_tokens,
+        end=end,
+        processes=dist.get_world_size() if torch.cuda.is_available() else 1,
+    )
+    return write_with_vllm(settings.vllm_python, requests)
 
 
 def split_stars(tokenizer: Any, ids: list[int], n_star_tokens: int) -> tuple[float | None, list[int]]:
@@ -130,9 +173,13 @@ def split_stars(tokenizer: Any, ids: list[int], n_star_tokens: int) -> tuple[flo
     return None, ids
 
 
+def _keys(batch: list[Review]) -> UInt64Array:
+    return hash64_series(pl.Series([f"{target} {draw}" for target, _, draw in batch]))
+
+
 def _numbers(batch: list[Review], settings: GenerationSettings, n_steps: int) -> npt.NDArray[np.float64]:
     """Random numbers `[rows, steps]` from target, draw and step; NaN for greedy rows."""
-    keys = hash64_series(pl.Series([f"{target} {draw}" for target, _, draw in batch]))
+    keys = _keys(batch)
     steps = np.arange(n_steps, dtype=np.uint64)
     numbers = uniform(mix64(keys, settings.seed)[:, None] + steps, settings.seed)
     numbers[[method == GREEDY for _, method, _ in batch]] = np.nan

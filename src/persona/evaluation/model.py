@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from persona.files import MODEL_CARD
 from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.tokenization.chat import load_tokenizer
@@ -40,6 +41,11 @@ class EvaluatedModel:
             logger.info("loading %s", self.path)
         return CompletionLoss(load_model(self.path, self.dtype, default_device()).eval())
 
+    def unload(self) -> None:
+        """Free the memory of the weights; they are loaded again when they are needed."""
+        if vars(self).pop("loss", None) is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
@@ -56,7 +62,8 @@ class EvaluatedModel:
         folder = Path(self.path)
         files = []
         for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            name = file.relative_to(folder)
             # A download leaves a hidden folder with dates.
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
-                files.append([str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns])
+            if file.is_file() and not any(part.startswith(".") for part in name.parts) and name != Path(MODEL_CARD):
+                files.append([str(name), file.stat().st_size, file.stat().st_mtime_ns])
         return {"files": files or self.path, "packages": packages, "device": device, "dtype": str(self.dtype)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from persona.settings import Count, Name, Positive, Seed, Settings
+from persona.settings import Count, Name, Positive, Seed, Settings, Text
 
 GREEDY, SAMPLE = "greedy", "sample"  # how a text is written
 UNTRAINED = "untrained"  # in place of a stage: its model before any training, with its prompts
@@ -26,6 +26,11 @@ class GenerationSettings(Settings):
     """Temperature of the sampled texts."""
     seed: Seed = 42
     """Seed of the choice of targets and of sampling."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What writes the texts. `vllm` is faster on GPUs and samples by other random numbers; scores are computed the same
+    way with both. See [serving.md](../docs/serving.md)."""
+    vllm_python: Text = ".venv/vllm/bin/python"
+    """The Python interpreter of the environment that has vLLM, whose packages differ from those of the training."""
 
 
 def n_batches(n_texts: int) -> int:

@@ -8,9 +8,9 @@ import polars as pl
 from rapidfuzz import fuzz, process
 
 from persona.errors import PersonaError
-from persona.inference.study import Study
 from persona.ingestion.json_values import NAME_FIELDS
 from persona.seeded_hash import hash64_series
+from persona.study import Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 

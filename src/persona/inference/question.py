@@ -11,11 +11,11 @@ import polars as pl
 
 from persona.errors import PersonaError
 from persona.inference.lookup import find_item, find_target, find_user, user_range
-from persona.inference.study import Stage, Study
 from persona.ingestion.ingest import Ingested, ingest, load
 from persona.ingestion.settings import Options
 from persona.prompts import PARTS, other_users, render
 from persona.seeded_hash import hash64_series
+from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tables.splits import SPLITS, read_split, reviews_in, shown_reviews

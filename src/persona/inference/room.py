@@ -8,8 +8,8 @@ import psutil
 import torch
 
 from persona.errors import PersonaError
-from persona.inference.study import Stage, Study
 from persona.modeling.loading import weight_bytes
+from persona.study import Stage, Study
 from persona.units import human_size
 
 NEEDED = 1.2  # of the weights: a prompt's activations and cache come on top. A guess

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from persona.inference.lookup import find_target, user_range
-from persona.inference.study import Stage, Study
 from persona.ingestion.formats import FORMATS
 from persona.ingestion.settings import Options
+from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tables.schemas import TableSchema

@@ -21,9 +21,9 @@ from persona.evaluation.scoring.pairs import Floats, Ids, Pairs, score_pairs
 from persona.evaluation.settings import GREEDY, GenerationSettings
 from persona.inference.question import Question, render_question
 from persona.inference.room import require_room
-from persona.inference.study import Stage, Study
 from persona.modeling.loading import default_device
 from persona.modeling.processes import process_group
+from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tokenization.chat import chat_frame, encode, frame_ids

@@ -139,7 +139,7 @@ def _bars(values: Sequence[dict[str, Any]]) -> list[list[float]]:
     return [[max(0.0, v["value"] - v["low"]) for v in known], [max(0.0, v["high"] - v["value"]) for v in known]]
 
 
-def _forest(axes: Axes, rows: Sequence[tuple[str, dict[str, Any] | None, bool]], say: Say) -> None:
+def forest(axes: Axes, rows: Sequence[tuple[str, dict[str, Any] | None, bool]], say: Say) -> None:
     """Points with intervals, one row each. Hollow points are not stages."""
     for index, (_, value, is_stage) in enumerate(rows):
         if value is None:
@@ -168,7 +168,7 @@ def swap_gap(evidence: Evidence, say: Say) -> Figure:
     for axes, name, title in zip(panels, ("swap_gap", "format_gap"), titles, strict=True):
         rows = [(stage.name, stage.metrics["likelihood"].get(name), True) for stage in stages]
         rows.append((say("n-gram + cache", "n 元 + 缓存"), baselines["ngram"].get(name), False))
-        _forest(axes, rows, say)
+        forest(axes, rows, say)
         axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
         axes.set_title(title)
         axes.set_xlabel(say("nats per character", "奈特/字"))
@@ -189,7 +189,7 @@ def nll_by_stage(evidence: Evidence, say: Say) -> Figure:
     rows.append((say("n-gram + user cache", "n 元模型 + 用户缓存"), baselines["ngram"]["nll"], False))
     rows.append((say("untrained model", "未训练模型"), stages[0].untrained.metrics["likelihood"]["nll"], False))
     figure, (axes,) = _figure(0.45 * len(rows) + 1)
-    _forest(axes, rows, say)
+    forest(axes, rows, say)
     axes.set_xlabel(say("test NLL (nats per character), 95 % interval", "测试集负对数似然（奈特/字），95% 区间"))
     return figure
 

@@ -140,7 +140,9 @@ def _versions(stages: list[Stage]) -> str:
     """Versions of the packages; several where trainings had different ones."""
     names = stages[0].manifest["versions"]
     found = {name: sorted({stage.manifest["versions"].get(name, "?") for stage in stages}) for name in names}
-    return ", ".join(f"{name} {' / '.join(versions)}" for name, versions in found.items())
+    writers = sorted({name for stage in stages for name in stage.generations["written_by"].drop_nulls().unique()})
+    texts = [f"texts written by {' / '.join(writers)}"] if writers else []
+    return ", ".join([*(f"{name} {' / '.join(versions)}" for name, versions in found.items()), *texts])
 
 
 def examples(evidence: Evidence) -> list[dict[str, Any]]:

@@ -169,9 +169,11 @@ GENERATIONS = TableSchema(
         # What the model wrote in the line before the text, if it wrote one.
         "written_rating": pl.Float64,
         "stop_reason": pl.String,
+        # The package that wrote it, with its version.
+        "written_by": pl.String,
     },
     key=("user_id", "interaction_id", "method", "draw"),
-    nullable=frozenset({"written_rating", "stop_reason"}),
+    nullable=frozenset({"written_rating", "stop_reason", "written_by"}),
 )
 RATINGS = TableSchema(
     {**_TARGET, "method": pl.String, "rating": pl.Float64}, key=("user_id", "interaction_id", "method")

@@ -67,6 +67,7 @@ def make_stage(targets: pl.DataFrame, name: str, gap: float, sample: str) -> Sta
                 draw=pl.lit(0, pl.Int32),
                 text=pl.lit(f"{method} <b>text"),
                 stop_reason=pl.lit("end"),
+                written_by=pl.lit("transformers 1.0"),
             )
             for method in ("greedy", "sample")
         ]

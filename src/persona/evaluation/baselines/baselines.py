@@ -47,7 +47,10 @@ def all_baselines(interactions: pl.DataFrame, split: pl.DataFrame, targets: pl.D
     return Baselines(
         ratings=rating_baselines(reviews, split, targets) if train["rating"].count() else _no_ratings(),
         texts=written.with_columns(
-            draw=pl.lit(0), written_rating=pl.lit(None, dtype=pl.Float64), stop_reason=pl.lit(None, dtype=pl.String)
+            draw=pl.lit(0),
+            written_rating=pl.lit(None, dtype=pl.Float64),
+            stop_reason=pl.lit(None, dtype=pl.String),
+            written_by=pl.lit(None, dtype=pl.String),
         ),
         authors=author_similarities(texts, targets, histories),
         # Its tokens are the characters and the end of the text.

@@ -23,9 +23,9 @@ from starlette.routing import Route
 from persona.errors import PersonaError
 from persona.inference.explain import Explanation, explain
 from persona.inference.question import Question, ask
-from persona.inference.study import Stage, Study
 from persona.inference.writer import Draft, Prompt, Score, Writer
 from persona.prompts import PARTS
+from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 

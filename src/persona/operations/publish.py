@@ -1,0 +1,89 @@
+"""Puts a trained model on a hub: what is sent is prepared and listed first, and it is sent only when that is asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from persona.errors import PersonaError
+from persona.files import MODEL_CARD, write_json
+from persona.study import Stage
+
+# Keys in which libraries note the folder that a model was loaded from.
+PATHS = ("_name_or_path", "name_or_path")
+ADAPTER = "adapter_config.json"
+
+
+def prepare(stage: Stage, folder: Path, base_model: str | None) -> list[Path]:
+    """Fill a folder with what is to be sent: the model and its card, without paths of this machine.
+
+    Args:
+        base_model: the hub id of an adapter's base model, where that was a folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        PersonaError: the card is missing, the vocabulary was learned from people's texts, or an adapter's base model is
+            a folder.
+    """
+    if stage.is_tiny:
+        raise PersonaError(
+            f"{stage.model}: its base model is a tiny one whose vocabulary comes from the texts, so it holds names "
+            "and words of people; publish a model that starts from a published one"
+        )
+    if not (stage.model / MODEL_CARD).is_file():
+        raise PersonaError(f"{stage.model}: it has no model card yet; make it with the figures: snakemake report")
+    for file in sorted(stage.model.iterdir()):
+        if file.name.startswith("."):
+            continue
+        copy = folder / file.name
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None
+        cleaned = _without_paths(settings, file, base_model)
+        if cleaned == settings:
+            _link(file, copy)
+        else:
+            write_json(cleaned, copy)
+    return sorted(folder.iterdir())
+
+
+def _without_paths(settings: Any, file: Path, base_model: str | None) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    kept = {key: value for key, value in settings.items() if key not in PATHS}
+    if file.name != ADAPTER:
+        return kept
+    base = base_model or str(kept["base_model_name_or_path"])
+    if Path(base).is_dir():
+        raise PersonaError(f"{file}: the adapter's base model is the folder {base}; name its hub id with --base-model")
+    return kept | {"base_model_name_or_path": base}
+
+
+def _link(file: Path, copy: Path) -> None:
+    """A hard link, because weights are large; a copy where the folder is on another file system."""
+    try:
+        copy.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, copy)
+
+
+def push(folder: Path, repository: str, is_public: bool) -> str:
+    """Send a folder to a model repository of the hub, which is made if it is not there; return its address.
+
+    The client's own settings say which hub (HF_ENDPOINT) and as whom (HF_TOKEN, or `hf auth login`).
+
+    Raises:
+        PersonaError: the hub refuses it or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        made = api.create_repo(repository, private=not is_public, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model")
+    except Exception as error:  # of the client's library, whose classes change with its version
+        text = " ".join(str(error).split())
+        raise PersonaError(f"{repository}: it could not be sent ({type(error).__name__}: {text[:300]})") from error
+    return str(made)

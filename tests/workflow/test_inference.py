@@ -1,0 +1,277 @@
+"""What was trained, in use: the same prompts, texts and scores as in the workflow, also for who is not in the data."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from persona.__main__ import main
+from persona.errors import PersonaError
+from persona.inference import room
+from persona.inference.explain import WHOLE, explain
+from persona.inference.lookup import user_range
+from persona.inference.question import ask
+from persona.inference.writer import Writer, one_process
+from persona.study import Study
+from persona.tables import schemas
+from persona.tables.parquet import read_table
+from persona.tokenization.chat import chat_frame, encode
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def study(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The results of the workflow, in the folder where it ran."""
+    monkeypatch.chdir(finished)
+    return Study.load(None)
+
+
+@pytest.fixture
+def writer(study: Study) -> Iterator[Writer]:
+    with one_process():
+        yield Writer(study, study.stage("history"))
+
+
+@pytest.fixture
+def persona(study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Calls `python -m persona` in this process; what it printed, or its error."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["persona", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return call
+
+
+def targets(study: Study, cohort: str = "test") -> pl.DataFrame:
+    """The targets of a cohort with earlier texts."""
+    table = read_table(study.table("targets"), schemas.TARGETS)
+    return table.filter(pl.col("cohort") == cohort, pl.col("n_history") > 1)
+
+
+def name_of(study: Study, user: str) -> str:
+    profile = read_table(study.table("users"), schemas.USERS, users=user_range(user))["profile"][0]
+    return str(profile[0]["value"])
+
+
+def with_history(study: Study) -> tuple[int, str]:
+    row = targets(study).sort("n_history", descending=True).row(0, named=True)
+    return row["interaction_id"], row["user_id"]
+
+
+@pytest.mark.parametrize(("stage", "sample"), [("quick", "test"), ("history", "val"), ("all_data", "everything")])
+def test_a_prompt_has_the_tokens_that_the_stage_was_trained_and_scored_with(
+    study: Study, stage: str, sample: str
+) -> None:
+    writer = Writer(study, study.stage(stage))
+    stored = read_table(writer.stage.tokens(sample), schemas.TOKENS).sample(fraction=1.0, shuffle=True, seed=0).head(12)
+    assert stored.height >= 6
+    for row in stored.iter_rows(named=True):
+        prompt = writer.prompt(ask(study, target=row["interaction_id"]))
+        assert prompt.ids == row["input_ids"][: row["prompt_length"]]
+        assert prompt.n_dropped == row["n_history_dropped"]
+        assert prompt.row["input_ids"] == row["input_ids"]
+
+
+def test_texts_stars_and_scores_are_those_of_the_evaluation(study: Study, writer: Writer) -> None:
+    folder = writer.stage.evaluated()
+    generations = read_table(folder / "generations.parquet", schemas.GENERATIONS)
+    scores = read_table(folder / "scores.parquet", schemas.SCORES).filter(pl.col("cohort") == "test")
+    for target in generations["interaction_id"].unique().sort()[:3]:
+        question = ask(study, target=target)
+        prompt = writer.prompt(question)
+        written = generations.filter(pl.col("interaction_id") == target).sort("method", "draw")
+        assert [draft.text for draft in writer.drafts(prompt, 1)] == written["text"].to_list()
+        row = scores.filter(pl.col("interaction_id") == target).row(0, named=True)
+        assert question.real_text
+        (score,) = writer.score([prompt.ids], question.real_text)
+        assert score.nll == pytest.approx(row["nll"], abs=1e-4) and score.n_tokens == row["n_tokens"]
+        assert writer.stars(prompt) == pytest.approx([star / sum(row["stars"]) for star in row["stars"]], abs=1e-6)
+
+
+def plain_nll(writer: Writer, prompt: str, text: str) -> float:
+    """Computed with transformers alone, one prompt at a time."""
+    tokenizer = writer.model.tokenizer
+    frame = chat_frame(tokenizer)
+    parts = [encode(tokenizer, [part], special=True)[0] for part in (frame.before, frame.between, frame.end)]
+    before, between, end = parts
+    asked, written = encode(tokenizer, [prompt, text], special=False)
+    ids = torch.tensor([before + asked + between + written + end])
+    model = AutoModelForCausalLM.from_pretrained(writer.model.path, dtype=torch.float32)
+    with torch.inference_mode():
+        logs = model(ids).logits[0].double().log_softmax(-1)
+    first = ids.shape[1] - len(written) - len(end)
+    return -sum(float(logs[n - 1, ids[0, n]]) for n in range(first, ids.shape[1]))
+
+
+def test_an_explanation_is_what_a_plain_computation_of_each_shorter_prompt_gives(study: Study, writer: Writer) -> None:
+    target, _ = with_history(study)
+    question = ask(study, target=target)
+    prompt = writer.prompt(question)
+    text = question.real_text or ""
+    explanation = explain(writer, question, prompt, text, frozenset(), None)
+    base = plain_nll(writer, prompt.text, text)
+    assert explanation.nll == pytest.approx(base, abs=1e-3) and explanation.rounding < 1e-3
+    entries = [line for line in prompt.text.split("\n") if re.match(r"\d+\. \[", line)]
+    found = {(effect.part, effect.what): effect.nats for effect in explanation.effects}
+    assert len(entries) == prompt.n_history > 1
+    assert [what for part, what in found if part == "history"] == [WHOLE, *entries]
+    for entry in entries:
+        without = prompt.text.replace(f"{entry}\n", "", 1)
+        assert found["history", entry] == pytest.approx(plain_nll(writer, without, text) - base, abs=1e-3)
+    profile, history = "[USER_PROFILE]\n[USER_", "[HISTORY]\n"
+    start, end = prompt.text.index(history), prompt.text.index("[TASK]")
+    whole = plain_nll(writer, prompt.text[:start] + prompt.text[end:], text) - base
+    assert found["history", WHOLE] == pytest.approx(whole, abs=1e-3)
+    start = prompt.text.index(profile)
+    whole = plain_nll(writer, prompt.text[:start] + prompt.text[prompt.text.index(history) :], text) - base
+    assert found["profile", WHOLE] == pytest.approx(whole, abs=1e-3)
+    assert max(map(abs, found.values())) > 0.01
+
+
+def test_a_user_is_found_by_hash_and_by_name_and_the_nearest_are_named(study: Study, persona: Call) -> None:
+    target, user = with_history(study)
+    name = name_of(study, user)
+    item = targets(study).filter(pl.col("interaction_id") == target)["item_id"][0]
+    by_hash = persona("write", "--stage", "history", "--user", user, "--item", item, "--print-prompt")
+    assert persona("write", "--stage", "history", "--user", name, "--item", item, "--print-prompt") == by_hash
+    assert f"[USER_HASH={user}]" in by_hash
+    assert f"no user has this name or hash; the nearest names are {name} ({user})" in persona(
+        "write", "--user", f"{name}x", "--item", item
+    )
+    title = dict(read_table(study.table("items"), schemas.ITEMS, ["item_id", "title"]).iter_rows())[item]
+    assert f"no item has this id or title; the nearest are {title}" in persona(
+        "write", "--user", user, "--item", f"{title}x"
+    )
+    assert "hist: no such stage (did you mean history?); there are quick, history" in persona(
+        "write", "--stage", "hist", "--user", user
+    )
+    assert "say what the text is about: --item" in persona("write", "--user", user)
+    assert "12345: no text has this interaction_id; the nearest is " in persona("show", "--target", 12345)
+
+
+def test_without_names_in_the_data_only_the_hash_is_taken(study: Study) -> None:
+    _, user = with_history(study)
+    raw = study.description["raw"]
+    options = raw["options"] | {"pseudonymise": True}
+    hidden = Study(study.folder, study.description | {"raw": raw | {"options": options}})
+    with pytest.raises(PersonaError, match=r"names were left out of this data \(pseudonymise: true\); give the hash"):
+        ask(hidden, user=name_of(study, user), title="x")
+    assert ask(hidden, user=user, title="x").user_id == user
+
+
+def test_what_nobody_has_written_yet_is_asked_after_all_that_the_user_wrote(study: Study, writer: Writer) -> None:
+    _, user = with_history(study)
+    texts = read_table(study.table("interactions"), schemas.INTERACTIONS, users=user_range(user)).sort("position")
+    question = ask(study, user=user, title="长夜之后")
+    prompt = writer.prompt(question)
+    assert question.real_text is None and question.split is None
+    assert "\n长夜之后\n" in prompt.text
+    assert prompt.n_history + prompt.n_dropped == texts.height
+    last = prompt.text[: prompt.text.index("[TASK]")].rstrip().split("\n")[-1]
+    assert last.startswith(f"{texts.height}. [") and " ".join(texts["text"][-1].split())[:8] in last
+
+
+def test_a_user_who_is_not_in_the_data_comes_as_json_lines(study: Study, persona: Call, tmp_path: Path) -> None:
+    texts = [("画皮", "2012-01-05", 2, "看得很累"), ("风声", "2012-02-05", 5, "意外地好看")]
+    rows = [
+        {"user": "新人", "item": item, "day": day, "rating": stars, "text": text, "profile": {"name": "新人"}}
+        for item, day, stars, text in texts
+    ]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    prompt = persona("write", "--stage", "history", "--history", file, "--title", "长夜之后", "--print-prompt")
+    assert "[USER_NAME=新人]" in prompt
+    assert "1. [画皮] 2012-01-05 评分：2.0 影评：看得很累\n2. [风声] 2012-02-05 评分：5.0 影评：意外地好看\n" in prompt
+    without = persona(
+        "write",
+        "--stage",
+        "history",
+        "--history",
+        file,
+        "--title",
+        "长夜之后",
+        "--without",
+        "history",
+        "--print-prompt",
+    )
+    assert "[HISTORY]" not in without and "[USER_NAME=新人]" in without
+    file.write_text(json.dumps(rows[0] | {"day": "tomorrow"}) + "\n", encoding="utf-8")
+    assert "day is not YYYY-MM-DD (1)" in persona("write", "--history", file, "--title", "x")
+
+
+def test_the_command_prints_texts_stars_score_and_what_moved_it(study: Study, persona: Call) -> None:
+    target, user = with_history(study)
+    shown = persona("write", "--stage", "history", "--target", target, "--samples", 2, "--explain")
+    real = targets(study).filter(pl.col("interaction_id") == target)["text"][0]
+    for words in (
+        f"user {user}",
+        "greedy   ",
+        "sample 1 ",
+        "sample 2 ",
+        f"real      {real}",
+        "stars     ",
+        "history  all of it",
+    ):
+        assert words in shown
+    scored = persona("write", "--stage", "history", "--target", target, "--score", "还不错")
+    assert "scored    还不错" in scored and "greedy" not in scored
+    assert "--without: got likes, allowed are profile, history, context" in persona(
+        "write", "--target", target, "--without", "likes"
+    )
+
+
+def test_a_request_has_the_tokens_of_the_prompt(study: Study, persona: Call, writer: Writer) -> None:
+    target, _ = with_history(study)
+    request = json.loads(persona("write", "--stage", "history", "--target", target, "--print-request"))
+    assert request["prompt"] == writer.prompt(ask(study, target=target)).ids
+    assert request["stop_token_ids"] == [writer.end] and request["model"] == "history"
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    study: Study, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "NEEDED", 1e9)  # as if the model were so many times as large
+    target, _ = with_history(study)
+    with pytest.raises(
+        PersonaError, match=r"stage history needs about [\d,.]+ TB and this machine has .* GPUs of 80 GB"
+    ):
+        writer.drafts(writer.prompt(ask(study, target=target)), 1)
+
+
+def test_a_user_is_shown_with_texts_samples_and_scores(study: Study, persona: Call) -> None:
+    # One who has impostors.
+    target, user = targets(study).drop_nulls("block").select("interaction_id", "user_id").row(0)
+    shown = persona("show", "--user", user)
+    texts = read_table(study.table("interactions"), schemas.INTERACTIONS, users=user_range(user))
+    assert f"user {user}, {texts.height} texts" in shown
+    for interaction in texts["interaction_id"]:
+        assert str(interaction) in shown
+    assert re.search(rf"{target} +history +\d\.\d{{3}} +[+-]\d\.\d{{3}} +\d+ of \d+", shown)
+
+
+def test_a_text_is_followed_from_its_raw_row_to_its_score(study: Study, persona: Call) -> None:
+    target, user = with_history(study)
+    row = targets(study).filter(pl.col("interaction_id") == target).row(0, named=True)
+    shown = persona("show", "--target", target)
+    raw = Path(study.description["raw"]["path"]).read_text(encoding="utf-8")
+    assert shown.split("\n")[1] in raw and name_of(study, user) in shown.split("\n")[1]
+    score = read_table(study.stage("history").evaluated() / "scores.parquet", schemas.SCORES)
+    nll = score.filter(pl.col("interaction_id") == target).row(0, named=True)
+    assert f"split test; target of test\n{row['text']}" in shown
+    for words in ("--- stage quick ---", "--- stage all_data ---", "[HISTORY]"):
+        assert words in shown
+    assert f"NLL a character {nll['nll'] / nll['n_characters']:.3f}" in shown
