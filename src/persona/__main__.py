@@ -29,6 +29,8 @@ def main() -> None:
         COMMANDS[args.command].run(args)
     except PersonaError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         sys.exit(f"error: {explain_missing_package(error)}")
 

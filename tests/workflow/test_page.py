@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,14 +33,22 @@ def address(finished: Path) -> Iterator[str]:
     """The address that `python -m persona page` prints; the process ends with the tests."""
     command = [sys.executable, "-m", "persona", "page", "--port", "0"]
     with subprocess.Popen(
-        command, cwd=finished, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=finished,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests that were started in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout
         line = process.stdout.readline()
         found = re.match(r"(http://127\.0\.0\.1:\d+/) shows results/dmsc; Ctrl-C ends it", line)
         assert found, line
         yield found[1]
-        process.kill()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130 and process.stdout.read() == ""
 
 
 @pytest.fixture

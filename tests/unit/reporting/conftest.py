@@ -84,7 +84,7 @@ def make_stage(targets: pl.DataFrame, name: str, gap: float, sample: str) -> Sta
         metrics=metrics, untrained=Untrained(metrics, rows, written),
         seeds=[rows], scores=rows, generations=written, prompts=prompts,
         manifest={
-            "counts": {"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "seconds": 9.5,
+            "counts": {"train_samples": int(100 * gap) + 50, "tokens": 5, "epoch": 1, "global_step": 3, "seconds": 9.5,
                        "loading_seconds": 4.0},
             "parameters": {"learning_rate": 1e-3, "samples_per_step": 32, "max_epochs": 4, "lora": None},
             "versions": {"torch": "2.13.0"}, "hardware": "1 x A Card", "finished": "2026-11-26T05:00:00+00:00",
