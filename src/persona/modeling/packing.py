@@ -5,7 +5,7 @@ Position ids start at 0 in every sample, wherever it is in the row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from torch.nn import functional
 
 from persona.modeling.prefix_tree import Layout, PrefixOrder, lay_out
 from persona.tables import schemas
-from persona.tables.parquet import read_table
+from persona.tables.parquet import read_parts, read_table
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+ROWS_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,60 @@ class TokenTable:
     def completion_lengths(self) -> Int64Array:
         """Tokens of each sample that have a loss, including the end token."""
         return self.lengths - self.prompt_lengths
+
+
+@dataclass(frozen=True)
+class PartOfTokens(TokenTable):
+    """A tokens file of which the ids of some samples were read, and the lengths of all.
+
+    Attributes:
+        ids, starts: of the samples that were read.
+        samples: their indices in the file, sorted.
+        all_lengths: tokens of each sample of the file.
+    """
+
+    samples: Int64Array
+    all_lengths: Int64Array
+
+    @classmethod
+    def read_some(cls, path: Path, choose: Callable[[Int64Array], Int64Array]) -> PartOfTokens:
+        """Read a tokens file in parts, so that no more is in memory than the chosen samples and one part.
+
+        Args:
+            choose: from the index of each sample's user to the samples that are read.
+        """
+        columns = ["user_id", "prompt_length", "input_ids"]
+        known = pl.concat(
+            part.with_columns(pl.col("input_ids").list.len().cast(pl.Int64))
+            for part in read_parts(path, schemas.TOKENS, ROWS_AT_ONCE, columns=columns)
+        )
+        users = known["user_id"].rank("dense").to_numpy().astype(np.int64) - 1
+        samples, lengths = np.unique(choose(users)), known["input_ids"].to_numpy()
+        starts = np.concatenate([[0], np.cumsum(lengths[samples])])
+        ids = np.empty(starts[-1], dtype=np.int32)
+        first = done = 0
+        for part in read_parts(path, schemas.TOKENS, ROWS_AT_ONCE, columns=["input_ids"]):
+            end = int(np.searchsorted(samples, first + part.height))
+            chosen = part["input_ids"].gather(samples[done:end] - first)
+            ids[starts[done] : starts[end]] = chosen.explode(empty_as_null=False).to_numpy()
+            first, done = first + part.height, end
+        return cls(ids, starts, known["prompt_length"].to_numpy(), users, samples, lengths)
+
+    def __getitem__(self, sample: int) -> Int32Array:
+        """The tokens of a sample that was read.
+
+        Raises:
+            KeyError: it was not.
+        """
+        n = int(np.searchsorted(self.samples, sample))
+        if n == len(self.samples) or self.samples[n] != sample:
+            raise KeyError(sample)
+        return self.ids[self.starts[n] : self.starts[n + 1]]
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Tokens of each sample of the file."""
+        return self.all_lengths
 
 
 @dataclass(frozen=True)

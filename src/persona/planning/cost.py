@@ -25,7 +25,8 @@ from persona.training.settings import Lora, Schedule
 GIB = 2**30
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # how configurations name their number
 FORWARD = 1 / 3  # share of the forward pass in forward and backward
-COUNTED_STEPS = 1000  # steps of the first epoch on which micro-steps and computed tokens are counted
+COUNTED_STEPS = 1000  # steps of the first epoch on which micro-steps and computed tokens are counted,
+COUNTED_LARGER_STEPS = 50  # and of epochs with larger steps
 
 
 @dataclass(frozen=True)
@@ -352,21 +353,41 @@ def larger_steps(
 ) -> dict[int, float]:
     """Hours of an epoch's steps with 2, 4 and 8 times as many samples in a step, where the epoch has as many."""
     hours = {}
-    for factor in (2, 4, 8):
-        samples = factor * schedule.samples_per_step
-        if samples <= len(table):
-            epoch = Epoch.of(table, schedule.model_copy(update={"samples_per_step": samples}), launch.processes, 50)
-            work = flops(size, epoch.work, recompute) / epoch.counted
-            step = step_seconds(size, launch, hardware, work, epoch.micro_steps)
-            hours[samples] = step.total * epoch.steps / 3600
+    for samples, larger in larger_schedules(schedule, len(table)).items():
+        epoch = Epoch.of(table, larger, launch.processes, COUNTED_LARGER_STEPS)
+        work = flops(size, epoch.work, recompute) / epoch.counted
+        step = step_seconds(size, launch, hardware, work, epoch.micro_steps)
+        hours[samples] = step.total * epoch.steps / 3600
     return hours
+
+
+def larger_schedules(schedule: Schedule, n_samples: int) -> dict[int, Schedule]:
+    """The schedules of `larger_steps`, by samples of a step."""
+    sizes = [factor * schedule.samples_per_step for factor in (2, 4, 8)]
+    return {size: schedule.model_copy(update={"samples_per_step": size}) for size in sizes if size <= n_samples}
+
+
+def by_user(schedule: Schedule) -> Schedule:
+    """The schedule with all samples of a user in one step."""
+    return schedule.model_copy(update={"batch_by": "user"})
+
+
+def counted_samples(users: np.ndarray, schedule: Schedule) -> np.ndarray:
+    """The samples whose tokens the plan of a stage looks at.
+
+    Args:
+        users: index of the user of each sample.
+    """
+    asked = [(schedule, COUNTED_STEPS), (by_user(schedule), COUNTED_STEPS)]
+    asked += [(larger, COUNTED_LARGER_STEPS) for larger in larger_schedules(schedule, len(users)).values()]
+    return np.concatenate([step for each, count in asked for step in step_targets(users, each, epoch=0)[:count]])
 
 
 def computed_tokens_by_user(epoch: Epoch, table: TokenTable, schedule: Schedule, processes: int) -> int:
     """Tokens that the first epoch would compute with `batch_by: user`."""
     if schedule.batch_by == "user":
         return epoch.computed_tokens
-    return Epoch.of(table, schedule.model_copy(update={"batch_by": "user"}), processes).computed_tokens
+    return Epoch.of(table, by_user(schedule), processes).computed_tokens
 
 
 def nearest_that_fits(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from persona.modeling.packing import TokenTable
+from persona.modeling.packing import PartOfTokens, TokenTable
 from persona.planning.cost import (
     Epoch,
     Launch,
     computed_tokens_by_user,
+    counted_samples,
     flops,
     larger_steps,
     memory,
@@ -36,7 +37,9 @@ def plan_stage(stage: PlannedStage, hardware: Hardware | None) -> dict[str, Any]
         plan = plan_stage(stage, Hardware())
         return {name: plan[name] for name in COUNTED}
     schedule, processes = stage.schedule, stage.processes
-    table, val = TokenTable.read(Path(stage.tokens)), TokenTable.read(Path(stage.val_tokens))
+    # Of the training samples only those of the counted steps: all of them may be larger than the memory.
+    table = PartOfTokens.read_some(Path(stage.tokens), lambda users: counted_samples(users, schedule))
+    val = TokenTable.read(Path(stage.val_tokens))
     size = model_size(stage.model, stage.optimization.lora)
     launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight)
     recompute = stage.optimization.gradient_checkpointing

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona.modeling.packing import TokenTable, pack_row, plan_rows, tokens_to_compute
+from persona.modeling.packing import PartOfTokens, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.modeling.prefix_tree import common_prefix
+from persona.tables import schemas
+from persona.tables.parquet import write_table
 from tests.unit.modeling.samples import SAMPLES, Samples, shared_rows, table_of
 
 
@@ -69,3 +74,30 @@ def test_sharing_takes_no_more_micro_steps_than_packing(lengths: list[int], n_ra
     assert len(shared[0]) <= len(packed[0])
     computed = [sum(tokens_to_compute(table, rows) for rows in planned) for planned in (shared, packed)]
     assert computed[0] <= computed[1]
+
+
+def test_a_part_of_a_file_has_the_chosen_samples_and_all_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "interaction_id": n, "user_id": f"{n // 3:016x}", "input_ids": rng.integers(1, 99, 3 + n % 17).tolist(),
+            "prompt_length": 2, "text_start": 2, "n_history_dropped": 0, "n_context_dropped": 0,
+            "is_cut_for_completion": False,
+        }
+        for n in range(9_000)
+    ]  # fmt: skip
+    path = tmp_path / "tokens.parquet"
+    write_table(pl.DataFrame(rows, schema=schemas.TOKENS.columns), path, schemas.TOKENS)
+    monkeypatch.setattr("persona.modeling.packing.ROWS_AT_ONCE", 1_000)
+    whole = TokenTable.read(path)
+    chosen = np.array([8_999, 0, 4_096, 5_000, 4_096])
+    part = PartOfTokens.read_some(path, lambda users: chosen[users[chosen] >= 0])
+    assert len(part) == len(whole) and (part.users == whole.users).all()
+    assert (part.lengths == whole.lengths).all() and (part.completion_lengths == whole.completion_lengths).all()
+    for sample in chosen:
+        assert (part[sample] == whole[sample]).all()
+    assert len(part.ids) == whole.lengths[np.unique(chosen)].sum()
+    with pytest.raises(KeyError):
+        part[1]

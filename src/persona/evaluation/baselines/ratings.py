@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 
 from persona.evaluation.metrics.intervals import Floats
 from persona.evaluation.targets import READ_BY_BASELINES, past_of_cohorts
-from persona.history import earlier_reviews
+from persona.history import earlier_reviews, n_earlier
 from persona.seeded_hash import id_priority
 from persona.tables.splits import reviews_in
 
@@ -21,7 +21,7 @@ RANKS = (2, 4, 8)
 PENALTIES = (1.0, 3.0, 10.0, 30.0)
 ALS_ROUNDS = 10
 RIDGE_ALPHAS = (1.0, 10.0, 100.0)
-RIDGE_TARGETS = 50_000
+RIDGE_TARGETS, RIDGE_TEXTS = 50_000, 2_000_000
 SEED = 0
 
 
@@ -146,7 +146,10 @@ def _solve(seen: sparse.csr_matrix, rated: sparse.csr_matrix, factors: Floats, k
 
 def tfidf_ridge(data: RatingData, mean: float, biases: Floats) -> list[Floats]:
     """Ridge regression of (star - item mean) on character TF-IDF of the history, one prediction per penalty."""
-    subset = data.train.sort(id_priority(data.train["interaction_id"], SEED)).head(RIDGE_TARGETS)
+    # No more than so many texts of histories are in memory.
+    read = data.train.select(pl.min_horizontal(n_earlier(), pl.lit(READ_BY_BASELINES)).cast(pl.Int64)).to_series()
+    drawn = data.train.with_columns(read=read).sort(id_priority(data.train["interaction_id"], SEED))
+    subset = drawn.filter(pl.col("read").cum_sum() <= RIDGE_TEXTS).drop("read").head(RIDGE_TARGETS)
     # The history of a training review is of the training split as well.
     documents = _joined_texts(earlier_reviews(subset, data.train, READ_BY_BASELINES))
     if not documents.height:
