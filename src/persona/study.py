@@ -21,17 +21,16 @@ class Stage:
     """One stage: where its files are and what its prompts are made of.
 
     Attributes:
-        study: the results folder of the data set.
+        folder: the results folder of the data set.
         runs: the recipe, and further seeds of it: `full`, `full_seed43`.
         base_model: the folder or hub id that the training started from.
         is_tiny: whether the base model is one that the workflow made.
         spec: what its prompts are made of.
         fit: how its prompts are made to fit the model.
-        max_tokens: of a packed row.
     """
 
     name: str
-    study: Path
+    folder: Path
     sample: str
     ablation: str
     recipe: str
@@ -42,19 +41,16 @@ class Stage:
     prompt_style: str
     spec: PromptSpec
     fit: FitSettings
-    max_tokens: int
-    gpus: int
     metrics: Path
     shows_user: bool
-    shows_context: bool
 
     def trained(self, run: str | None = None) -> Path:
         """The folder of a training: `model/`, `manifest.json`, `train_log.jsonl`; by default of the first seed."""
-        return self.study / "models" / self.sample / self.ablation / (run or self.recipe)
+        return self.folder / "models" / self.sample / self.ablation / (run or self.recipe)
 
     def evaluated(self, run: str | None = None) -> Path:
         """The folder of an evaluation: `scores.parquet`, `generations.parquet`."""
-        return self.study / "evaluation" / self.sample / self.ablation / (run or self.recipe)
+        return self.folder / "evaluation" / self.sample / self.ablation / (run or self.recipe)
 
     @property
     def model(self) -> Path:
@@ -70,11 +66,11 @@ class Stage:
 
     def tokens(self, sample: str) -> Path:
         """The tokens of a sample's prompts."""
-        return self.study / "tokens" / sample / self.ablation / f"{self.model_name}.parquet"
+        return self.folder / "tokens" / sample / self.ablation / f"{self.model_name}.parquet"
 
     def prompts(self, sample: str) -> Path:
         """A sample's prompts."""
-        return self.study / "prompts" / sample / f"{self.ablation}.parquet"
+        return self.folder / "prompts" / sample / f"{self.ablation}.parquet"
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class Study:
             **known
             | {
                 "name": name,
-                "study": self.folder,
+                "folder": self.folder,
                 "spec": PromptSpec.load(style, settings["prompt"]),
                 "fit": FitSettings.model_validate(settings["fit"]),
                 "metrics": self.folder / settings["metrics"],

@@ -25,10 +25,7 @@ def stage(ablation: str, **changes: Any) -> dict[str, Any]:
         "prompt_style": "detailed",
         "prompt": {"parts": parts, "task": "预测用户会写的影评", "cue": "影评：", "max_history_characters": None},
         "shows_user": True,
-        "shows_context": False,
         "fit": {"max_length": 256},
-        "max_tokens": 1024,
-        "gpus": 0,
         "metrics": f"evaluation/two/{ablation}/tiny/metrics.json",
         **changes,
     }

@@ -160,11 +160,7 @@ def described_stages():
             "prompt_style": ablation.prompt_style,
             "prompt": prompt_settings(ablation),
             "shows_user": shows_user(stage.ablation),
-            "shows_context": shows_context(stage.ablation),
             "fit": model.model_dump(include=set(FitSettings.model_fields)),
-            "cpu_dtype": recipe.cpu_dtype,
-            "max_tokens": recipe.max_tokens_per_gpu,
-            "gpus": recipe.gpus,
             "metrics": measured(stage).removeprefix(below),
         }
     styles = sorted({stage["prompt_style"] for stage in stages.values()})

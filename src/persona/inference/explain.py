@@ -58,7 +58,7 @@ def explain(
         without: the parts that the prompt is asked without.
         rating: as for `Writer.score`.
     """
-    changed = _changed(writer, question, prompt, without)
+    changed = shorter_prompts(writer, question, prompt, without)
     prompts = [prompt.ids, *(writer.framed(text) for _, _, text in changed)]
     nll, *others = (score.nll for score in writer.score(prompts, text, rating))
     effects = [Effect(part, what, other - nll) for (part, what, _), other in zip(changed, others, strict=True)]
@@ -66,7 +66,9 @@ def explain(
     return Explanation(text, nll, effects, abs(alone - nll))
 
 
-def _changed(writer: Writer, question: Question, prompt: Prompt, without: frozenset[str]) -> list[tuple[str, str, str]]:
+def shorter_prompts(
+    writer: Writer, question: Question, prompt: Prompt, without: frozenset[str]
+) -> list[tuple[str, str, str]]:
     """Part, what is left out, and the prompt without it."""
     shown = [part for part in PARTS if getattr(writer.stage.spec.parts, part) and part not in without]
     whole = [(part, WHOLE, _trimmed_alike(writer, question, prompt, without | {part})) for part in shown]

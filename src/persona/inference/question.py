@@ -207,6 +207,6 @@ def render_question(question: Question, stage: Stage, without: frozenset[str]) -
                 f"stage {stage.name} shows the history of another user, who is chosen for texts of the data alone; "
                 "choose another stage, or --without history"
             )
-        matched = other_users(stage.study / "interactions.parquet", stage.study / "split.parquet", spec)
+        matched = other_users(stage.folder / "interactions.parquet", stage.folder / "split.parquet", spec)
         others = matched.histories_of(question.target) if matched else None
     return render(question.target, question.reviews, question.users, question.items, spec, others)

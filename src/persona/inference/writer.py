@@ -30,6 +30,10 @@ from persona.tokenization.chat import chat_frame, encode, frame_ids
 from persona.tokenization.tokenize import tokenize, trimmed_prompt
 
 
+# In a longer row more prompts share what they have in common. No gradients are kept, so it takes little memory.
+ROW_TOKENS = 16_384
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt as the model reads it.
@@ -213,7 +217,7 @@ class Writer:
 
     def _nll(self, prompts: list[Ids], completions: list[Ids], asked: list[tuple[int, int]], given: int = 0) -> Floats:
         pairs = Pairs(prompts, completions, np.array(asked), [given] * len(completions))
-        return score_pairs(self.model, pairs, self.stage.max_tokens, ResumableWork(None, {}), self.stage.name)
+        return score_pairs(self.model, pairs, ROW_TOKENS, ResumableWork(None, {}), self.stage.name)
 
     def framed(self, prompt: str) -> list[int]:
         """The tokens of a prompt as a whole, with those of the chat template around it."""
