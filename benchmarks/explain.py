@@ -2,9 +2,9 @@
 
     python -m benchmarks.explain results/chameleons --stage full    # a results folder with a trained stage
 
-Of the test targets those with the most earlier texts are explained: each profile field and each history entry is left
-out in turn. The last line is one JSON object: seconds of both ways (the least of three rounds), their ratio, the prompts
-of a target, and the largest difference between the two ways in nats.
+Of the test targets those with the most earlier texts are explained: each profile field and each history entry is
+left out in turn. The last line is one JSON object: seconds of both ways (the least of three rounds), their ratio, the
+prompts of a target, and the largest difference between the two ways in nats.
 """
 
 from __future__ import annotations

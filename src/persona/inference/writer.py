@@ -29,7 +29,6 @@ from persona.tables.parquet import read_table
 from persona.tokenization.chat import chat_frame, encode, frame_ids
 from persona.tokenization.tokenize import tokenize, trimmed_prompt
 
-
 # In a longer row more prompts share what they have in common. No gradients are kept, so it takes little memory.
 ROW_TOKENS = 16_384
 
