@@ -61,7 +61,7 @@ def train(
     Every rank of the process group calls it; without a process group it trains in this process only.
 
     Args:
-        factors: names for the W&B run, which `WANDB_RUN_NAME` may use.
+        factors: names for the run in experiment trackers, which `tracking.run_name` may use.
         stop: the signals on which the training saves and stops; by default none.
 
     Raises:
