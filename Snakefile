@@ -29,9 +29,8 @@ include: "workflow/rules/checks.smk"
 rule train_all:
     default_target: True
     input:
-        [trained(stage) for stage in CONFIG.stages.values()],
+        [[*trained(stage), described(stage)] for stage in CONFIG.stages.values()],
         f"{RESULTS}/audit/cohorts.json",
-        f"{RESULTS}/stages.json",
 
 
 # One stage by its name: train_quick, train_history, ...
@@ -42,7 +41,7 @@ for name, stage in CONFIG.stages.items():
             f"train_{name}"
         input:
             trained(stage),
-            f"{RESULTS}/stages.json",
+            described(stage),
 
 
 rule prepare_all:
@@ -65,10 +64,9 @@ rule evaluate_all:
         [
             path
             for stage in CONFIG.stages.values()
-            for path in [*evaluated(stage), measured(stage)]
+            for path in [*evaluated(stage), measured(stage), described(stage)]
         ],
         f"{RESULTS}/audit/cohorts.json",
-        f"{RESULTS}/stages.json",
 
 
 # Only now all rules are known.

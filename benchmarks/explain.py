@@ -18,7 +18,7 @@ import polars as pl
 
 from persona.inference.explain import explain, shorter_prompts
 from persona.inference.question import ask
-from persona.inference.writer import Writer, one_process
+from persona.inference.writer import Completion, Writer, one_process
 from persona.study import Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
@@ -43,15 +43,15 @@ def main() -> None:
             [prompt.ids, *(writer.framed(text) for _, _, text in shorter_prompts(writer, question, prompt, NOTHING))]
             for question, prompt in asked
         ]
-        writer.score([asked[0][1].ids], "warm up", 3.0)
+        writer.score([asked[0][1].ids], Completion("warm up"))
         tree, single, difference = float("inf"), float("inf"), 0.0
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            explained = [explain(writer, q, prompt, q.real_text or "", NOTHING, 3.0) for q, prompt in asked]
+            explained = [explain(writer, q, prompt, Completion(q.real_text or ""), NOTHING) for q, prompt in asked]
             tree = min(tree, time.perf_counter() - start)
             start = time.perf_counter()
             alone = [
-                [writer.score([ids], question.real_text or "", 3.0)[0].nll for ids in of_target]
+                [writer.score([ids], Completion(question.real_text or ""))[0].nll for ids in of_target]
                 for (question, _), of_target in zip(asked, prompts, strict=True)
             ]
             single = min(single, time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""The stages of a results folder, as the workflow described them in its `stages.json`."""
+"""The trained stages of a results folder, as the workflow described each beside its model."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from persona.errors import PersonaError
 from persona.prompts import PromptSpec, parse_style
 from persona.tokenization.settings import FitSettings
 
-DESCRIPTION = "stages.json"
+DESCRIPTION = "stage.json"
+BELOW = f"models/*/*/*/{DESCRIPTION}"  # of a data set's folder
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: where its files are and what its prompts are made of.
+    """One trained stage: where its files are and how it was trained to be asked.
 
     Attributes:
+        number: its place in the configuration.
         folder: the results folder of the data set.
         runs: the recipe, and further seeds of it: `full`, `full_seed43`.
         base_model: the folder or hub id that the training started from.
         is_tiny: whether the base model is one that the workflow made.
         spec: what its prompts are made of.
+        cues: the last line of its prompts, and the one that asks for the stars instead.
         fit: how its prompts are made to fit the model.
+        generation: of `GenerationSettings`.
+        data: the raw data, the split and the cohorts.
     """
 
     name: str
+    number: int
     folder: Path
     sample: str
     ablation: str
@@ -40,9 +46,12 @@ class Stage:
     model_name: str
     prompt_style: str
     spec: PromptSpec
+    cues: tuple[str, str | None]
     fit: FitSettings
+    generation: dict[str, Any]
     metrics: Path
     shows_user: bool
+    data: dict[str, Any]
 
     def trained(self, run: str | None = None) -> Path:
         """The folder of a training: `model/`, `manifest.json`, `train_log.jsonl`; by default of the first seed."""
@@ -57,12 +66,18 @@ class Stage:
         """The trained model.
 
         Raises:
-            PersonaError: it was not trained yet.
+            PersonaError: it is not there any more.
         """
         folder = self.trained() / "model"
-        if not folder.is_dir():
-            raise PersonaError(f"{folder}: there is no such model yet; train it: snakemake train_{self.name}")
+        if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+            raise PersonaError(f"{folder}: the model is not there; make it again: snakemake train_{self.name}")
         return folder
+
+    @property
+    def starts_from_hub(self) -> bool:
+        """Whether the training read its base model from the hub. Of a folder the manifest has a digest."""
+        manifest = json.loads((self.trained() / "manifest.json").read_text(encoding="utf-8"))
+        return len(str(manifest["parameters"]["base_model"])) < 64
 
     def tokens(self, sample: str) -> Path:
         """The tokens of a sample's prompts."""
@@ -73,92 +88,97 @@ class Stage:
         return self.folder / "prompts" / sample / f"{self.ablation}.parquet"
 
 
+def described_stage(file: Path) -> Stage:
+    """Read the description of a stage.
+
+    Raises:
+        PersonaError: it is damaged.
+    """
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        known = {key: value for key, value in settings.items() if key in Stage.__dataclass_fields__}
+        # DATASET/models/SAMPLE/ABLATION/RECIPE/stage.json
+        folder = file.parents[4]
+        return Stage(
+            **known
+            | {
+                "folder": folder,
+                "spec": PromptSpec.load(parse_style(settings["style"], file), settings["prompt"]),
+                "cues": tuple(settings["cues"]),
+                "fit": FitSettings.model_validate(settings["fit"]),
+                "metrics": folder / settings["metrics"],
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PersonaError(
+            f"{file}: cannot be read ({type(error).__name__}); delete it and run snakemake again"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Study:
-    """A results folder of one data set, such as `results/dmsc`, and what the workflow wrote of its stages."""
+    """A results folder of one data set, such as `results/dmsc`, and its trained stages."""
 
     folder: Path
-    description: dict[str, Any]
+    stages: dict[str, Stage]
 
     @classmethod
     def load(cls, folder: Path | None) -> Study:
-        """Read the description of a results folder; by default of the only one below `results`.
+        """Read the stages of a results folder; by default of the only one below `results`.
+
+        Of two trainings that were a stage of the same name, the one that was described last counts.
 
         Raises:
             PersonaError: there is none, or there are several to choose from.
         """
         if folder is None:
-            found = sorted(Path("results").glob(f"**/{DESCRIPTION}")) if Path("results").is_dir() else []
+            found = _folders(Path("results"))
             if len(found) != 1:
-                several = ", ".join(str(file.parent) for file in found)
+                several = ", ".join(map(str, found))
                 raise PersonaError(
                     f"there are several results folders; choose one with --results: {several}"
                     if found
-                    else "results: no results folder found here; give one with --results, such as results/dmsc"
+                    else "results: no trained stage found here; give the folder of a data set with --results, such as "
+                    "results/dmsc, or train: snakemake train_all"
                 )
-            folder = found[0].parent
-        file = folder / DESCRIPTION
-        if not file.is_file():
-            below = [path.parent for path in sorted(folder.glob(f"**/{DESCRIPTION}"))]
-            hint = (
-                f"; did you mean {below[0]}?"
-                if below
-                else "; make it: snakemake describe_stages, with your --configfile"
-            )
-            raise PersonaError(f"{file}: no such file{hint}")
-        return cls(folder, json.loads(file.read_text(encoding="utf-8")))
-
-    @cached_property
-    def stages(self) -> dict[str, Stage]:
-        """The stages by name, in the order of the configuration."""
-        return {name: self._stage(name, settings) for name, settings in self.description["stages"].items()}
+            folder = found[0]
+        files = sorted(folder.glob(BELOW), key=lambda file: file.stat().st_mtime)
+        if not files:
+            below = _folders(folder)
+            hint = f"; did you mean {below[0]}?" if below else "; train one: snakemake train_all"
+            raise PersonaError(f"{folder}: has no trained stage{hint}")
+        stages = {stage.name: stage for stage in map(described_stage, files)}
+        return cls(folder, dict(sorted(stages.items(), key=lambda item: item[1].number)))
 
     def stage(self, name: str | None) -> Stage:
-        """A stage by its name; by default the last one that was trained.
+        """A stage by its name; by default the last one of the configuration.
 
         Raises:
-            PersonaError: there is no such stage, or none was trained.
+            PersonaError: there is no such stage.
         """
-        if name in self.stages:
-            return self.stages[name]
-        if name is not None:
+        if name is None:
+            return list(self.stages.values())[-1]
+        if name not in self.stages:
             nearest = get_close_matches(name, self.stages, n=1)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise PersonaError(f"{name}: no such stage{hint}; there are {', '.join(self.stages)}")
-        trained = self.trained_stages()
-        if not trained:
-            raise PersonaError(f"{self.folder}: no stage was trained yet; train one: snakemake train_all")
-        return trained[-1]
-
-    def trained_stages(self) -> list[Stage]:
-        """The stages whose model is there."""
-        return [stage for stage in self.stages.values() if (stage.trained() / "model").is_dir()]
+            raise PersonaError(f"{name}: no such stage was trained{hint}; there are {', '.join(self.stages)}")
+        return self.stages[name]
 
     def table(self, name: str) -> Path:
         """The path of a table of the data set, such as `users`."""
         return self.folder / f"{name}.parquet"
 
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The raw data, the split and the cohorts."""
+        return self.stage(None).data
+
     @property
-    def pseudonymised(self) -> bool:
+    def is_pseudonymised(self) -> bool:
         """Whether names were left out of the data."""
-        return bool(self.description["raw"]["options"]["pseudonymise"])
+        return bool(self.data["options"]["pseudonymise"])
 
-    @property
-    def cues(self) -> tuple[str, str | None]:
-        """The last line of the prompts, and the one that asks for the stars instead."""
-        cue, rating_cue = self.description["cues"]
-        return cue, rating_cue
 
-    def _stage(self, name: str, settings: dict[str, Any]) -> Stage:
-        style = parse_style(self.description["styles"][settings["prompt_style"]], self.folder / DESCRIPTION)
-        known = {key: value for key, value in settings.items() if key in Stage.__dataclass_fields__}
-        return Stage(
-            **known
-            | {
-                "name": name,
-                "folder": self.folder,
-                "spec": PromptSpec.load(style, settings["prompt"]),
-                "fit": FitSettings.model_validate(settings["fit"]),
-                "metrics": self.folder / settings["metrics"],
-            }
-        )
+def _folders(below: Path) -> list[Path]:
+    """The data sets' folders with trained stages."""
+    return sorted({file.parents[4] for file in below.glob(f"**/{BELOW}")}) if below.is_dir() else []

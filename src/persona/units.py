@@ -12,6 +12,12 @@ def human_size(size: float) -> str:
     return f"{size:,.1f} TB"
 
 
+def shorten(text: str, width: int) -> str:
+    """A text on one line, of at most so many characters; what is cut off is an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
 def clock(seconds: float) -> str:
     """Format seconds as `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)

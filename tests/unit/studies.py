@@ -18,11 +18,25 @@ def stage(ablation: str, **changes: Any) -> dict[str, Any]:
         "sample": "two",
         "ablation": ablation,
         "recipe": "tiny",
+        "number": 0,
         "runs": ["tiny"],
         "base_model": "maker/small@main",
         "is_tiny": False,
         "model_name": "small",
         "prompt_style": "detailed",
+        "style": read_yaml(ROOT / "config" / "prompts" / "detailed.yaml"),
+        "cues": ["影评：", None],
+        "generation": {},
+        "data": {
+            "name": "dmsc",
+            "path": "raw.csv",
+            "format": "dmsc_csv",
+            "options": {"pseudonymise": False},
+            "is_synthetic": False,
+            "min_reviews_per_user": 1,
+            "split": {"seed": 42},
+            "cohorts": {"test": {"max_users": None}},
+        },
         "prompt": {"parts": parts, "task": "预测用户会写的影评", "cue": "影评：", "max_history_characters": None},
         "shows_user": True,
         "fit": {"max_length": 256},
@@ -31,17 +45,21 @@ def stage(ablation: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def write_study(folder: Path, stages: dict[str, dict[str, Any]], **settings: Any) -> Study:
-    description = {
-        "dataset": "dmsc",
-        "raw": {"path": "raw.csv", "format": "dmsc_csv", "options": {"pseudonymise": False}},
-        "cues": ["影评：", None],
-        "synthetic": False,
-        "settings": {"split": {"seed": 42}, "cohorts": {"test": {"max_users": None}}, **settings},
-        "generation": {},
-        "styles": {"detailed": read_yaml(ROOT / "config" / "prompts" / "detailed.yaml")},
-        "stages": stages,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "stages.json").write_text(json.dumps(description), encoding="utf-8")
+def write_study(folder: Path, stages: dict[str, dict[str, Any]], **data: Any) -> Study:
+    """Describe stages that were trained; their models are not there. `data` changes what is said of the data."""
+    for number, (name, settings) in enumerate(stages.items()):
+        place = folder / "models" / settings["sample"] / settings["ablation"] / settings["recipe"]
+        place.mkdir(parents=True, exist_ok=True)
+        described = settings | {"name": name, "number": number, "data": settings["data"] | data}
+        (place / "stage.json").write_text(json.dumps(described), encoding="utf-8")
+        # Of a base model of the hub the manifest has the commit.
+        (place / "manifest.json").write_text(json.dumps({"parameters": {"base_model": "c" * 40}}), encoding="utf-8")
     return Study.load(folder)
+
+
+def write_model(study: Study, name: str) -> Path:
+    """A folder that looks like the model of a stage."""
+    folder = study.stages[name].trained() / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    return folder

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from persona.modeling.packing import TokenTable
+from persona.modeling.packing import PartOfTokens, TokenTable
+from persona.planning import cost
 from persona.planning.cost import (
     GIB,
+    Epoch,
     Launch,
     ModelSize,
     Work,
+    computed_tokens_by_user,
+    counted_samples,
     flops,
+    larger_steps,
     memory,
     model_size,
     nearest_that_fits,
@@ -25,6 +32,8 @@ from persona.planning.cost import (
     validation_seconds,
 )
 from persona.planning.settings import Hardware
+from persona.tables import schemas
+from persona.tables.parquet import write_table
 from persona.training.settings import Lora, Schedule
 from tests.gpu.real_model import real_config
 
@@ -110,6 +119,37 @@ def test_gathered_experts_stay_where_activations_are_not_recomputed(size: ModelS
     assert kept == pytest.approx(48 * 128 * 3 * 2048 * 768 * 2 / GIB, rel=0.05)
     whole = replace(launch, zero_stage=2)
     assert memory(size, whole, 1024, recompute=False).gathered == memory(size, whole, 1024, recompute=True).gathered
+
+
+@pytest.mark.parametrize("batch_by", ["sample", "user"])
+def test_a_plan_counts_the_same_where_only_the_tokens_of_the_counted_steps_are_read(
+    size: ModelSize, batch_by: Literal["sample", "user"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "COUNTED_STEPS", 3)
+    monkeypatch.setattr(cost, "COUNTED_LARGER_STEPS", 2)
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "interaction_id": n, "user_id": f"{n // 4:016x}", "prompt_length": 5, "text_start": 5,
+            "input_ids": [n // 4, *rng.integers(1, 99, 8 + n % 30).tolist()], "n_history_dropped": 0,
+            "n_context_dropped": 0, "is_cut_for_completion": False,
+        }
+        for n in range(400)
+    ]  # fmt: skip
+    path = tmp_path / "tokens.parquet"
+    write_table(pl.DataFrame(rows, schema=schemas.TOKENS.columns), path, schemas.TOKENS)
+    schedule = Schedule(samples_per_step=8, max_tokens_per_gpu=256, batch_by=batch_by)
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=2, bytes_per_weight=2)
+    part = PartOfTokens.read_some(path, lambda users: counted_samples(users, schedule))
+    assert len(part.samples) < len(part) == 400
+
+    def counted(table: TokenTable) -> tuple[Epoch, int, dict[int, float]]:
+        epoch = Epoch.of(table, schedule, 2)
+        by_user = computed_tokens_by_user(epoch, table, schedule, 2)
+        return epoch, by_user, larger_steps(table, schedule, size, launch, H100, recompute=True)
+
+    (one, *ones), (other, *others) = counted(part), counted(TokenTable.read(path))
+    assert (one.computed_tokens, one.micro_steps, ones) == (other.computed_tokens, other.micro_steps, others)
 
 
 def test_one_process_gathers_nothing(size: ModelSize) -> None:

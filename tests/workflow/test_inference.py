@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,14 +17,16 @@ from transformers import AutoModelForCausalLM
 from persona.__main__ import main
 from persona.errors import PersonaError
 from persona.inference import room
-from persona.inference.explain import WHOLE, explain
+from persona.inference.explain import WHOLE, explain, shorter_prompts
 from persona.inference.lookup import user_range
 from persona.inference.question import ask
-from persona.inference.writer import Writer, one_process
+from persona.inference.writer import Completion, Writer, one_process
+from persona.prompts import load_style
 from persona.study import Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tokenization.chat import chat_frame, encode
+from tests.workflow.conftest import ROOT
 
 Call = Callable[..., str]
 
@@ -96,20 +99,21 @@ def test_texts_stars_and_scores_are_those_of_the_evaluation(study: Study, writer
         written = generations.filter(pl.col("interaction_id") == target).sort("method", "draw")
         assert [draft.text for draft in writer.drafts(prompt, 1)] == written["text"].to_list()
         row = scores.filter(pl.col("interaction_id") == target).row(0, named=True)
-        assert question.real_text
-        (score,) = writer.score([prompt.ids], question.real_text)
+        real = writer.real(question, prompt)
+        assert real
+        (score,) = writer.score([prompt.ids], real)
         assert score.nll == pytest.approx(row["nll"], abs=1e-4) and score.n_tokens == row["n_tokens"]
         assert writer.stars(prompt) == pytest.approx([star / sum(row["stars"]) for star in row["stars"]], abs=1e-6)
 
 
-def plain_nll(writer: Writer, prompt: str, text: str) -> float:
-    """Computed with transformers alone, one prompt at a time."""
+def plain_nll(writer: Writer, prompt: str, text: str, given: str = "") -> float:
+    """Computed with transformers alone, one prompt at a time; `given` stands before the text."""
     tokenizer = writer.model.tokenizer
     frame = chat_frame(tokenizer)
     parts = [encode(tokenizer, [part], special=True)[0] for part in (frame.before, frame.between, frame.end)]
     before, between, end = parts
-    asked, written = encode(tokenizer, [prompt, text], special=False)
-    ids = torch.tensor([before + asked + between + written + end])
+    asked, line, written = encode(tokenizer, [prompt, given, text], special=False)
+    ids = torch.tensor([before + asked + between + line + written + end])
     model = AutoModelForCausalLM.from_pretrained(writer.model.path, dtype=torch.float32)
     with torch.inference_mode():
         logs = model(ids).logits[0].double().log_softmax(-1)
@@ -122,7 +126,7 @@ def test_an_explanation_is_what_a_plain_computation_of_each_shorter_prompt_gives
     question = ask(study, target=target)
     prompt = writer.prompt(question)
     text = question.real_text or ""
-    explanation = explain(writer, question, prompt, text, frozenset(), None)
+    explanation = explain(writer, question, prompt, Completion(text), frozenset())
     base = plain_nll(writer, prompt.text, text)
     assert explanation.nll == pytest.approx(base, abs=1e-3) and explanation.rounding < 1e-3
     entries = [line for line in prompt.text.split("\n") if re.match(r"\d+\. \[", line)]
@@ -156,7 +160,7 @@ def test_a_user_is_found_by_hash_and_by_name_and_the_nearest_are_named(study: St
     assert f"no item has this id or title; the nearest are {title}" in persona(
         "write", "--user", user, "--item", f"{title}x"
     )
-    assert "hist: no such stage (did you mean history?); there are quick, history" in persona(
+    assert "hist: no such stage was trained (did you mean history?); there are quick, history" in persona(
         "write", "--stage", "hist", "--user", user
     )
     assert "say what the text is about: --item" in persona("write", "--user", user)
@@ -165,9 +169,8 @@ def test_a_user_is_found_by_hash_and_by_name_and_the_nearest_are_named(study: St
 
 def test_without_names_in_the_data_only_the_hash_is_taken(study: Study) -> None:
     _, user = with_history(study)
-    raw = study.description["raw"]
-    options = raw["options"] | {"pseudonymise": True}
-    hidden = Study(study.folder, study.description | {"raw": raw | {"options": options}})
+    data = study.data | {"options": study.data["options"] | {"pseudonymise": True}}
+    hidden = Study(study.folder, {name: replace(stage, data=data) for name, stage in study.stages.items()})
     with pytest.raises(PersonaError, match=r"names were left out of this data \(pseudonymise: true\); give the hash"):
         ask(hidden, user=name_of(study, user), title="x")
     assert ask(hidden, user=user, title="x").user_id == user
@@ -183,6 +186,38 @@ def test_what_nobody_has_written_yet_is_asked_after_all_that_the_user_wrote(stud
     assert prompt.n_history + prompt.n_dropped == texts.height
     last = prompt.text[: prompt.text.index("[TASK]")].rstrip().split("\n")[-1]
     assert last.startswith(f"{texts.height}. [") and " ".join(texts["text"][-1].split())[:8] in last
+
+
+def test_a_title_of_the_data_is_not_taken_for_a_new_one(study: Study, persona: Call) -> None:
+    """The history would show the user's own text about it."""
+    target, user = with_history(study)
+    item = targets(study).filter(pl.col("interaction_id") == target)["item_id"][0]
+    title = dict(read_table(study.table("items"), schemas.ITEMS, ["item_id", "title"]).iter_rows())[item]
+    assert f"--title {title}: this title is in the data, so ask for it with --item" in persona(
+        "write", "--user", user, "--title", title
+    )
+
+
+def test_what_was_dropped_for_lack_of_room_stays_dropped_when_a_text_is_explained(study: Study) -> None:
+    stage = study.stage("history")
+    target, _ = with_history(study)
+    question = ask(study, target=target)
+    whole = Writer(study, stage).prompt(question)
+    small = replace(
+        stage, fit=stage.fit.model_copy(update={"max_length": len(whole.row["input_ids"]) - 5, "completion_reserve": 1})
+    )
+    writer = Writer(study, small)
+    prompt = writer.prompt(question)
+    assert prompt.n_dropped > 0 and prompt.n_history > 0
+    for part, what, text in shorter_prompts(writer, question, prompt, frozenset()):
+        lines = [line for line in prompt.text.split("\n") if line]
+        kept = [line for line in text.split("\n") if line]
+        gone = [line for line in lines if line not in kept]
+        assert set(kept) < set(lines)
+        if what != WHOLE:
+            left_out = f"[USER_{what}]" if part == "profile" else what
+            # With its only entry a section loses its heading.
+            assert left_out in gone and set(gone) <= {left_out, "[USER_PROFILE]", "[HISTORY]"}
 
 
 def test_a_user_who_is_not_in_the_data_comes_as_json_lines(study: Study, persona: Call, tmp_path: Path) -> None:
@@ -234,9 +269,33 @@ def test_the_command_prints_texts_stars_score_and_what_moved_it(study: Study, pe
     )
 
 
+def test_a_stage_that_writes_stars_scores_a_text_after_its_stars(study: Study) -> None:
+    stage = study.stage("history")
+    with_stars = load_style(ROOT / "config" / "prompts" / "detailed_with_stars.yaml")
+    # Not trained on it, which makes no difference to what is asked.
+    writer = Writer(study, replace(stage, spec=replace(stage.spec, style=with_stars)))
+    target, user = with_history(study)
+    question = ask(study, target=target)
+    prompt = writer.prompt(question)
+    real = writer.real(question, prompt)
+    assert real and real.star_line == f"{question.target['rating'][0]:g}\n" and real.text == question.real_text
+    with one_process():
+        (score,) = writer.score([prompt.ids], real)
+        assert score.nll == pytest.approx(plain_nll(writer, prompt.text, real.text, real.star_line), abs=1e-3)
+        with pytest.raises(PersonaError, match="writes the stars before the text; give them with --rating"):
+            writer.given("还不错", None)
+        assert writer.given(" 还不错 ", 4.0) == Completion("还不错", "4\n")
+        unwritten = ask(study, user=user, title="长夜之后")
+        asked = writer.prompt(unwritten)
+        draft = writer.drafts(asked, 0)[0]
+        assert explain(writer, unwritten, asked, draft.completion, frozenset()).effects
+
+
 def test_a_request_has_the_tokens_of_the_prompt(study: Study, persona: Call, writer: Writer) -> None:
     target, _ = with_history(study)
     request = json.loads(persona("write", "--stage", "history", "--target", target, "--print-request"))
+    seeded = json.loads(persona("write", "--stage", "history", "--target", target, "--seed", 7, "--print-request"))
+    assert seeded == request | {"seed": 7}
     assert request["prompt"] == writer.prompt(ask(study, target=target)).ids
     assert request["stop_token_ids"] == [writer.end] and request["model"] == "history"
 
@@ -267,7 +326,7 @@ def test_a_text_is_followed_from_its_raw_row_to_its_score(study: Study, persona:
     target, user = with_history(study)
     row = targets(study).filter(pl.col("interaction_id") == target).row(0, named=True)
     shown = persona("show", "--target", target)
-    raw = Path(study.description["raw"]["path"]).read_text(encoding="utf-8")
+    raw = Path(study.data["path"]).read_text(encoding="utf-8")
     assert shown.split("\n")[1] in raw and name_of(study, user) in shown.split("\n")[1]
     score = read_table(study.stage("history").evaluated() / "scores.parquet", schemas.SCORES)
     nll = score.filter(pl.col("interaction_id") == target).row(0, named=True)

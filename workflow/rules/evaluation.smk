@@ -318,7 +318,7 @@ rule report:
         [stage["inputs"] for stage in report_stages().values()],
         plan=f"{RESULTS}/plan/plan.json",
         cohorts=f"{RESULTS}/audit/cohorts.json",
-        described=f"{RESULTS}/stages.json",
+        described=[described(stage) for stage in CONFIG.stages.values()],
         ingested=f"{RESULTS}/ingest.json",
         split=f"{RESULTS}/split.parquet",
         item_table=f"{RESULTS}/items.parquet",
@@ -377,5 +377,5 @@ rule report:
         'python "$SCRIPTS/report.py"'
         " {params.folder:q} --stages {params.stages:q} --targets {input.targets:q} --baselines {params.baselines:q}"
         " --plan {input.plan:q} --ingested {input.ingested:q} --split {input.split:q} --contrasts {params.contrasts:q} --candidates {params.candidates}"
-        " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset} --described {input.described:q}"
+        " --caution {params.caution:q} --items {input.item_table:q} --dataset {params.dataset}"
         ' > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'

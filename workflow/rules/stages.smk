@@ -143,65 +143,74 @@ def report_stages():
     return stages
 
 
-def described_stages():
-    """What the commands of `python -m persona` need to know of the stages, with paths below the data set's folder."""
-    below = f"{RESULTS}/"
-    stages = {}
-    for name, stage in CONFIG.stages.items():
-        recipe = CONFIG.recipes[stage.recipe]
-        model = CONFIG.models[recipe.model]
-        ablation = CONFIG.ablations[stage.ablation]
-        stages[name] = {
-            **stage.model_dump(),
-            "runs": runs_of(stage),
-            "base_model": model_path(recipe.model),
-            "is_tiny": model.tiny is not None,
-            "model_name": recipe.model,
-            "prompt_style": ablation.prompt_style,
-            "prompt": prompt_settings(ablation),
-            "shows_user": shows_user(stage.ablation),
-            "fit": model.model_dump(include=set(FitSettings.model_fields)),
-            "metrics": measured(stage).removeprefix(below),
-        }
-    styles = sorted({stage["prompt_style"] for stage in stages.values()})
+def stage_named(wildcards):
+    """The name of the stage with this sample, ablation and recipe."""
+    factors = (wildcards.sample, wildcards.ablation, wildcards.recipe)
+    return next(
+        name
+        for name, stage in CONFIG.stages.items()
+        if (stage.sample, stage.ablation, stage.recipe) == factors
+    )
+
+
+def described(stage):
+    """The file beside a stage's model that says how it was trained to be asked."""
+    return run_path("models", stage, stage.recipe, "stage.json")
+
+
+def description(name):
+    """What the commands of `python -m persona` need to know of a stage; paths are below the data set's folder."""
+    stage = CONFIG.stages[name]
+    recipe = CONFIG.recipes[stage.recipe]
+    model = CONFIG.models[recipe.model]
+    ablation = CONFIG.ablations[stage.ablation]
     return {
-        "dataset": CONFIG.dataset,
-        "raw": {
+        "name": name,
+        "number": list(CONFIG.stages).index(name),
+        **stage.model_dump(),
+        "runs": runs_of(stage),
+        "base_model": model_path(recipe.model),
+        "is_tiny": model.tiny is not None,
+        "model_name": recipe.model,
+        "prompt_style": ablation.prompt_style,
+        "style": read_yaml(style_file(ablation.prompt_style)),
+        "prompt": prompt_settings(ablation),
+        "cues": [DATASET.cue, DATASET.rating_cue],
+        "shows_user": shows_user(stage.ablation),
+        "fit": model.model_dump(include=set(FitSettings.model_fields)),
+        "generation": CONFIG.generation.model_dump(),
+        "metrics": measured(stage).removeprefix(f"{RESULTS}/"),
+        "data": {
+            "name": CONFIG.dataset,
             "path": DATASET.path,
             "format": DATASET.format,
             "options": DATASET.model_dump(include=set(Options.model_fields)),
-        },
-        "cues": [DATASET.cue, DATASET.rating_cue],
-        "synthetic": DATASET.synthetic is not None,
-        "settings": {
-            "seed of the evaluation": CONFIG.evaluation.seed,
-            "candidates": CONFIG.evaluation.candidates,
+            "is_synthetic": DATASET.synthetic is not None,
             "min_reviews_per_user": DATASET.min_reviews_per_user,
             "split": CONFIG.split.model_dump(mode="json"),
             "cohorts": CONFIG.cohorts.model_dump(mode="json"),
         },
-        "generation": CONFIG.generation.model_dump(),
-        "styles": {style: read_yaml(style_file(style)) for style in styles},
-        "stages": stages,
     }
 
 
-rule describe_stages:
+# After the training, so that a model is asked as it was trained, whatever the configuration says by now.
+rule describe_stage:
+    input:
+        f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
     output:
-        f"{RESULTS}/stages.json",
+        f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/stage.json",
     log:
-        f"{RESULTS}/logs/describe_stages.log",
+        f"{RESULTS}/logs/describe_stage/{{sample}}/{{ablation}}/{{recipe}}.log",
     conda:
         ENVIRONMENT
     resources:
         mem_mb=memory(1),
         runtime=60,
     params:
-        # In the order of the configuration.
-        stages=as_written(json.dumps(described_stages())),
+        stage=lambda wildcards: as_json(description(stage_named(wildcards))),
     shell:
-        "printf '%s\\n' {params.stages:q} > {output:q} 2> {log:q}"
+        "printf '%s\\n' {params.stage:q} > {output:q} 2> {log:q}"
 
 
 localrules:
-    describe_stages,
+    describe_stage,

@@ -22,7 +22,7 @@ from persona.reporting.stages import baseline_table, load_stages, phase_table, s
 from persona.reporting.text_tables import as_markdown, short_table
 from persona.reporting.verdict import verdict
 from persona.splitting import LEFT_OUT
-from persona.study import Study
+from persona.study import DESCRIPTION, described_stage
 from persona.tables import schemas
 from persona.tables.parquet import read_table
 from persona.tables.splits import read_split
@@ -39,7 +39,6 @@ def main() -> None:
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--dataset", required=True, help="its name")
-    parser.add_argument("--described", type=Path, required=True, help="the file stages.json")
     parser.add_argument("--contrasts", type=json.loads, required=True)
     parser.add_argument("--candidates", type=int, required=True)
     parser.add_argument(
@@ -92,12 +91,12 @@ def main() -> None:
     for picture in drawn:
         write_text(picture.english, args.folder / "plots" / f"{picture.name}.svg")
     write_text(page(evidence, drawn, tables["stages"], tables["methods"], tables["phases"]), args.folder / "index.html")
-    described = Study.load(args.described.parent).stages
     for stage in stages:
-        text = card(evidence, stage, described[stage.name])
+        trainings = [Path(training) for training in args.stages[stage.name]["training"]]
+        text = card(evidence, stage, described_stage(trainings[0] / DESCRIPTION))
         write_text(text, args.folder / "cards" / f"{stage.name}.md")
-        for training in args.stages[stage.name]["training"]:
-            place_card(text, Path(training) / "model")
+        for training in trainings:
+            place_card(text, training / "model")
     no_stars = [reason for reason in [why_no_stars(targets["rating"])] if reason]
     sentences = [english for english, _ in verdict(evidence)]
     print(short_table(tables["stages"], args.candidates), *sentences, *no_stars, sep="\n")

@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from persona.errors import PersonaError
-
 
 def add_results(command: argparse.ArgumentParser) -> None:
     """The option for the results folder of a data set."""
@@ -29,7 +27,6 @@ def add_question(command: argparse.ArgumentParser) -> None:
         "--context",
         action="append",
         default=[],
-        type=_turn,
         metavar="SPEAKER: TEXT",
         help="a turn of the conversation before the text; may be repeated",
     )
@@ -43,13 +40,12 @@ def add_question(command: argparse.ArgumentParser) -> None:
 
 
 def question_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `ask`."""
-    names = ("user", "item", "title", "target", "history", "context")
-    return {name: getattr(args, name) for name in names}
+    """The arguments of `ask`.
 
+    Raises:
+        PersonaError: a turn of the conversation is not `SPEAKER: TEXT`.
+    """
+    from persona.inference.question import parse_turn
 
-def _turn(text: str) -> tuple[str, str]:
-    speaker, colon, said = text.partition(":")
-    if not (colon and speaker.strip() and said.strip()):
-        raise PersonaError(f"--context: got {text!r}, allowed is SPEAKER: TEXT")
-    return speaker.strip(), said.strip()
+    names = ("user", "item", "title", "target", "history")
+    return {name: getattr(args, name) for name in names} | {"context": list(map(parse_turn, args.context))}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from persona.commands.questions import add_results
+from persona.units import shorten
 
 if TYPE_CHECKING:
-    from persona.inference.show import OfAStage
+    from persona.inference.show import StageResult
     from persona.study import Study
 
 WIDTH = 60  # characters of a text in a table
@@ -40,7 +41,7 @@ def _user_lines(study: Study, wanted: str) -> list[str]:
     import polars as pl
 
     from persona.inference.lookup import find_user, user_range
-    from persona.inference.show import of_stages, texts_of
+    from persona.inference.show import stage_results, texts_of
     from persona.tables import schemas
     from persona.tables.parquet import read_table
 
@@ -55,7 +56,7 @@ def _user_lines(study: Study, wanted: str) -> list[str]:
             _stars(row["rating"]),
             row["split"] or "none",
             row["sample"] or "",
-            _short(row["text"]),
+            shorten(row["text"], WIDTH),
         )
         for row in texts.iter_rows(named=True)
     ]
@@ -66,12 +67,12 @@ def _user_lines(study: Study, wanted: str) -> list[str]:
         _table(rows, ["interaction_id", "when", "about", "stars", "split", "target of", "text"]),
     ]
     scored = [
-        (row["interaction_id"], *_score_cells(of_stage))
+        (row["interaction_id"], *_score_cells(result))
         for row in texts.drop_nulls("sample").iter_rows(named=True)
-        for of_stage in of_stages(
+        for result in stage_results(
             study, texts.filter(pl.col("interaction_id") == row["interaction_id"]), row["sample"].split(", ")
         )
-        if of_stage.score
+        if result.score
     ]
     if scored:
         lines += ["", _table(scored, ["interaction_id", "stage", "NLL a character", "swap gap", "author's place"])]
@@ -79,14 +80,17 @@ def _user_lines(study: Study, wanted: str) -> list[str]:
 
 
 def _target_lines(study: Study, interaction_id: int) -> list[str]:
-    from persona.inference.show import of_stages, raw_row, target_and_samples
+    from persona.inference.show import raw_row, stage_results, target_and_samples
 
     target, samples, split = target_and_samples(study, interaction_id)
     row = target.row(0, named=True)
-    raw = raw_row(study, row["file"], row["row"])
+    if study.is_pseudonymised:
+        raw = "  not shown: it may hold names, which were left out of this data (pseudonymise: true)"
+    else:
+        raw = raw_row(study, row["file"], row["row"]) or f"  {study.data['path']} is not here any more"
     lines = [
         f"raw row {row['row']:,} of {row['file']}:",
-        raw if raw is not None else f"  {study.description['raw']['path']} is not here any more",
+        raw,
         "",
         f"user {row['user_id']}, item {row['item_id']}, {row['day'] or 'no day'}, "
         f"stars {_stars(row['rating']) or 'none'}",
@@ -96,33 +100,33 @@ def _target_lines(study: Study, interaction_id: int) -> list[str]:
     ]
     if not samples:
         return [*lines, "", "No stage has a prompt for it: it is shown in the history of other texts alone."]
-    for of_stage in of_stages(study, target, samples):
-        lines += ["", f"--- stage {of_stage.stage.name} ---", *_stage_lines(of_stage)]
+    for result in stage_results(study, target, samples):
+        lines += ["", f"--- stage {result.stage.name} ---", *_stage_lines(result)]
     return lines
 
 
-def _stage_lines(of_stage: OfAStage) -> list[str]:
-    if of_stage.prompt is None or of_stage.n_tokens is None:
+def _stage_lines(result: StageResult) -> list[str]:
+    if result.prompt is None or result.n_tokens is None:
         return ["no prompt: not a target of this stage, not made yet, or too long for its model"]
-    prompt, text = of_stage.n_tokens
+    prompt, text = result.n_tokens
     lines = [
-        of_stage.prompt,
+        result.prompt,
         "",
-        f"{prompt:,} tokens of prompt, {text:,} of text; {of_stage.n_dropped:,} history entries did not fit",
+        f"{prompt:,} tokens of prompt, {text:,} of text; {result.n_dropped:,} history entries did not fit",
     ]
-    if of_stage.score:
+    if result.score:
         names = ("NLL a character", "swap gap", "author's place")
         lines.append(
-            ", ".join(f"{name} {cell}" for name, cell in zip(names, _score_cells(of_stage)[1:], strict=True) if cell)
+            ", ".join(f"{name} {cell}" for name, cell in zip(names, _score_cells(result)[1:], strict=True) if cell)
         )
-    lines += [f"{text['method']}: {text['text']}" for text in of_stage.written]
+    lines += [f"{text['method']}: {text['text']}" for text in result.written]
     return lines
 
 
-def _score_cells(of_stage: OfAStage) -> tuple[str, str, str, str]:
-    nll, gap, rank = of_stage.nll, of_stage.swap_gap, of_stage.rank
+def _score_cells(result: StageResult) -> tuple[str, str, str, str]:
+    nll, gap, rank = result.nll, result.swap_gap, result.rank
     return (
-        of_stage.stage.name,
+        result.stage.name,
         "" if nll is None else f"{nll:.3f}",
         "" if gap is None else f"{gap:+.3f}",
         "" if rank is None else f"{rank[0]} of {rank[1]}",
@@ -131,11 +135,6 @@ def _score_cells(of_stage: OfAStage) -> tuple[str, str, str, str]:
 
 def _stars(rating: float | None) -> str:
     return "" if rating is None else f"{rating:g}"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
 def _table(rows: list[Any], headers: list[str]) -> str:

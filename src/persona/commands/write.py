@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from persona.commands.questions import add_question, add_results, question_of
-from persona.errors import PersonaError
+from persona.ingestion.json_values import NAME_FIELDS
+from persona.units import shorten
 
 if TYPE_CHECKING:
     from persona.inference.explain import Explanation
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
     from persona.study import Study
 
 WIDTH = 72  # characters of a history entry in a table
+MOST_SAMPLES = 64
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     command = commands.add_parser("write", help="write as a user with a trained stage, score a text, say what moves it")
     add_results(command)
-    command.add_argument("--stage", help="default: the last stage that was trained")
+    command.add_argument("--stage", help="default: the last stage of the configuration that has a model")
     add_question(command)
-    command.add_argument("--samples", type=int, default=1, help="sampled texts besides the likeliest one (1)")
+    command.add_argument("--samples", type=_count, default=1, help="sampled texts besides the greedy one (1)")
     command.add_argument("--seed", type=int, help="of the sampling; default: that of the evaluation")
     command.add_argument("--score", metavar="TEXT", help="say how likely this text is, and write none")
     command.add_argument("--rating", type=float, help="stars of the scored text, where the stage writes them before it")
@@ -41,6 +43,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="print the request to a vLLM server as JSON and end: see docs/serving.md",
     )
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= MOST_SAMPLES):
+        raise argparse.ArgumentTypeError(f"got {text}, allowed is a whole number up to {MOST_SAMPLES}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         print(prompt.text)
         return
     if args.print_request:
-        print(json.dumps(request(writer, prompt, args.samples), ensure_ascii=False))
+        print(json.dumps(request(writer, prompt, args.samples, args.seed), ensure_ascii=False))
         return
     print(*heading(study, writer, question, prompt, without), sep="\n")
     with one_process():
@@ -70,32 +78,33 @@ def _answer(
 ) -> None:
     from persona.inference.explain import explain
 
-    rating = question.target["rating"][0] if args.rating is None else args.rating
-    drafts = [] if args.score else writer.drafts(prompt, args.samples, args.seed)
-    print(*draft_lines(drafts), sep="\n")
-    text = args.score.strip() if args.score else question.real_text
-    if text and (args.score or not (writer.stage.spec.style.trains_stars and rating is None)):
-        print(*score_lines(writer.score([prompt.ids], text, rating)[0], is_real=not args.score), sep="\n")
+    if args.score is None:
+        drafts = writer.drafts(prompt, args.samples, args.seed)
+        print(*draft_lines(drafts), sep="\n")
+        scored = writer.real(question, prompt)
+        explained = scored or drafts[0].completion
+    else:
+        rating = question.target["rating"][0] if args.rating is None else args.rating
+        scored = explained = writer.given(args.score, rating)
+    if scored:
+        print(*score_lines(writer.score([prompt.ids], scored)[0], is_real=args.score is None), sep="\n")
     stars = writer.stars(prompt)
     if stars:
         print(*star_lines(stars), sep="\n")
     if args.explain:
-        explained = text or (drafts[0].text if drafts else "")
-        if not explained:
-            raise PersonaError("--explain: there is no text to explain; give one with --score")
-        print(explanation_text(explain(writer, question, prompt, explained, without, rating)))
+        print(explanation_text(explain(writer, question, prompt, explained, without)))
 
 
-def request(writer: Writer, prompt: Prompt, n_samples: int) -> dict[str, object]:
+def request(writer: Writer, prompt: Prompt, n_samples: int, seed: int | None) -> dict[str, object]:
     """The body of a request for completions as vLLM's server takes it: with tokens, so nothing is tokenized anew."""
     settings = writer.generation
     return {
         "model": writer.stage.name,
         "prompt": prompt.ids,
-        "max_tokens": settings.max_new_tokens,
+        "max_tokens": settings.max_new_tokens + writer.n_star_tokens,
         "temperature": settings.temperature if n_samples else 0.0,
         "n": max(1, n_samples),
-        "seed": settings.seed,
+        "seed": settings.seed if seed is None else seed,
         "stop_token_ids": [writer.end],
         "ignore_eos": True,
     }
@@ -103,7 +112,7 @@ def request(writer: Writer, prompt: Prompt, n_samples: int) -> dict[str, object]
 
 def heading(study: Study, writer: Writer, question: Question, prompt: Prompt, without: frozenset[str]) -> list[str]:
     """Who is asked, and what the prompt shows."""
-    names = [field["value"] for field in question.profile if "name" in field["field"].lower()]
+    names = [field["value"] for field in question.profile if field["field"].lower() in NAME_FIELDS]
     shown = f"{prompt.n_history:,} earlier texts" if writer.stage.spec.parts.history else "no history"
     dropped = f" ({prompt.n_dropped:,} older ones do not fit)" if prompt.n_dropped else ""
     lines = [
@@ -147,14 +156,7 @@ def star_lines(stars: list[float]) -> list[str]:
 
 def explanation_text(explanation: Explanation) -> str:
     """The table of what moves a text."""
-    rows = [
-        (
-            f"{effect.nats:+.3f}",
-            effect.part,
-            effect.what if len(effect.what) <= WIDTH else f"{effect.what[: WIDTH - 1]}…",
-        )
-        for effect in explanation.effects
-    ]
+    rows = [(f"{effect.nats:+.3f}", effect.part, shorten(effect.what, WIDTH)) for effect in explanation.effects]
     table = tabulate(
         rows, ["nats", "part", "what is left out"], tablefmt="plain", disable_numparse=True, colalign=("right",)
     )

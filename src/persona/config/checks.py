@@ -270,6 +270,11 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
     if SEED_MARK in name or MEAN_MARK in name:
         yield f"recipes.{name}: names with {SEED_MARK} or {MEAN_MARK} are reserved; allowed is any other"
     yield from _reference(f"recipes.{name}.model", recipe.model, config.models)
+    if config.generation.backend == "vllm" and recipe.lora and not recipe.lora.merge:
+        yield (
+            f"generation.backend: got vllm, but recipes.{name} makes an adapter, which vLLM does not load as a model; "
+            f"set recipes.{name}.lora.merge: true, or backend: transformers"
+        )
     known = sorted(file.stem for file in (root / "config" / "deepspeed").glob("*.json"))
     yield from _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
     if (recipe.gpus == 0) == (recipe.cpu_processes is None):

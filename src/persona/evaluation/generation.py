@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,8 +148,11 @@ def _generate_with_vllm(
         (number[target], None if method == GREEDY else seed)
         for (target, method, _), seed in zip(batch, seeds, strict=True)
     ]
+    # Of a folder there is no revision.
+    path, _, revision = (model.path, "", "") if Path(model.path).is_dir() else model.path.partition("@")
     requests = Requests(
-        model=model.path,
+        model=path,
+        revision=revision or None,
         dtype=str(model.dtype).removeprefix("torch."),
         prompts=[prompts[target] for target in asked],
         texts=texts,

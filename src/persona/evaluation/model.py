@@ -41,6 +41,11 @@ class EvaluatedModel:
             logger.info("loading %s", self.path)
         return CompletionLoss(load_model(self.path, self.dtype, default_device()).eval())
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return "loss" in vars(self)
+
     def unload(self) -> None:
         """Free the memory of the weights; they are loaded again when they are needed."""
         if vars(self).pop("loss", None) is not None and torch.cuda.is_available():

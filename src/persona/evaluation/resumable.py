@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from persona.files import atomic_path
 from persona.progress import progress_bar
 from persona.units import clock
 
+LONGEST_WAIT = timedelta(hours=12)  # of a process for another that computes longer
 SECONDS_PER_PART = 30.0  # of work that a kill may cost
 
 logger = logging.getLogger(__name__)
@@ -173,10 +176,20 @@ class Pace:
             logger.info("%s: %s", self.what, text)
 
 
+@lru_cache(maxsize=1)
+def _on_hosts(world: Any) -> Any:
+    """A group of all processes that communicates by the hosts: one of NCCL would occupy the GPUs of those that wait.
+
+    Args:
+        world: the present process group, of which another may follow in the same process.
+    """
+    return dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
 def _from_all_processes(value: Any, task: Task) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     try:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=_on_hosts(dist.group.WORLD))
     except RuntimeError as error:
         raise PersonaError(
             f"{task.what}: another process ended or did not answer; its own error, if it left one, is in the log; "

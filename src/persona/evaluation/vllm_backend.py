@@ -23,6 +23,7 @@ class Requests:
     """The texts to write; see `vllm_worker.py`."""
 
     model: str
+    revision: str | None
     dtype: str
     prompts: list[list[int]]
     texts: Sequence[tuple[int, int | None]]

@@ -2,8 +2,9 @@
 
     python vllm_worker.py REQUESTS.json TEXTS.json
 
-Requests: `model`, `dtype`, `prompts` (lists of token ids), `texts` (pairs of the number of a prompt and a seed, or null
-for greedy decoding), `temperature`, `max_tokens`, `end` (the token that ends a text), `processes` (GPUs).
+Requests: `model` (a folder or hub id), `revision` (of the hub, or null), `dtype`, `prompts` (lists of token ids),
+`texts` (pairs of the number of a prompt and a seed, or null for greedy decoding), `temperature`, `max_tokens`, `end`
+(the token that ends a text), `processes` (GPUs).
 Texts: `tokens` (a list of ids for each text, with the end where there is one) and `version`.
 """
 
@@ -25,6 +26,7 @@ def main() -> None:
     on_cpu = {"gpu_memory_utilization": CPU_MEMORY, "enforce_eager": True} if current_platform.is_cpu() else {}
     model = LLM(
         model=asked["model"],
+        revision=asked["revision"],
         dtype=asked["dtype"],
         max_model_len=max(map(len, asked["prompts"])) + asked["max_tokens"],
         tensor_parallel_size=asked["processes"],

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from persona.inference.question import Question, render_question
-from persona.inference.writer import Prompt, Writer
+from persona.inference.writer import Completion, Prompt, Writer
 from persona.prompts import PARTS
 from persona.tokenization.tokenize import trimmed_prompt, without_entry
 
@@ -47,7 +47,7 @@ class Explanation:
 
 
 def explain(
-    writer: Writer, question: Question, prompt: Prompt, text: str, without: frozenset[str], rating: float | None
+    writer: Writer, question: Question, prompt: Prompt, completion: Completion, without: frozenset[str]
 ) -> Explanation:
     """Score a text under the prompt, and under the same prompt without each thing that it shows.
 
@@ -56,14 +56,13 @@ def explain(
 
     Args:
         without: the parts that the prompt is asked without.
-        rating: as for `Writer.score`.
     """
     changed = shorter_prompts(writer, question, prompt, without)
     prompts = [prompt.ids, *(writer.framed(text) for _, _, text in changed)]
-    nll, *others = (score.nll for score in writer.score(prompts, text, rating))
+    nll, *others = (score.nll for score in writer.score(prompts, completion))
     effects = [Effect(part, what, other - nll) for (part, what, _), other in zip(changed, others, strict=True)]
-    alone = writer.score([prompt.ids], text, rating)[0].nll
-    return Explanation(text, nll, effects, abs(alone - nll))
+    alone = writer.score([prompt.ids], completion)[0].nll
+    return Explanation(completion.text, nll, effects, abs(alone - nll))
 
 
 def shorter_prompts(

@@ -22,6 +22,11 @@ def user_range(user_id: str) -> tuple[str, str]:
     return user_id, f"{user_id}0"
 
 
+def user_id_of(name: str) -> str:
+    """The id of a user of this name, where names are what ids are made of: the hash of `persona.ingestion.tables`."""
+    return f"{int(hash64_series(pl.Series([name]))[0]):016x}"
+
+
 def find_user(study: Study, wanted: str) -> str:
     """The id of a user, who is named by the id (a hash), or by name unless the data is pseudonymised.
 
@@ -31,13 +36,13 @@ def find_user(study: Study, wanted: str) -> str:
     path = study.table("users")
     if read_table(path, schemas.USERS, ["user_id"], user_range(wanted)).height:
         return wanted
-    if study.pseudonymised:
+    if study.is_pseudonymised:
         raise PersonaError(
             f"{wanted}: no user has this hash, and names were left out of this data (pseudonymise: true); give the "
             f"hash: {_some_users(path)}"
         )
     # In some data sets the name is what the id is a hash of, in others it stands in the profile.
-    hashed = f"{int(hash64_series(pl.Series([wanted]))[0]):016x}"
+    hashed = user_id_of(wanted)
     if read_table(path, schemas.USERS, ["user_id"], user_range(hashed)).height:
         return hashed
     named = _names(path)

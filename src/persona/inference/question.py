@@ -10,11 +10,10 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from persona.errors import PersonaError
-from persona.inference.lookup import find_item, find_target, find_user, user_range
+from persona.inference.lookup import find_item, find_target, find_user, user_id_of, user_range
 from persona.ingestion.ingest import Ingested, ingest, load
 from persona.ingestion.settings import Options
 from persona.prompts import PARTS, other_users, render
-from persona.seeded_hash import hash64_series
 from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
@@ -98,11 +97,23 @@ def ask(
     else:
         known = _from_tables(study, find_user(study, user))
     item_id, items = _item(study, known, item, title)
-    known = replace_items(known, items)
+    known = replace(known, items=items)
     about = known.interactions.filter(pl.col("item_id") == item_id).sort("position")
     if about.height and not context and history is None:
         return _of_the_data(study, about.tail(1))
     return _unwritten(known, item_id, context)
+
+
+def parse_turn(text: str) -> tuple[str, str]:
+    """Speaker and text of a turn that is written as `SPEAKER: TEXT`.
+
+    Raises:
+        PersonaError: it is not.
+    """
+    speaker, colon, said = text.partition(":")
+    if not (colon and speaker.strip() and said.strip()):
+        raise PersonaError(f"conversation: got {text!r}, allowed is SPEAKER: TEXT")
+    return speaker.strip(), said.strip()
 
 
 def _from_tables(study: Study, user_id: str) -> Ingested:
@@ -117,30 +128,25 @@ def _from_tables(study: Study, user_id: str) -> Ingested:
 
 def _from_file(study: Study, history: Path, user: str | None) -> Ingested:
     """The tables of a file of texts, of one user; titles that the file does not name are those of the data."""
-    options = Options.model_validate(study.description["raw"]["options"])
+    options = Options.model_validate(study.data["options"])
     with TemporaryDirectory() as folder:
         ingest(history, "jsonl", Path(folder), options, max_reject_share=0.0)
         tables = load(Path(folder))
     ids = tables.users["user_id"]
     if user is not None:
-        ids = ids.filter(ids == f"{int(hash64_series(pl.Series([user]))[0]):016x}")
+        ids = ids.filter(ids == user_id_of(user))
     if len(ids) != 1:
         found = f"has no user {user}" if user else f"has {tables.users.height:,} users"
         raise PersonaError(f"{history}: {found}; give the texts of one user, or choose one with --user")
     items = read_table(study.table("items"), schemas.ITEMS)
     own = tables.items.filter(pl.col("title") != pl.col("item_id"))
-    unnamed = tables.items.filter(~pl.col("item_id").is_in(pl.concat([items, own])["item_id"].implode()))
     return Ingested(
         tables.interactions.filter(pl.col("user_id") == ids[0]),
         tables.users.filter(pl.col("user_id") == ids[0]),
-        pl.concat([own, unnamed, items]).unique("item_id", keep="first", maintain_order=True),
+        # A title that the file does not name is looked up in the data.
+        pl.concat([own, items, tables.items]).unique("item_id", keep="first", maintain_order=True),
         tables.rejects,
     )
-
-
-def replace_items(tables: Ingested, items: pl.DataFrame) -> Ingested:
-    """The same tables with other items."""
-    return replace(tables, items=items)
 
 
 def _item(study: Study, known: Ingested, item: str | None, title: str | None) -> tuple[str, pl.DataFrame]:
@@ -151,6 +157,9 @@ def _item(study: Study, known: Ingested, item: str | None, title: str | None) ->
         own = known.items.filter((pl.col("item_id") == item) | (pl.col("title") == item))
         return (str(own["item_id"][0]) if own.height == 1 else find_item(study, item)), known.items
     if title is not None:
+        same_title = pl.col("title").str.to_lowercase() == title.strip().lower()
+        if known.items.filter(same_title | (pl.col("item_id") == title)).height:
+            raise PersonaError(f"--title {title}: this title is in the data, so ask for it with --item")
         new = pl.DataFrame({"item_id": [title], "title": [title], "genres": [[]]}, schema=schemas.ITEMS.columns)
         return title, pl.concat([new, known.items]).unique("item_id", keep="first", maintain_order=True)
     of_user = known.interactions["item_id"].unique()

@@ -21,7 +21,7 @@ from persona.tokenization.tokenize import trimmed_prompt
 
 
 @dataclass(frozen=True)
-class OfAStage:
+class StageResult:
     """What a stage has of a text. What was not made yet, or does not concern the text, is None.
 
     Attributes:
@@ -81,17 +81,13 @@ def texts_of(study: Study, user_id: str) -> pl.DataFrame:
     )
 
 
-def of_stages(study: Study, target: pl.DataFrame, samples: list[str]) -> list[OfAStage]:
+def stage_results(study: Study, target: pl.DataFrame, samples: list[str]) -> Iterator[StageResult]:
     """What each stage has of a text, in the order of the configuration.
 
     Args:
         target: its row of `schemas.INTERACTIONS`.
         samples: the samples that it is a target of.
     """
-    return list(_of_stages(study, target, samples))
-
-
-def _of_stages(study: Study, target: pl.DataFrame, samples: list[str]) -> Iterator[OfAStage]:
     interaction_id, user_id = int(target["interaction_id"][0]), str(target["user_id"][0])
 
     def row_of(path: Path, schema: TableSchema) -> dict[str, Any] | None:
@@ -103,7 +99,7 @@ def _of_stages(study: Study, target: pl.DataFrame, samples: list[str]) -> Iterat
         prompt = row_of(stage.prompts(sample), schemas.PROMPTS) if sample else None
         tokens = row_of(stage.tokens(sample), schemas.TOKENS) if sample else None
         written = _of_user(stage.evaluated() / "generations.parquet", schemas.GENERATIONS, user_id)
-        yield OfAStage(
+        yield StageResult(
             stage,
             trimmed_prompt(prompt | tokens) if prompt and tokens else None,
             (tokens["prompt_length"], len(tokens["input_ids"]) - tokens["text_start"]) if tokens else None,
@@ -125,12 +121,11 @@ def raw_row(study: Study, file: str, row: int) -> str | None:
 
     The file is read until the row, as the ingestion reads it.
     """
-    raw = study.description["raw"]
-    path = Path(raw["path"])
+    path = Path(study.data["path"])
     if not path.exists():
         return None
-    options = Options.model_validate(raw["options"])
-    for batch in FORMATS[raw["format"]].read(path, options):
+    options = Options.model_validate(study.data["options"])
+    for batch in FORMATS[study.data["format"]].read(path, options):
         found = batch.rows.filter(pl.col("file") == file, pl.col("row") == row)
         if found.height:
             return str(found["raw"][0])

@@ -52,6 +52,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """A text, and the line of the stars before it; empty where there is none."""
+
+    text: str
+    star_line: str = ""
+
+
+@dataclass(frozen=True)
 class Draft:
     """A text that the model wrote, and the stars in the line before it, if it was trained to write them."""
 
@@ -59,6 +67,11 @@ class Draft:
     text: str
     rating: float | None
     is_whole: bool
+
+    @property
+    def completion(self) -> Completion:
+        """As the model wrote it."""
+        return Completion(self.text, "" if self.rating is None else f"{self.rating:g}\n")
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class Writer:
         Raises:
             PersonaError: they do not fit into the memory of this machine.
         """
-        if "loss" not in vars(self.model):
+        if not self.model.is_loaded:
             require_room(self.study, self.stage, self.model.dtype, default_device())
             _ = self.model.loss
 
@@ -128,15 +141,17 @@ class Writer:
     @property
     def generation(self) -> GenerationSettings:
         """How the evaluation lets the model write."""
-        return GenerationSettings.model_validate(self.study.description["generation"])
+        return GenerationSettings.model_validate(self.stage.generation)
 
     def drafts(self, prompt: Prompt, n_samples: int, seed: int | None = None) -> list[Draft]:
-        """The likeliest text by greedy decoding, and sampled ones.
+        """The greedy text, and sampled ones.
 
         Of a target of the evaluation, with its seed, they are the texts of `generations.parquet`.
         """
         self.load()
-        changes = {"n_samples": max(1, n_samples)} | ({} if seed is None else {"seed": seed})
+        # vLLM would be started for each draft.
+        changes = {"n_samples": max(1, n_samples), "backend": "transformers"}
+        changes |= {} if seed is None else {"seed": seed}
         settings = self.generation.model_copy(update=changes)
         asked = pl.DataFrame(
             {
@@ -145,8 +160,7 @@ class Writer:
                 "prompt_length": [len(prompt.ids)],
             }
         )
-        n_star_tokens = max(map(len, self._star_lines)) if self.stage.spec.style.trains_stars else 0
-        written = generate_reviews(self.model, asked, settings, ResumableWork(None, {}), n_star_tokens)
+        written = generate_reviews(self.model, asked, settings, ResumableWork(None, {}), self.n_star_tokens)
         drafts = [
             Draft(row["method"], row["text"], row["written_rating"], row["stop_reason"] == "end")
             for row in written.sort("method", "draw").iter_rows(named=True)
@@ -154,12 +168,15 @@ class Writer:
         return drafts if n_samples else [draft for draft in drafts if draft.method == GREEDY]
 
     @cached_property
-    def _star_lines(self) -> list[Ids]:
-        return star_completions(self.model.tokenizer, trained=True)
+    def n_star_tokens(self) -> int:
+        """Tokens that the line of the stars before a text may have; 0 for a stage that writes none."""
+        if not self.stage.spec.style.trains_stars:
+            return 0
+        return max(map(len, star_completions(self.model.tokenizer, trained=True)))
 
     def stars(self, prompt: Prompt) -> list[float] | None:
         """The probabilities of 1 to 5 stars, scaled to add up to 1; None where the data has no stars to ask for."""
-        cue, rating_cue = self.study.cues
+        cue, rating_cue = self.stage.cues
         trained = self.stage.spec.style.trains_stars
         if not (trained or rating_cue) or not self._has_stars:
             return None
@@ -179,18 +196,37 @@ class Writer:
         ratings = read_table(file if file.is_file() else self.study.table("interactions"), schema, ["rating"])["rating"]
         return bool(ratings.count()) and why_no_stars(ratings) is None
 
-    def score(self, prompts: list[list[int]], text: str, rating: float | None = None) -> list[Score]:
+    def real(self, question: Question, prompt: Prompt) -> Completion | None:
+        """What the user wrote, as the stage was trained on it; None if it is not in the data."""
+        if question.real_text is None:
+            return None
+        return Completion(question.real_text, prompt.row["completion"][: prompt.row["text_offset"]])
+
+    def given(self, text: str, rating: float | None) -> Completion:
+        """A text that somebody gives, with its stars where the stage writes them before the text.
+
+        Raises:
+            PersonaError: the text is empty, or its stars are needed and not given.
+        """
+        if not text.strip():
+            raise PersonaError("there is no text to score")
+        if not self.stage.spec.style.trains_stars:
+            return Completion(text.strip())
+        if rating is None:
+            raise PersonaError(f"stage {self.stage.name} writes the stars before the text; give them with --rating")
+        return Completion(text.strip(), f"{rating:g}\n")
+
+    def score(self, prompts: list[list[int]], completion: Completion) -> list[Score]:
         """How likely a text is after each of some prompts; all are computed as one prefix tree.
 
         Args:
             prompts: token ids, as `Prompt.ids`.
-            rating: the stars that the text comes with; needed where the stage writes them before the text.
 
         Raises:
-            PersonaError: the stars are needed and not given, or the text does not fit.
+            PersonaError: the text does not fit.
         """
-        line = self._rating_line(rating)
-        body, end = encode(self.model.tokenizer, [text], special=False)[0], frame_ids(self.model.tokenizer)[2]
+        line, body = encode(self.model.tokenizer, [completion.star_line, completion.text], special=False)
+        end = frame_ids(self.model.tokenizer)[2]
         longest = max(map(len, prompts)) + len(line) + len(body) + len(end)
         if longest > self.stage.fit.max_length:
             raise PersonaError(
@@ -198,21 +234,13 @@ class Writer:
                 f"({self.stage.fit.max_length:,}); score a shorter text, or leave out the history: --without history"
             )
         self.load()
-        completion = np.array(line + body + end, dtype=np.int32)
         nll = self._nll(
             [np.array(ids, dtype=np.int32) for ids in prompts],
-            [completion],
+            [np.array(line + body + end, dtype=np.int32)],
             [(n, 0) for n in range(len(prompts))],
             given=len(line),
         )
-        return [Score(text, value, len(body) + len(end)) for value in nll.tolist()]
-
-    def _rating_line(self, rating: float | None) -> list[int]:
-        if not self.stage.spec.style.trains_stars:
-            return []
-        if rating is None:
-            raise PersonaError(f"stage {self.stage.name} writes the stars before the text; give them with --rating")
-        return encode(self.model.tokenizer, [f"{rating:g}\n"], special=False)[0]
+        return [Score(completion.text, value, len(body) + len(end)) for value in nll.tolist()]
 
     def _nll(self, prompts: list[Ids], completions: list[Ids], asked: list[tuple[int, int]], given: int = 0) -> Floats:
         pairs = Pairs(prompts, completions, np.array(asked), [given] * len(completions))

@@ -36,12 +36,16 @@ def prepare(stage: Stage, folder: Path, base_model: str | None) -> list[Path]:
         )
     if not (stage.model / MODEL_CARD).is_file():
         raise PersonaError(f"{stage.model}: it has no model card yet; make it with the figures: snakemake report")
+    if base_model is not None and not (stage.model / ADAPTER).is_file():
+        raise PersonaError(f"--base-model: {stage.model} is no adapter; leave it out")
     for file in sorted(stage.model.iterdir()):
-        if file.name.startswith("."):
+        if file.name.startswith(".") or not file.is_file():
             continue
         copy = folder / file.name
         settings = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None
-        cleaned = _without_paths(settings, file, base_model)
+        cleaned = _without_paths(settings)
+        if file.name == ADAPTER:
+            cleaned["base_model_name_or_path"] = _base_of_adapter(stage, base_model)
         if cleaned == settings:
             _link(file, copy)
         else:
@@ -49,16 +53,24 @@ def prepare(stage: Stage, folder: Path, base_model: str | None) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _without_paths(settings: Any, file: Path, base_model: str | None) -> Any:
-    if not isinstance(settings, dict):
-        return settings
-    kept = {key: value for key, value in settings.items() if key not in PATHS}
-    if file.name != ADAPTER:
-        return kept
-    base = base_model or str(kept["base_model_name_or_path"])
-    if Path(base).is_dir():
-        raise PersonaError(f"{file}: the adapter's base model is the folder {base}; name its hub id with --base-model")
-    return kept | {"base_model_name_or_path": base}
+def _without_paths(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: _without_paths(value) for key, value in settings.items() if key not in PATHS}
+    return [_without_paths(value) for value in settings] if isinstance(settings, list) else settings
+
+
+def _base_of_adapter(stage: Stage, base_model: str | None) -> str:
+    """The hub id of an adapter's base model.
+
+    Raises:
+        PersonaError: it was a folder, and its hub id is not given.
+    """
+    if base_model is None and not stage.starts_from_hub:
+        raise PersonaError(
+            f"{stage.model}: the adapter's base model is the folder {stage.base_model}; name its hub id with "
+            "--base-model"
+        )
+    return base_model or stage.base_model.partition("@")[0]
 
 
 def _link(file: Path, copy: Path) -> None:
@@ -82,7 +94,12 @@ def push(folder: Path, repository: str, is_public: bool) -> str:
     api = HfApi()
     try:
         made = api.create_repo(repository, private=not is_public, exist_ok=True)
+        # A repository that was there before keeps its own visibility.
+        if not is_public and not api.repo_info(repository).private:
+            raise PersonaError(f"{repository} is public; choose another one, or say so with --public")
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model")
+    except PersonaError:
+        raise
     except Exception as error:  # of the client's library, whose classes change with its version
         text = " ".join(str(error).split())
         raise PersonaError(f"{repository}: it could not be sent ({type(error).__name__}: {text[:300]})") from error

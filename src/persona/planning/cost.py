@@ -245,10 +245,10 @@ class Epoch:
     micro_steps: float  # per step
 
     @classmethod
-    def of(cls, table: TokenTable, schedule: Schedule, processes: int, count: int = COUNTED_STEPS) -> Epoch:
-        """Plan the first `count` steps."""
+    def of(cls, table: TokenTable, schedule: Schedule, processes: int, count: int | None = None) -> Epoch:
+        """Plan the first `count` steps; by default `COUNTED_STEPS`."""
         steps = step_targets(table.users, schedule, epoch=0)
-        counted = steps[:count]
+        counted = steps[: COUNTED_STEPS if count is None else count]
         work, micro_steps = rows_of(table, counted, schedule, processes)
         return cls(len(steps), len(counted), work, micro_steps / len(counted))
 

@@ -33,7 +33,7 @@ def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
     )
     recipe = stage.manifest["parameters"]
     # A folder of this machine says nothing to others.
-    is_folder = described.is_tiny or Path(stage.base_model.partition("@")[0]).is_dir()
+    is_folder = not described.starts_from_hub
     parts = [part for part in ("profile", "history", "context") if part in stage.parts]
     return environment.get_template("card.md.j2").render(
         dataset=evidence.dataset,
@@ -60,8 +60,10 @@ def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
 
 
 def place_card(text: str, model: Path) -> None:
-    """Put a card into the folder of its model, unless the same one is there."""
+    """Put a card into the folder of its model, if the model is there and has no such card yet."""
     file = model / MODEL_CARD
+    if not model.is_dir():
+        return
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         write_text(text, file)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -84,6 +84,8 @@ def pairs_of(a: Study, b: Study, stage: str | None, against: str | None) -> list
     Raises:
         PersonaError: there is no such stage, or none is in both.
     """
+    if against is not None and stage is None:
+        raise PersonaError("--against names the partner of a stage; name that one with --stage")
     if stage is not None:
         return [(Run(a, a.stage(stage)), Run(b, b.stage(against or stage)))]
     names = [name for name in a.stages if name in b.stages]
@@ -107,7 +109,11 @@ def check_same_targets(one: Run, other: Run) -> None:
     changed = both.filter(pl.col("n_characters") != pl.col("n_characters_other")).height
     if not (any(only) or changed):
         return
-    settings = _differing(one.study.description["settings"], other.study.description["settings"])
+    settings = [
+        found
+        for key in ("min_reviews_per_user", "split", "cohorts", "options")
+        for found in _differing(one.stage.data[key], other.stage.data[key], key)
+    ]
     because = "; ".join(f"{key}: {a!r} and {b!r}" for key, a, b in settings[:SHOWN_SETTINGS])
     how = f"{both.height:,} test targets are in both, {only[0]:,} only in the first, {only[1]:,} only in the second"
     if changed:
@@ -117,7 +123,7 @@ def check_same_targets(one: Run, other: Run) -> None:
         + (
             f"Settings that differ: {because}"
             if because
-            else "Split and cohorts are set alike, so the raw data differs"
+            else "Split and cohorts are set alike; the raw data or the version of this program differs"
         )
     )
 
@@ -141,10 +147,7 @@ def compare_runs(pairs: list[tuple[Run, Run]]) -> list[Difference]:
     found = [_difference(one, other, metric) for one, other in pairs for metric in METRICS]
     numbers = [n for n, each in enumerate(found) if np.isfinite(each.estimate.p)]
     adjusted = dict(zip(numbers, holm([found[n].estimate.p for n in numbers]), strict=True))
-    return [
-        Difference(each.name, each.metric, each.estimate, each.per_user, adjusted.get(n), each.note)
-        for n, each in enumerate(found)
-    ]
+    return [replace(each, p_adjusted=adjusted.get(n)) for n, each in enumerate(found)]
 
 
 def _difference(one: Run, other: Run, metric: Metric) -> Difference:

@@ -91,7 +91,7 @@ def test_a_part_that_a_failing_disk_damaged_is_computed_again(folder: Path) -> N
 
 
 def test_the_end_of_another_process_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def closed(*_: Any) -> None:
+    def closed(*_: Any, **__: Any) -> None:
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr("torch.distributed.all_gather_object", closed)

@@ -15,13 +15,14 @@ import pytest
 
 from persona.__main__ import main
 from persona.study import Study
-from tests.unit.studies import stage, write_study
+from tests.unit.studies import stage, write_model, write_study
 
 
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does to the making of a repository and to a commit, and keeps what it got."""
 
     requests: ClassVar[list[tuple[str, Any]]] = []
+    is_private: ClassVar[bool] = True
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -36,7 +37,7 @@ class Hub(BaseHTTPRequestHandler):
         self._answer(answer)
 
     def do_GET(self) -> None:
-        self._answer({"id": "me/films", "sha": "1", "siblings": [], "tags": []})
+        self._answer({"id": "me/films", "sha": "1", "siblings": [], "tags": [], "private": type(self).is_private})
 
     def _answer(self, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode()
@@ -57,7 +58,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    Hub.requests = []
+    Hub.requests, Hub.is_private = [], True
     yield Hub
     server.shutdown()
 
@@ -66,9 +67,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.chdir(tmp_path)
     study = write_study(tmp_path / "results/dmsc", {"history": stage("history")})
-    model = study.stages["history"].trained() / "model"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text(json.dumps({"_name_or_path": "/home/li/models/small", "hidden_size": 8}))
+    model = write_model(study, "history")
+    inner = {"_name_or_path": "/home/li/models/small", "hidden_size": 8}
+    (model / "config.json").write_text(json.dumps({**inner, "text_config": inner}))
     (model / "model.safetensors").write_bytes(b"weights")
     (model / ".snakemake_timestamp").touch()
     return study
@@ -100,10 +101,19 @@ def test_a_model_is_sent_only_when_asked_and_without_paths(
         line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in commit if line["key"] == "file"
     }
     assert set(files) == {"README.md", "config.json", "model.safetensors"}
-    assert json.loads(files["config.json"]) == {"hidden_size": 8}
+    assert json.loads(files["config.json"]) == {"hidden_size": 8, "text_config": {"hidden_size": 8}}
     assert files["model.safetensors"] == b"weights"
     assert json.loads((model / "config.json").read_text())["_name_or_path"]  # the model itself stays as it was
-    assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
+    assert sorted(path.name for path in model.parent.iterdir()) == ["manifest.json", "model", "stage.json"]
+
+
+def test_what_is_to_be_private_is_not_sent_to_a_public_repository(
+    study: Study, hub: type[Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (study.stages["history"].model / "README.md").write_text("# card")
+    hub.is_private = False
+    assert "me/films is public; choose another one, or say so with --public" in publish(monkeypatch, capsys, "--push")
+    assert not any("/commit/" in path for path, _ in hub.requests)
 
 
 def test_an_adapter_names_a_base_model_that_others_can_find(
@@ -112,6 +122,8 @@ def test_an_adapter_names_a_base_model_that_others_can_find(
     model = study.stages["history"].model
     (model / "README.md").write_text("# card")
     (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    # Of a base model in a folder the manifest has a digest, and the folder may be gone by now.
+    (model.parent / "manifest.json").write_text(json.dumps({"parameters": {"base_model": "d" * 64}}))
     assert "the adapter's base model is the folder" in publish(monkeypatch, capsys)
     assert "adapter_config.json" in publish(monkeypatch, capsys, "--base-model", "maker/small")
 
@@ -121,5 +133,5 @@ def test_a_vocabulary_that_was_learned_from_texts_is_not_published(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     study = write_study(tmp_path / "results/dmsc", {"history": stage("history", is_tiny=True)})
-    (study.stages["history"].trained() / "model").mkdir(parents=True)
+    write_model(study, "history")
     assert "whose vocabulary comes from the texts, so it holds names" in publish(monkeypatch, capsys)

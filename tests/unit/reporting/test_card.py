@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from persona.files import file_digest
@@ -21,11 +22,10 @@ def test_a_card_has_the_figures_with_intervals_the_limits_and_the_prompt(evidenc
     outline = text.split("```text\n")[1].split("```")[0]
     assert outline.startswith("[USER_HASH={user_id}]\n\n[USER_PROFILE]\n[USER_{field}={value}]\n...\n\n[HISTORY]\n")
     assert outline.endswith("[TASK]\n预测用户会写的影评\n\n[MOVIE]\n{title}（{genres}）\n\n影评：\n")
-    assert "base_model" not in card(
-        evidence,
-        evidence.stages[1],
-        write_study(tmp_path, {"history": stage("history", is_tiny=True)}).stages["history"],
-    )
+    assert "\nbase_model: models/tiny\n" in text
+    # A base model in a folder of this machine, of which the manifest has a digest.
+    (described.trained() / "manifest.json").write_text(json.dumps({"parameters": {"base_model": "d" * 64}}))
+    assert "base_model" not in card(evidence, evidence.stages[1], described)
     for row in evidence.targets.iter_rows(named=True):
         assert row["user_id"] not in text and row["text"] not in text
 
@@ -41,5 +41,7 @@ def test_a_card_does_not_make_a_model_another_one(tmp_path: Path) -> None:
     place_card("# a card", tmp_path)
     placed = (tmp_path / "README.md").stat().st_mtime_ns
     place_card("# a card", tmp_path)
+    place_card("# a card", tmp_path / "deleted")
+    assert not (tmp_path / "deleted").exists()
     assert file_digest(tmp_path) == digest
     assert (tmp_path / "README.md").stat().st_mtime_ns == placed

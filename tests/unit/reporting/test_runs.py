@@ -69,7 +69,10 @@ def test_other_cohorts_are_refused_with_how_they_differ(tmp_path: Path, targets:
         "0 only in the second. Settings that differ: split.seed: 42 and 7"
     )
     changed = results(tmp_path / "c", {"history": table.with_columns(n_characters=pl.lit(11, pl.Int32))})
-    with pytest.raises(PersonaError, match=r"40 have another text of the same id\. .* so the raw data differs"):
+    with pytest.raises(
+        PersonaError,
+        match=r"40 have another text of the same id\. .* the raw data or the version",
+    ):
         compare_runs(pairs_of(one, changed, None, None))
 
 
@@ -102,5 +105,7 @@ def test_the_command_prints_and_writes_tables_and_a_plot(
 def test_folders_without_a_common_stage_are_refused(tmp_path: Path, targets: pl.DataFrame) -> None:
     one = results(tmp_path / "a", {"quick": scores(targets, 1.0)})
     other = results(tmp_path / "b", {"history": scores(targets, 1.0)})
+    with pytest.raises(PersonaError, match="name that one with --stage"):
+        pairs_of(one, other, None, "history")
     with pytest.raises(PersonaError, match="none in both; name one of each with --stage and --against"):
         pairs_of(one, other, None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import secrets
 import threading
 from collections.abc import Iterable
@@ -21,13 +20,14 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from persona.errors import PersonaError
-from persona.inference.explain import Explanation, explain
-from persona.inference.question import Question, ask
+from persona.inference.explain import WHOLE, Explanation, explain
+from persona.inference.question import Question, ask, parse_turn
 from persona.inference.writer import Draft, Prompt, Score, Writer
 from persona.prompts import PARTS
 from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
+from persona.units import shorten
 
 HOSTS = ["127.0.0.1", "localhost"]
 EXAMPLES = 30  # texts of the test set to choose from
@@ -77,20 +77,16 @@ class Asked:
         return frozenset(PARTS) - set(self.parts)
 
     def question(self, study: Study) -> Question:
-        """Who is asked for and about what; a chosen text comes before user and item.
+        """Who is asked for and about what.
 
         Raises:
             PersonaError: see `ask`.
         """
-        if self.target:
-            if not self.target.isdecimal():
-                raise PersonaError(f"{self.target}: an interaction_id is a number")
-            return ask(study, target=int(self.target))
-        turns = [line.partition(":") for line in self.context.splitlines() if line.strip()]
-        if any(not (colon and speaker.strip() and said.strip()) for speaker, colon, said in turns):
-            raise PersonaError("conversation: each line is SPEAKER: TEXT")
-        context = [(speaker.strip(), said.strip()) for speaker, _, said in turns]
-        return ask(study, self.user or None, self.item or None, self.title or None, context=context)
+        if self.target and not (self.target.isascii() and self.target.isdecimal()):
+            raise PersonaError(f"{self.target}: an interaction_id is a number")
+        target = int(self.target) if self.target else None
+        context = [parse_turn(line) for line in self.context.splitlines() if line.strip()]
+        return ask(study, self.user or None, self.item or None, self.title or None, target, context=context)
 
 
 @dataclass(frozen=True)
@@ -133,8 +129,9 @@ class Writers:
         except PersonaError:
             if not self.loaded:
                 raise
+            for other in self.loaded.values():
+                other.model.unload()
             self.loaded.clear()
-            gc.collect()
             writer.load()
         self.loaded[stage.name] = writer
         return writer
@@ -147,20 +144,17 @@ class Writers:
         """
         writer = self.of(stage)
         prompt = writer.prompt(question, asked.without)
-        rating = question.target["rating"][0]
-        text = asked.text or question.real_text
-        may_score = text and not (stage.spec.style.trains_stars and rating is None)
         drafts = writer.drafts(prompt, asked.samples)
-        explained = text if may_score else drafts[0].text
+        rating = question.target["rating"][0]
+        scored = writer.given(asked.text, rating) if asked.text else writer.real(question, prompt)
+        explained = scored or drafts[0].completion
         return Answer(
             stage.name,
             prompt,
             drafts,
-            writer.score([prompt.ids], text, rating)[0] if text and may_score else None,
+            writer.score([prompt.ids], scored)[0] if scored else None,
             writer.stars(prompt),
-            explain(writer, question, prompt, explained, asked.without, rating)
-            if asked.explains and explained
-            else None,
+            explain(writer, question, prompt, explained, asked.without) if asked.explains else None,
         )
 
 
@@ -183,10 +177,12 @@ def application(study: Study) -> Starlette:
         html = template.render(
             study=study,
             asked=asked,
-            stages=study.trained_stages(),
+            stages=list(study.stages.values()),
             chosen=asked.stages or [study.stage(None).name],
             examples=_with_chosen(examples, asked.target),
             parts=PARTS,
+            whole=WHOLE,
+            most_samples=MOST_SAMPLES,
             nonce=nonce,
             **shown,
         )
@@ -230,8 +226,7 @@ def _examples(study: Study) -> list[tuple[str, str]]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    text = " ".join(row["text"].split())
-    return f"{row['title']} · {row['user_id'][:6]} · {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}"
+    return f"{row['title']} · {row['user_id'][:6]} · {shorten(row['text'], SHOWN)}"
 
 
 def _with_chosen(examples: Iterable[tuple[str, str]], target: str) -> list[tuple[str, str]]:
