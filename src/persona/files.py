@@ -60,7 +60,7 @@ def write_json(value: object, path: str | Path) -> None:
 def file_digest(path: str | Path) -> str:
     """SHA-256 in hexadecimal: of a file, or of the names and bytes of a folder's files.
 
-    Hidden files and folders do not count, and neither does a model card, which says what a model is.
+    Hidden files and folders do not count, and neither does a model card, which only describes it.
     """
     path = Path(path)
     if path.is_dir():

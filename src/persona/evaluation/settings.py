@@ -27,8 +27,8 @@ class GenerationSettings(Settings):
     seed: Seed = 42
     """Seed of the choice of targets and of sampling."""
     backend: Literal["transformers", "vllm"] = "transformers"
-    """What writes the texts. `vllm` is faster on GPUs and samples by other random numbers; scores are computed the same
-    way with both. See [serving.md](../docs/serving.md)."""
+    """What writes the texts. `vllm` is meant for GPUs, where it was not tried yet, and samples by other random numbers;
+    scores are computed the same way with both. See [serving.md](../docs/serving.md)."""
     vllm_python: Text = ".venv/vllm/bin/python"
     """The Python interpreter of the environment that has vLLM, whose packages differ from those of the training."""
 

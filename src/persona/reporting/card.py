@@ -103,7 +103,7 @@ def _measures(evidence: Evidence, stage: Stage) -> list[tuple[str, str, str]]:
                 _figure(before["stars"]["all"].get("rmse"), ".2f"),
             )
         )
-    texts = "chrF of the likeliest text against the real one (0 to 1)"
+    texts = "chrF of the greedy text against the real one (0 to 1)"
     rows.append((texts, _figure(own["texts"]["greedy"]["chrf"]), _figure(before["texts"]["greedy"]["chrf"])))
     return rows
 
@@ -127,7 +127,7 @@ def _limits(evidence: Evidence, stage: Stage) -> list[str]:
     exact = stage.metrics["copying"]["generated"]["exact"]
     limits = [
         "It was measured on this data set alone.",
-        f"Of the likeliest texts that it wrote for {stage.metrics['counts']['generated']:,} test texts, {exact:.1%} "
+        f"Of the greedy texts that it wrote for {stage.metrics['counts']['generated']:,} test texts, {exact:.1%} "
         "are, word for word, texts that it was trained on. It was trained on what people wrote, and may repeat it.",
         "What it writes is not what the user wrote or thinks. Do not present it as such.",
     ]

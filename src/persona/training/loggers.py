@@ -65,7 +65,7 @@ def _start(tracker: str, info: RunInfo) -> Logger:
     except Exception as error:  # of any library
         raise PersonaError(
             f"log_to: {tracker} cannot be started ({type(error).__name__}: {' '.join(str(error).split())}); "
-            "mend that, or leave it out of log_to"
+            "fix this, or leave it out of log_to"
         ) from error
     return logger
 
