@@ -1,4 +1,4 @@
-"""What the model writes for some targets: its likeliest review, and sampled ones."""
+"""What the model writes for some targets: its greedy review, and sampled ones."""
 
 from __future__ import annotations
 

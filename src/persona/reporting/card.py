@@ -22,7 +22,7 @@ def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
     """The card as Markdown. It names no user and shows no text of the data.
 
     Args:
-        described: the stage as `stages.json` describes it.
+        described: the stage as the workflow described it.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
