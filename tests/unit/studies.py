@@ -32,7 +32,7 @@ def stage(ablation: str, **changes: Any) -> dict[str, Any]:
             "path": "raw.csv",
             "format": "dmsc_csv",
             "options": {"pseudonymise": False},
-            "is_synthetic": False,
+            "synthetic": None,
             "min_reviews_per_user": 1,
             "split": {"seed": 42},
             "cohorts": {"test": {"max_users": None}},

@@ -140,9 +140,11 @@ def test_an_explanation_is_what_a_plain_computation_of_each_shorter_prompt_gives
     start, end = prompt.text.index(history), prompt.text.index("[TASK]")
     whole = plain_nll(writer, prompt.text[:start] + prompt.text[end:], text) - base
     assert found["history", WHOLE] == pytest.approx(whole, abs=1e-3)
+    # The only field of the profile, with which the whole profile goes.
     start = prompt.text.index(profile)
     whole = plain_nll(writer, prompt.text[:start] + prompt.text[prompt.text.index(history) :], text) - base
-    assert found["profile", WHOLE] == pytest.approx(whole, abs=1e-3)
+    assert found["profile", f"NAME={name_of(study, question.user_id)}"] == pytest.approx(whole, abs=1e-3)
+    assert ("profile", WHOLE) not in found
     assert max(map(abs, found.values())) > 0.01
 
 
@@ -163,7 +165,9 @@ def test_a_user_is_found_by_hash_and_by_name_and_the_nearest_are_named(study: St
     assert "hist: no such stage was trained (did you mean history?); there are quick, history" in persona(
         "write", "--stage", "hist", "--user", user
     )
-    assert "say what the text is about: --item" in persona("write", "--user", user)
+    assert "no item is given: name one by id or title" in persona("write", "--user", user)
+    assert persona("write", "--stage", "history", "--user", user[:6], "--item", item, "--print-prompt") == by_hash
+    assert user in persona("show")
     assert "12345: no text has this interaction_id; the nearest is " in persona("show", "--target", 12345)
 
 
@@ -245,7 +249,10 @@ def test_a_user_who_is_not_in_the_data_comes_as_json_lines(study: Study, persona
     )
     assert "[HISTORY]" not in without and "[USER_NAME=新人]" in without
     file.write_text(json.dumps(rows[0] | {"day": "tomorrow"}) + "\n", encoding="utf-8")
-    assert "day is not YYYY-MM-DD (1)" in persona("write", "--history", file, "--title", "x")
+    wrong = persona("write", "--history", file, "--title", "x")
+    assert "none of its 1 rows can be used as jsonl: day is not YYYY-MM-DD (1)" in wrong
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"user": "新人"}]), encoding="utf-8")
+    assert f"{file}, line 3: no item; see docs" in persona("write", "--history", file, "--title", "长夜之后")
 
 
 def test_the_command_prints_texts_stars_score_and_what_moved_it(study: Study, persona: Call) -> None:

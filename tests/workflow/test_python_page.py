@@ -66,5 +66,5 @@ def test_without_torch_the_error_says_what_to_install() -> None:
     script = "import sys; sys.modules['torch'] = None; from persona import train"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.stderr.rstrip().endswith(
-        "torch is not installed; training and evaluation need it: pip install '.[train]'"
+        "torch is not installed; training and evaluation need it: pip install -e '.[train]'"
     )

@@ -107,9 +107,7 @@ def missing_packages():
     rules = {"make_tiny_model", "plan", "train", *EVALUATING}
     needed = sorted(rules & {job.rule.name for job in workflow.dag.needrun_jobs()})
     if needed and find_spec("torch") is None:
-        return (
-            f"torch is not installed, and {needed[0]} needs it; pip install '.[train]'"
-        )
+        return f"torch is not installed, and {needed[0]} needs it; pip install -e '.[train]'"
     missing = [name for name in CONFIG.log_to if find_spec(name) is None]
     if missing and "train" in needed:
         return f"log_to: {missing[0]} is not installed; pip install {missing[0]}, or leave it out of log_to"

@@ -185,7 +185,7 @@ def description(name):
             "path": DATASET.path,
             "format": DATASET.format,
             "options": DATASET.model_dump(include=set(Options.model_fields)),
-            "is_synthetic": DATASET.synthetic is not None,
+            "synthetic": DATASET.synthetic and DATASET.synthetic.model_dump(),
             "min_reviews_per_user": DATASET.min_reviews_per_user,
             "split": CONFIG.split.model_dump(mode="json"),
             "cohorts": CONFIG.cohorts.model_dump(mode="json"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from persona.reporting.runs import Difference
 
+ONE_SEED = "Each stage is one training: the intervals hold for these trainings, not for other seeds."
 MEASURES = {
     "test_nll": "test NLL",
     "swap_gap": "swap gap",
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
         "",
         "Differences are B - A in nats per character with 95 % intervals over users and items. Below 0 in test NLL,",
         "above 0 in swap gap, B is better. p is adjusted by Holm's method over these rows, none of which was planned.",
+        *([] if any(len(run.stage.runs) > 1 for pair in pairs for run in pair) else [ONE_SEED]),
         f"tables and plot: {args.output}",
         sep="\n",
     )
@@ -86,7 +88,7 @@ def _differences_text(differences: list[Difference]) -> str:
         found = each.estimate.as_json()
         interval = each.note if found["low"] is None else f"[{found['low']:+.4f}, {found['high']:+.4f}]"
         value = "-" if found["value"] is None else f"{found['value']:+.4f}"
-        p = "" if each.p_adjusted is None else f"{each.p_adjusted:.4f}"
+        p = "" if each.p_adjusted is None else "<0.0001" if each.p_adjusted < 1e-4 else f"{each.p_adjusted:.4f}"
         helped = f"{each.per_user['helped']:.0%}, {each.per_user['harmed']:.0%}" if each.per_user.get("users") else ""
         rows.append([each.name, NAMES[each.metric], value, interval, p, helped])
     headers = ["stage", "metric", "B - A", "95 %", "adjusted p", "users helped, harmed"]

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     stage = Study.load(args.results).stage(args.stage)
     # Beside the model, so that its weights need not be copied.
     with TemporaryDirectory(dir=stage.trained(), prefix=".publish-") as place:
-        files = prepare(stage, Path(place), args.base_model)
+        files = prepare(stage, args.repo, Path(place), args.base_model)
         visible = "public" if args.public else "private"
         print(f"stage {stage.name} for the {visible} repository {args.repo}:")
         for file in files:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from persona.study import Study
 
 WIDTH = 60  # characters of a text in a table
+LISTED = 10  # users
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,8 +24,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "show", help="show a user's texts, samples and scores, or one text from raw row to score"
     )
     add_results(command)
-    chosen = command.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--user", help="hash or name")
+    chosen = command.add_mutually_exclusive_group()
+    chosen.add_argument("--user", help="hash or name; without it and --target some users of the test set are listed")
     chosen.add_argument("--target", type=int, help="interaction_id of one text")
 
 
@@ -33,8 +34,43 @@ def run(args: argparse.Namespace) -> None:
     from persona.study import Study
 
     study = Study.load(args.results)
-    lines = _user_lines(study, args.user) if args.user else _target_lines(study, args.target)
+    if args.user:
+        lines = _user_lines(study, args.user)
+    else:
+        lines = _some_users(study) if args.target is None else _target_lines(study, args.target)
     print(*lines, sep="\n")
+
+
+def _some_users(study: Study) -> list[str]:
+    """Users of the test set with the most earlier texts, and a text of each."""
+    import polars as pl
+
+    from persona.inference.lookup import user_names
+    from persona.tables import schemas
+    from persona.tables.parquet import read_table
+
+    targets = read_table(study.table("targets"), schemas.TARGETS).filter(pl.col("cohort") == "test")
+    most = targets.sort("n_history", "interaction_id", descending=[True, False])
+    shown = most.unique("user_id", keep="first", maintain_order=True).head(LISTED)
+    titles = read_table(study.table("items"), schemas.ITEMS, ["item_id", "title"])
+    names = user_names(study).group_by("user_id").agg(pl.col("name").first())
+    table = shown.join(titles, on="item_id", how="left").join(names, on="user_id", how="left", maintain_order="left")
+    rows = [
+        (
+            row["user_id"],
+            row["name"] or "",
+            row["n_history"],
+            row["title"],
+            row["interaction_id"],
+            shorten(row["text"], WIDTH),
+        )
+        for row in table.iter_rows(named=True)
+    ]
+    return [
+        _table(rows, ["user", "name", "earlier texts", "item", "target", "text"]),
+        "",
+        "All texts of one: python -m persona show --user USER. Write as one: python -m persona write --user USER",
+    ]
 
 
 def _user_lines(study: Study, wanted: str) -> list[str]:

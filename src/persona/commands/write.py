@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from persona.commands.questions import add_question, add_results, question_of
+from persona.errors import PersonaError
 from persona.ingestion.json_values import NAME_FIELDS
 from persona.units import shorten
 
@@ -61,9 +63,14 @@ def run(args: argparse.Namespace) -> None:
     writer = Writer(study, study.stage(args.stage))
     question = ask(study, **question_of(args))
     without = frozenset(args.without)
+    if args.rating is not None and (args.score is None or not writer.stage.spec.style.trains_stars):
+        raise PersonaError(
+            "--rating: only a text of --score has it, in a stage that writes the stars before the text; leave it out"
+        )
     prompt = writer.prompt(question, without)
     if args.print_prompt:
-        print(prompt.text)
+        # A file or another program gets the prompt alone, without a line break that the model was not trained with.
+        print(prompt.text, end="\n" if sys.stdout.isatty() else "", flush=True)
         return
     if args.print_request:
         print(json.dumps(request(writer, prompt, args.samples, args.seed), ensure_ascii=False))
@@ -90,7 +97,7 @@ def _answer(
         print(*score_lines(writer.score([prompt.ids], scored)[0], is_real=args.score is None), sep="\n")
     stars = writer.stars(prompt)
     if stars:
-        print(*star_lines(stars), sep="\n")
+        print(*star_lines(stars, writer.stage.spec.style.trains_stars), sep="\n")
     if args.explain:
         print(explanation_text(explain(writer, question, prompt, explained, without)))
 
@@ -114,14 +121,14 @@ def heading(study: Study, writer: Writer, question: Question, prompt: Prompt, wi
     """Who is asked, and what the prompt shows."""
     names = [field["value"] for field in question.profile if field["field"].lower() in NAME_FIELDS]
     shown = f"{prompt.n_history:,} earlier texts" if writer.stage.spec.parts.history else "no history"
-    dropped = f" ({prompt.n_dropped:,} older ones do not fit)" if prompt.n_dropped else ""
+    dropped = f" ({prompt.n_dropped:,} older ones are left out to fit max_length)" if prompt.n_dropped else ""
     lines = [
         f"stage {writer.stage.name} of {study.folder}",
         f"user {question.user_id}{''.join(f' ({name})' for name in names[:1])}, about {question.title}",
         f"the prompt shows {shown}{dropped}, {len(prompt.ids):,} tokens",
     ]
-    if without:
-        lines.append(f"without {', '.join(sorted(without))}: the stage was not trained on such prompts")
+    if unusual := writer.stage.untrained_without(without):
+        lines.append(f"without {', '.join(unusual)}: the stage was not trained on such prompts")
     return [*lines, ""]
 
 
@@ -145,13 +152,14 @@ def score_lines(score: Score, is_real: bool) -> list[str]:
     ]
 
 
-def star_lines(stars: list[float]) -> list[str]:
+def star_lines(stars: list[float], are_trained: bool) -> list[str]:
     """The probability of each star as a bar."""
+    how = "" if are_trained else " (a zero-shot probe: the stage was not trained to give stars)"
     mean = sum(star * probability for star, probability in enumerate(stars, start=1))
     bars = [
         f"{n:>9} {probability:6.1%} {'█' * round(40 * probability)}" for n, probability in enumerate(stars, start=1)
     ]
-    return ["", f"stars     {mean:.2f} expected", *bars]
+    return ["", f"stars     {mean:.2f} expected{how}", *bars]
 
 
 def explanation_text(explanation: Explanation) -> str:

@@ -236,7 +236,8 @@ class Tracking(Settings):
     """Name of a run, with the placeholders `{sample}`, `{ablation}`, `{recipe}`."""
     mode: Literal["online", "offline"] = "offline"
     """Whether W&B and SwanLab send runs to their service. `offline` keeps them in the run folder, to be sent later
-    (`wandb sync`, `swanlab sync`). TensorBoard and MLflow write to this disk, or MLflow to the server that the
+    (`wandb sync`, `swanlab sync`). TensorBoard's files are in the run folders (`tensorboard --logdir results`); MLflow
+    writes to `runs/mlflow.db` of the data set, or to the server that the
     environment variable `MLFLOW_TRACKING_URI` names."""
 
 

@@ -80,7 +80,11 @@ def shorter_prompts(
         for field in (question.profile if "profile" in shown else [])
     ]
     entries = _without_entries(prompt) if "history" in shown else []
-    return [each for each in [*whole, *fields, *entries] if each[2] != prompt.text]
+    # Of a part with a single entry both would say the same.
+    several = {part for part, found in (("profile", fields), ("history", entries)) if len(found) != 1}
+    several |= {"context"}
+    chosen = [*(each for each in whole if each[0] in several), *fields, *entries]
+    return [each for each in chosen if each[2] != prompt.text]
 
 
 def _trimmed_alike(writer: Writer, question: Question, prompt: Prompt, without: frozenset[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from persona.tables import schemas
 from persona.tables.parquet import read_table
 
 SHOWN = 5  # users or items in a message
+PART_OF_A_HASH = re.compile("[0-9a-f]{6,15}")
 
 
 def user_range(user_id: str) -> tuple[str, str]:
@@ -28,7 +30,7 @@ def user_id_of(name: str) -> str:
 
 
 def find_user(study: Study, wanted: str) -> str:
-    """The id of a user, who is named by the id (a hash), or by name unless the data is pseudonymised.
+    """The id of a user, who is named by the id (a hash) or its beginning, or by name unless the data is pseudonymised.
 
     Raises:
         PersonaError: there is no such user, or several have the name.
@@ -36,6 +38,10 @@ def find_user(study: Study, wanted: str) -> str:
     path = study.table("users")
     if read_table(path, schemas.USERS, ["user_id"], user_range(wanted)).height:
         return wanted
+    if PART_OF_A_HASH.fullmatch(wanted):
+        ids = read_table(path, schemas.USERS, ["user_id"], (wanted, f"{wanted}g"))["user_id"]
+        if len(ids) == 1:
+            return str(ids[0])
     if study.is_pseudonymised:
         raise PersonaError(
             f"{wanted}: no user has this hash, and names were left out of this data (pseudonymise: true); give the "
@@ -45,7 +51,7 @@ def find_user(study: Study, wanted: str) -> str:
     hashed = user_id_of(wanted)
     if read_table(path, schemas.USERS, ["user_id"], user_range(hashed)).height:
         return hashed
-    named = _names(path)
+    named = user_names(study)
     found = named.filter(pl.col("name").str.to_lowercase() == wanted.lower())["user_id"].unique().sort()
     if len(found) == 1:
         return str(found[0])
@@ -54,9 +60,9 @@ def find_user(study: Study, wanted: str) -> str:
     raise PersonaError(f"{wanted}: no user has this name or hash{_nearest_names(wanted, named)}")
 
 
-def _names(users: Path) -> pl.DataFrame:
+def user_names(study: Study) -> pl.DataFrame:
     """`user_id` and `name` of the users whose profile has one."""
-    fields = read_table(users, schemas.USERS).explode("profile").unnest("profile")
+    fields = read_table(study.table("users"), schemas.USERS).explode("profile").unnest("profile")
     return fields.filter(pl.col("field").str.to_lowercase().is_in(NAME_FIELDS)).select("user_id", name="value")
 
 

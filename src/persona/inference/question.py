@@ -93,7 +93,7 @@ def ask(
     if history is not None:
         known = _from_file(study, history, user)
     elif user is None:
-        raise PersonaError("give a user: --user with a hash or a name, or --history with a file of texts")
+        raise PersonaError("no user is given: name one by hash or name, or give a file of texts (--history)")
     else:
         known = _from_tables(study, find_user(study, user))
     item_id, items = _item(study, known, item, title)
@@ -129,9 +129,14 @@ def _from_tables(study: Study, user_id: str) -> Ingested:
 def _from_file(study: Study, history: Path, user: str | None) -> Ingested:
     """The tables of a file of texts, of one user; titles that the file does not name are those of the data."""
     options = Options.model_validate(study.data["options"])
+    if not history.is_file():
+        raise PersonaError(f"{history}: no such file; give a file of texts, a JSON object a line")
     with TemporaryDirectory() as folder:
-        ingest(history, "jsonl", Path(folder), options, max_reject_share=0.0)
+        ingest(history, "jsonl", Path(folder), options, max_reject_share=1.0)
         tables = load(Path(folder))
+    if tables.rejects.height:
+        row = tables.rejects.row(0, named=True)
+        raise PersonaError(f"{history}, line {row['row']}: {row['reason']}; see docs/your-own-data.md for the format")
     ids = tables.users["user_id"]
     if user is not None:
         ids = ids.filter(ids == user_id_of(user))
@@ -165,9 +170,7 @@ def _item(study: Study, known: Ingested, item: str | None, title: str | None) ->
     of_user = known.interactions["item_id"].unique()
     if len(of_user) == 1:
         return str(of_user[0]), known.items
-    raise PersonaError(
-        "say what the text is about: --item with an id or a title, or --title for what is not in the data"
-    )
+    raise PersonaError("no item is given: name one by id or title, or give the title of a new one (--title)")
 
 
 def _of_the_data(study: Study, target: pl.DataFrame) -> Question:
@@ -207,6 +210,8 @@ def render_question(question: Question, stage: Stage, without: frozenset[str]) -
     """
     if unknown := without - set(PARTS):
         raise PersonaError(f"--without: got {', '.join(sorted(unknown))}, allowed are {', '.join(PARTS)}")
+    if question.split is None and not stage.spec.parts.context and question.target["context"][0].len():
+        raise PersonaError(f"stage {stage.name} shows no conversation; leave out --context, or choose another stage")
     parts = replace(stage.spec.parts, **dict.fromkeys(without, False))
     spec = replace(stage.spec, parts=parts)
     others = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from persona.study import Stage
 # Keys in which libraries note the folder that a model was loaded from.
 PATHS = ("_name_or_path", "name_or_path")
 ADAPTER = "adapter_config.json"
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def prepare(stage: Stage, folder: Path, base_model: str | None) -> list[Path]:
+def prepare(stage: Stage, repository: str, folder: Path, base_model: str | None) -> list[Path]:
     """Fill a folder with what is to be sent: the model and its card, without paths of this machine.
 
     Args:
@@ -29,6 +31,8 @@ def prepare(stage: Stage, folder: Path, base_model: str | None) -> list[Path]:
         PersonaError: the card is missing, the vocabulary was learned from people's texts, or an adapter's base model is
             a folder.
     """
+    if not REPOSITORY.fullmatch(repository):
+        raise PersonaError(f"--repo: got {repository}, allowed is OWNER/NAME of letters, digits, `-`, `_` and `.`")
     if stage.is_tiny:
         raise PersonaError(
             f"{stage.model}: its base model is a tiny one whose vocabulary comes from the texts, so it holds names "

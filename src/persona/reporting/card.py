@@ -15,7 +15,11 @@ from persona.prompts import outline
 from persona.reporting.evidence import Evidence
 from persona.reporting.stages import Stage
 
-NAMES = {"swap_gap": "swap gap", "author": "author", "rating": "stars"}
+NAMES = {
+    "swap_gap": "the swap gap",
+    "author": "how much more often it finds the author than the better of two free baselines (TF-IDF, n-grams)",
+    "rating": "how much smaller its squared error of stars is than that of the user's and the item's averages",
+}
 
 
 def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
@@ -38,7 +42,12 @@ def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
     return environment.get_template("card.md.j2").render(
         dataset=evidence.dataset,
         stage=stage,
-        base_model=stage.model if is_folder else stage.base_model,
+        base_model=stage.model
+        if described.is_tiny
+        else stage.base_model.rstrip("/").rpartition("/")[2]
+        if is_folder
+        else stage.base_model,
+        is_adapter=bool(recipe["lora"]) and (described.trained() / "model" / "adapter_config.json").is_file(),
         base_model_id=None if is_folder else stage.base_model.partition("@")[0],
         caution=evidence.caution,
         shown=", ".join(parts) or "nothing of the user but a hash",
@@ -98,7 +107,8 @@ def _measures(evidence: Evidence, stage: Stage) -> list[tuple[str, str, str]]:
     if own["stars"]["all"].get("rmse"):
         rows.append(
             (
-                "root mean squared error of the expected star",
+                "root mean squared error of the expected star"
+                + ("" if stage.is_given_stars else " (a zero-shot probe: it was not trained to give stars)"),
                 _figure(own["stars"]["all"]["rmse"], ".2f"),
                 _figure(before["stars"]["all"].get("rmse"), ".2f"),
             )
@@ -118,9 +128,12 @@ def _figure(value: dict[str, Any] | None, form: str = ".3f") -> str:
 def _claim(stage: Stage) -> str:
     if not stage.shows_user:
         return "Its prompts show nothing of the user, so nothing is said of how personal it is."
-    conditions = ", ".join(f"{NAMES[c.name]} {c.mark}" for c in stage.claim.conditions if c.advantage is not None)
+    conditions = "\n".join(f"- {c.mark} {NAMES[c.name]}" for c in stage.claim.conditions if c.advantage is not None)
     can = "can" if stage.claim.allowed else "**cannot**"
-    return f"By these figures it {can} be said to write like a particular user ({conditions})."
+    return (
+        f"By these figures it {can} be said to write like a particular user. Of texts with earlier ones, "
+        f"each of these must have an interval above 0 (✓ it has, ✗ it has not, · it cannot be computed):\n\n{conditions}"
+    )
 
 
 def _limits(evidence: Evidence, stage: Stage) -> list[str]:

@@ -67,6 +67,7 @@ class Difference:
     """How a stage of B differs from its partner in A in one metric; `note` says why it was not computed."""
 
     name: str
+    folders: tuple[str, str]
     metric: Metric
     estimate: Estimate
     per_user: dict[str, Any]
@@ -111,7 +112,7 @@ def check_same_targets(one: Run, other: Run) -> None:
         return
     settings = [
         found
-        for key in ("min_reviews_per_user", "split", "cohorts", "options")
+        for key in ("name", "format", "synthetic", "min_reviews_per_user", "split", "cohorts", "options")
         for found in _differing(one.stage.data[key], other.stage.data[key], key)
     ]
     because = "; ".join(f"{key}: {a!r} and {b!r}" for key, a, b in settings[:SHOWN_SETTINGS])
@@ -152,12 +153,19 @@ def compare_runs(pairs: list[tuple[Run, Run]]) -> list[Difference]:
 
 def _difference(one: Run, other: Run, metric: Metric) -> Difference:
     name = other.stage.name if one.stage.name == other.stage.name else f"{other.stage.name} - {one.stage.name}"
+    folders = str(one.study.folder), str(other.study.folder)
     note = _why_not(one, other, metric)
     if note:
-        return Difference(name, metric, Estimate(np.nan, note=note), {}, None, note)
+        return Difference(name, folders, metric, Estimate(np.nan, note=note), {}, None, note)
     estimate = difference(other.seeds, one.seeds, metric)
     return Difference(
-        name, metric, estimate, user_shares(better_by_user(other.seeds, one.seeds, metric)), None, estimate.note
+        name,
+        folders,
+        metric,
+        estimate,
+        user_shares(better_by_user(other.seeds, one.seeds, metric)),
+        None,
+        estimate.note,
     )
 
 
@@ -181,6 +189,8 @@ def difference_table(differences: list[Difference]) -> pl.DataFrame:
         {
             "stage": each.name,
             "metric": NAMES[each.metric],
+            "a": each.folders[0],
+            "b": each.folders[1],
             "b_minus_a": _finite(each.estimate.value),
             "low": _finite(each.estimate.low),
             "high": _finite(each.estimate.high),

@@ -18,7 +18,7 @@ def test_a_card_has_the_figures_with_intervals_the_limits_and_the_prompt(evidenc
     assert f"| {nll['value']:.3f} [{nll['low']:.3f}, {nll['high']:.3f}] |" in text
     assert "| training samples | 250 texts, up to 2 of each user (sample `all`) |" in text
     assert "On 40 test texts of 40 users, none of which it was trained on" in text
-    assert "it can be said to write like a particular user (swap gap ✓, author ✓" in text
+    assert "it can be said to write like a particular user." in text and "- ✓ the swap gap" in text
     outline = text.split("```text\n")[1].split("```")[0]
     assert outline.startswith("[USER_HASH={user_id}]\n\n[USER_PROFILE]\n[USER_{field}={value}]\n...\n\n[HISTORY]\n")
     assert outline.endswith("[TASK]\n预测用户会写的影评\n\n[MOVIE]\n{title}（{genres}）\n\n影评：\n")

@@ -53,13 +53,14 @@ class Asked:
     parts: list[str]
     samples: int
     text: str
+    rating: str
     explains: bool
     is_asked: bool
 
     @classmethod
     def of(cls, query: QueryParams) -> Asked:
         """From a query."""
-        names = ("target", "user", "item", "title", "context", "text")
+        names = ("target", "user", "item", "title", "context", "text", "rating")
         samples = query.get("samples", "")
         is_asked = "asked" in query
         return cls(
@@ -75,6 +76,18 @@ class Asked:
     def without(self) -> frozenset[str]:
         """The parts that are switched off."""
         return frozenset(PARTS) - set(self.parts)
+
+    @property
+    def stars(self) -> float:
+        """The stars of the given text.
+
+        Raises:
+            PersonaError: they are not a number.
+        """
+        try:
+            return float(self.rating)
+        except ValueError as error:
+            raise PersonaError(f"{self.rating}: the stars of the text are a number, such as 4") from error
 
     def question(self, study: Study) -> Question:
         """Who is asked for and about what.
@@ -99,12 +112,14 @@ class Answer:
     score: Score | None
     stars: list[float] | None
     explanation: Explanation | None
+    trains_stars: bool
+    unusual: list[str]
 
-    @property
-    def largest(self) -> float:
-        """The largest effect, by which bars are scaled."""
-        effects = self.explanation.effects if self.explanation else []
-        return max((abs(effect.nats) for effect in effects), default=0.0) or 1.0
+
+def largest_effect(answers: list[Answer]) -> float:
+    """The largest effect of all stages, by which the bars of all are scaled."""
+    effects = [effect for answer in answers if answer.explanation for effect in answer.explanation.effects]
+    return max((abs(effect.nats) for effect in effects), default=0.0) or 1.0
 
 
 @dataclass
@@ -145,7 +160,7 @@ class Writers:
         writer = self.of(stage)
         prompt = writer.prompt(question, asked.without)
         drafts = writer.drafts(prompt, asked.samples)
-        rating = question.target["rating"][0]
+        rating = asked.stars if asked.rating else question.target["rating"][0]
         scored = writer.given(asked.text, rating) if asked.text else writer.real(question, prompt)
         explained = scored or drafts[0].completion
         return Answer(
@@ -155,6 +170,8 @@ class Writers:
             writer.score([prompt.ids], scored)[0] if scored else None,
             writer.stars(prompt),
             explain(writer, question, prompt, explained, asked.without) if asked.explains else None,
+            stage.spec.style.trains_stars,
+            stage.untrained_without(asked.without),
         )
 
 
@@ -184,6 +201,7 @@ def application(study: Study) -> Starlette:
             whole=WHOLE,
             most_samples=MOST_SAMPLES,
             nonce=nonce,
+            largest=largest_effect(shown["answers"]),
             **shown,
         )
         # What people wrote is escaped; should it not be, a browser would still run nothing of it.
@@ -191,7 +209,11 @@ def application(study: Study) -> Starlette:
             "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
             f"script-src 'nonce-{nonce}'"
         )
-        return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+        return HTMLResponse(
+            html,
+            400 if shown["error"] else 200,
+            headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"},
+        )
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     return Starlette(routes=[Route("/", page)], middleware=[hosts])
