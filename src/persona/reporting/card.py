@@ -132,7 +132,7 @@ def _claim(stage: Stage) -> str:
     can = "can" if stage.claim.allowed else "**cannot**"
     return (
         f"By these figures it {can} be said to write like a particular user. Of texts with earlier ones, "
-        f"each of these must have an interval above 0 (✓ it has, ✗ it has not, · it cannot be computed):\n\n{conditions}"
+        f"each of these must have an interval above 0 (✓ it has, ✗ it has not, · not computable):\n\n{conditions}"
     )
 
 
