@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 
 from persona.commands import compare, operate, page, publish, show, write
@@ -26,6 +27,10 @@ def main() -> None:
     for module in dict.fromkeys(COMMANDS.values()):
         module.add(commands)
     try:
+        for argument in sys.argv[1:]:
+            # So Python keeps bytes that are not UTF-8.
+            if re.search("[\udc80-\udcff]", argument):
+                raise PersonaError(f"{argument!a}: this argument is not UTF-8")
         args = parser.parse_args()
         COMMANDS[args.command].run(args)
     except PersonaError as error:

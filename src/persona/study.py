@@ -113,7 +113,7 @@ def described_stage(file: Path) -> Stage:
                 "metrics": folder / settings["metrics"],
             }
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PersonaError(
             f"{file}: cannot be read ({type(error).__name__}); delete it and run snakemake again"
         ) from error

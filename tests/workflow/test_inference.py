@@ -24,7 +24,7 @@ from persona.inference.writer import Completion, Writer, one_process
 from persona.prompts import load_style
 from persona.study import Study
 from persona.tables import schemas
-from persona.tables.parquet import read_table
+from persona.tables.parquet import read_table, write_table
 from persona.tokenization.chat import chat_frame, encode
 from tests.workflow.conftest import ROOT
 
@@ -296,6 +296,72 @@ def test_a_stage_that_writes_stars_scores_a_text_after_its_stars(study: Study) -
         asked = writer.prompt(unwritten)
         draft = writer.drafts(asked, 0)[0]
         assert explain(writer, unwritten, asked, draft.completion, frozenset()).effects
+
+
+def test_what_is_not_understood_is_refused_in_one_line(study: Study, persona: Call, tmp_path: Path) -> None:
+    _, user = with_history(study)
+    asked = ("write", "--stage", "history", "--user", user)
+    refused = {
+        (*asked, "--title", " "): "--title: it is empty",
+        (
+            *asked,
+            "--title",
+            "x",
+            "--context",
+            "A: hi",
+        ): "dmsc_csv has no conversations; leave it out",
+        (*asked, "--title", "x", "--context", "hi"): "got 'hi', allowed is SPEAKER: TEXT",
+        (*asked, "--title", "x", "--score", " "): "there is no text to score",
+        (*asked, "--title", "x", "--rating", 4): "--rating: only a text of --score has it",
+        (*asked, "--title", "\udcff"): "this argument is not UTF-8",
+        ("show", "--user", ""): "the user's name is empty",
+        ("write", "--history", tmp_path / "no.jsonl", "--title", "x"): "no.jsonl: no such file",
+        ("publish", "--repo", "bad name"): "--repo: got bad name, allowed is OWNER/NAME",
+        (
+            "compare",
+            study.folder,
+            study.folder,
+            "--output",
+            study.table("users"),
+        ): "is a file; name a folder",
+    }
+    for arguments, words in refused.items():
+        answer = persona(*arguments)
+        assert answer.startswith("error: ") and words in answer and "\n" not in answer, (arguments, answer)
+    for option, value in (("--samples", -1), ("--seed", -1), ("--seed", 2**40), ("--target", "x")):
+        assert persona(*asked, option, value) == "2"  # argparse says what is allowed
+
+
+def test_of_several_users_who_fit_none_is_taken(study: Study, tmp_path: Path) -> None:
+    """One by what ids are made of, another by the name in the profile."""
+    users = read_table(study.table("users"), schemas.USERS)
+    name = name_of(study, users["user_id"][0])
+    other = users["user_id"][-1]
+    same = pl.when(pl.col("user_id") == other).then(
+        pl.lit([{"field": "name", "value": name}], schemas.USERS.columns["profile"])
+    )
+    for table in ("interactions", "items", "targets"):
+        (tmp_path / f"{table}.parquet").symlink_to(study.table(table).resolve())
+    write_table(users.with_columns(profile=same.otherwise("profile")), tmp_path / "users.parquet", schemas.USERS)
+    with pytest.raises(PersonaError, match=rf"{name}: 2 users have this name; give a hash: .*{other}"):
+        ask(Study(tmp_path, study.stages), user=name, title="x")
+
+
+def test_what_the_data_knows_of_an_item_holds_for_texts_of_a_file(study: Study, writer: Writer, tmp_path: Path) -> None:
+    items = read_table(study.table("items"), schemas.ITEMS)
+    item, title = items.select("item_id", "title").row(0)
+    file = tmp_path / "texts.jsonl"
+    row = {"user": "新人", "item": item, "title": title, "day": "2012-01-05", "rating": 2, "text": "看得很累"}
+    file.write_text(json.dumps(row), encoding="utf-8")
+    question = ask(study, history=file, item=item)
+    assert question.items.filter(item_id=item).equals(items.filter(item_id=item))
+
+
+def test_a_draft_that_was_cut_off_is_scored_without_an_end(study: Study, writer: Writer) -> None:
+    target, _ = with_history(study)
+    prompt = writer.prompt(ask(study, target=target))
+    cut, whole = (writer.score([prompt.ids], Completion("还不错", is_whole=whole))[0] for whole in (False, True))
+    assert cut.n_tokens == whole.n_tokens - 1 and cut.nll < whole.nll
 
 
 def test_a_request_has_the_tokens_of_the_prompt(study: Study, persona: Call, writer: Writer) -> None:

@@ -121,6 +121,17 @@ def test_what_people_wrote_is_shown_and_not_run(address: str, target: dict[str, 
     assert "<title>persona · dmsc</title>" in missing and "no user has this name or hash" in missing
 
 
+def test_an_error_of_one_stage_leaves_the_answer_of_the_other(address: str, target: dict[str, object]) -> None:
+    query = [("asked", 1), ("target", target["interaction_id"]), ("stage", "nonsense"), ("stage", "history"), *PARTS]
+    with pytest.raises(HTTPError) as refused:
+        urlopen(f"{address}?{urlencode(query)}")
+    page = refused.value.read().decode()
+    assert "nonsense: no such stage was trained" in page and '<div class="text draft">' in page
+    for wrong in ("9" * 5000, "-1", "x"):
+        with pytest.raises(HTTPError, match="400"):
+            urlopen(f"{address}?{urlencode([('asked', 1), ('target', wrong), ('samples', '9' * 5000)])}")
+
+
 def test_it_answers_to_this_machine_alone(address: str) -> None:
     host, port = "127.0.0.1", int(address.rsplit(":")[-1].strip("/"))
     with pytest.raises(HTTPError, match="400"):

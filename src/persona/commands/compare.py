@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from persona.errors import PersonaError
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -40,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     from persona.reporting.text_tables import as_markdown
     from persona.study import Study
 
+    if args.output.is_file():
+        raise PersonaError(f"{args.output}: is a file; name a folder with --output")
     pairs = pairs_of(Study.load(args.a), Study.load(args.b), args.stage, args.against)
     differences = compare_runs(pairs)
     tables = {"values": value_table(pairs), "differences": difference_table(differences)}

@@ -6,7 +6,7 @@ import argparse
 import socket
 from typing import TYPE_CHECKING
 
-from persona.commands.questions import add_results
+from persona.commands.questions import add_results, whole_number
 from persona.errors import PersonaError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     command = commands.add_parser("page", help="try the trained stages in a browser on this machine")
     add_results(command)
-    command.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}")
+    command.add_argument("--port", type=whole_number(0, 65535), default=PORT, help=f"default: {PORT}")
 
 
 def run(args: argparse.Namespace) -> None:

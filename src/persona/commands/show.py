@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from persona.commands.questions import add_results
+from persona.commands.questions import add_results, target_id
 from persona.units import shorten
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_results(command)
     chosen = command.add_mutually_exclusive_group()
     chosen.add_argument("--user", help="hash or name; without it and --target some users of the test set are listed")
-    chosen.add_argument("--target", type=int, help="interaction_id of one text")
+    chosen.add_argument("--target", type=target_id, help="interaction_id of one text")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from persona.study import Study
 
     study = Study.load(args.results)
-    if args.user:
+    if args.user is not None:
         lines = _user_lines(study, args.user)
     else:
         lines = _some_users(study) if args.target is None else _target_lines(study, args.target)

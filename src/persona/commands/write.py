@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from persona.commands.questions import add_question, add_results, question_of
+from persona.commands.questions import add_question, add_results, question_of, whole_number
 from persona.errors import PersonaError
 from persona.ingestion.json_values import NAME_FIELDS
 from persona.units import shorten
@@ -30,8 +30,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_results(command)
     command.add_argument("--stage", help="default: the last stage of the configuration that has a model")
     add_question(command)
-    command.add_argument("--samples", type=_count, default=1, help="sampled texts besides the greedy one (1)")
-    command.add_argument("--seed", type=int, help="of the sampling; default: that of the evaluation")
+    command.add_argument(
+        "--samples", type=whole_number(0, MOST_SAMPLES), default=1, help="sampled texts besides the greedy one (1)"
+    )
+    command.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), help="of the sampling; default: that of the evaluation"
+    )
     command.add_argument("--score", metavar="TEXT", help="say how likely this text is, and write none")
     command.add_argument("--rating", type=float, help="stars of the scored text, where the stage writes them before it")
     command.add_argument(
@@ -45,12 +49,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="print the request to a vLLM server as JSON and end: see docs/serving.md",
     )
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) <= MOST_SAMPLES):
-        raise argparse.ArgumentTypeError(f"got {text}, allowed is a whole number up to {MOST_SAMPLES}")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:

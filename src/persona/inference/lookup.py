@@ -36,6 +36,8 @@ def find_user(study: Study, wanted: str) -> str:
         PersonaError: there is no such user, or several have the name.
     """
     path = study.table("users")
+    if not wanted.strip():
+        raise PersonaError("the user's name is empty; give a hash or a name")
     if read_table(path, schemas.USERS, ["user_id"], user_range(wanted)).height:
         return wanted
     if PART_OF_A_HASH.fullmatch(wanted):
@@ -48,11 +50,10 @@ def find_user(study: Study, wanted: str) -> str:
             f"hash: {_some_users(path)}"
         )
     # In some data sets the name is what the id is a hash of, in others it stands in the profile.
-    hashed = user_id_of(wanted)
-    if read_table(path, schemas.USERS, ["user_id"], user_range(hashed)).height:
-        return hashed
+    hashed = read_table(path, schemas.USERS, ["user_id"], user_range(user_id_of(wanted)))["user_id"]
     named = user_names(study)
-    found = named.filter(pl.col("name").str.to_lowercase() == wanted.lower())["user_id"].unique().sort()
+    of_name = named.filter(pl.col("name").str.to_lowercase() == wanted.lower())["user_id"]
+    found = pl.concat([hashed, of_name]).unique().sort()
     if len(found) == 1:
         return str(found[0])
     if len(found):

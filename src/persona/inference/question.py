@@ -11,7 +11,9 @@ import polars as pl
 
 from persona.errors import PersonaError
 from persona.inference.lookup import find_item, find_target, find_user, user_id_of, user_range
+from persona.ingestion.formats import FORMATS
 from persona.ingestion.ingest import Ingested, ingest, load
+from persona.ingestion.json_values import OTHER, SELF
 from persona.ingestion.settings import Options
 from persona.prompts import PARTS, other_users, render
 from persona.study import Stage, Study
@@ -101,7 +103,7 @@ def ask(
     about = known.interactions.filter(pl.col("item_id") == item_id).sort("position")
     if about.height and not context and history is None:
         return _of_the_data(study, about.tail(1))
-    return _unwritten(known, item_id, context)
+    return _unwritten(known, item_id, _as_in_the_data(study, context))
 
 
 def parse_turn(text: str) -> tuple[str, str]:
@@ -114,6 +116,26 @@ def parse_turn(text: str) -> tuple[str, str]:
     if not (colon and speaker.strip() and said.strip()):
         raise PersonaError(f"conversation: got {text!r}, allowed is SPEAKER: TEXT")
     return speaker.strip(), said.strip()
+
+
+def _as_in_the_data(study: Study, context: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The turns as the ingestion makes them: no more than `max_context_turns`, and names hidden where they are.
+
+    Raises:
+        PersonaError: the data has no conversations, or hides names and one is given.
+    """
+    if not context:
+        return []
+    if not FORMATS[study.data["format"]].has_context:
+        raise PersonaError(f"--context: data of the format {study.data['format']} has no conversations; leave it out")
+    options = Options.model_validate(study.data["options"])
+    names = {speaker for speaker, _ in context} - {SELF, OTHER}
+    if names and (options.pseudonymise or options.mask_names):
+        raise PersonaError(
+            f"--context: got the speaker {sorted(names)[0]}, allowed are {SELF} (the user) and {OTHER}: the names were "
+            "left out of this data"
+        )
+    return list(context)[-options.max_context_turns :]
 
 
 def _from_tables(study: Study, user_id: str) -> Ingested:
@@ -145,6 +167,8 @@ def _from_file(study: Study, history: Path, user: str | None) -> Ingested:
         raise PersonaError(f"{history}: {found}; give the texts of one user, or choose one with --user")
     items = read_table(study.table("items"), schemas.ITEMS)
     own = tables.items.filter(pl.col("title") != pl.col("item_id"))
+    # What the data knows by the same id and title has its genres too.
+    own = own.join(items, on=["item_id", "title"], how="anti")
     return Ingested(
         tables.interactions.filter(pl.col("user_id") == ids[0]),
         tables.users.filter(pl.col("user_id") == ids[0]),
@@ -162,6 +186,8 @@ def _item(study: Study, known: Ingested, item: str | None, title: str | None) ->
         own = known.items.filter((pl.col("item_id") == item) | (pl.col("title") == item))
         return (str(own["item_id"][0]) if own.height == 1 else find_item(study, item)), known.items
     if title is not None:
+        if not title.strip():
+            raise PersonaError("--title: it is empty; give the title of the new item")
         same_title = pl.col("title").str.to_lowercase() == title.strip().lower()
         if known.items.filter(same_title | (pl.col("item_id") == title)).height:
             raise PersonaError(f"--title {title}: this title is in the data, so ask for it with --item")

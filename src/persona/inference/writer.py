@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,10 +54,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """A text, and the line of the stars before it; empty where there is none."""
+    """A text, and the line of the stars before it; empty where there is none. One that was cut off has no end."""
 
     text: str
     star_line: str = ""
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Draft:
     @property
     def completion(self) -> Completion:
         """As the model wrote it."""
-        return Completion(self.text, "" if self.rating is None else f"{self.rating:g}\n")
+        return Completion(self.text, "" if self.rating is None else f"{self.rating:g}\n", self.is_whole)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class Writer:
             return Completion(text.strip())
         if rating is None:
             raise PersonaError(f"stage {self.stage.name} writes the stars before the text; give them with --rating")
+        if not math.isfinite(rating) or (self._has_stars and rating not in range(1, len(STARS) + 1)):
+            raise PersonaError(f"--rating: got {rating:g}, allowed are 1 to {len(STARS)}, as in the data")
         return Completion(text.strip(), f"{rating:g}\n")
 
     def score(self, prompts: list[list[int]], completion: Completion) -> list[Score]:
@@ -226,7 +230,7 @@ class Writer:
             PersonaError: the text does not fit.
         """
         line, body = encode(self.model.tokenizer, [completion.star_line, completion.text], special=False)
-        end = frame_ids(self.model.tokenizer)[2]
+        end = frame_ids(self.model.tokenizer)[2] if completion.is_whole else []
         longest = max(map(len, prompts)) + len(line) + len(body) + len(end)
         if longest > self.stage.fit.max_length:
             raise PersonaError(

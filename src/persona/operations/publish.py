@@ -15,6 +15,7 @@ from persona.study import Stage
 # Keys in which libraries note the folder that a model was loaded from.
 PATHS = ("_name_or_path", "name_or_path")
 ADAPTER = "adapter_config.json"
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -46,7 +47,7 @@ def prepare(stage: Stage, repository: str, folder: Path, base_model: str | None)
         if file.name.startswith(".") or not file.is_file():
             continue
         copy = folder / file.name
-        settings = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None
+        settings = _settings_of(file)
         cleaned = _without_paths(settings)
         if file.name == ADAPTER:
             cleaned["base_model_name_or_path"] = _base_of_adapter(stage, base_model)
@@ -57,10 +58,30 @@ def prepare(stage: Stage, repository: str, folder: Path, base_model: str | None)
     return sorted(folder.iterdir())
 
 
+def _settings_of(file: Path) -> Any:
+    """What a file of settings holds; None for other files, also for a vocabulary, whose words may look like paths.
+
+    Raises:
+        PersonaError: it is not JSON.
+    """
+    if file.suffix != ".json" or file.name in VOCABULARIES:
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PersonaError(f"{file}: not JSON; make the model again, or take the file away") from error
+
+
 def _without_paths(settings: Any) -> Any:
     if isinstance(settings, dict):
-        return {key: _without_paths(value) for key, value in settings.items() if key not in PATHS}
+        kept = {key: value for key, value in settings.items() if key not in PATHS and not _is_path(value)}
+        return {key: _without_paths(value) for key, value in kept.items()}
     return [_without_paths(value) for value in settings] if isinstance(settings, list) else settings
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a setting is the path of a file or folder of this machine."""
+    return isinstance(value, str) and re.fullmatch(r"~?/\S+", value) is not None
 
 
 def _base_of_adapter(stage: Stage, base_model: str | None) -> str:
@@ -69,6 +90,8 @@ def _base_of_adapter(stage: Stage, base_model: str | None) -> str:
     Raises:
         PersonaError: it was a folder, and its hub id is not given.
     """
+    if base_model is not None and (Path(base_model).exists() or not REPOSITORY.fullmatch(base_model)):
+        raise PersonaError(f"--base-model: got {base_model}, allowed is the hub id of a model, such as OWNER/NAME")
     if base_model is None and not stage.starts_from_hub:
         raise PersonaError(
             f"{stage.model}: the adapter's base model is the folder {stage.base_model}; name its hub id with "

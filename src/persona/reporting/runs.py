@@ -54,11 +54,24 @@ class Run:
         return [table.filter(pl.col("cohort") == "test").sort("interaction_id") for table in tables]
 
     @cached_property
+    def texts(self) -> pl.DataFrame:
+        """`interaction_id` and `text` of the test targets."""
+        targets = read_table(self.study.table("targets"), schemas.TARGETS, ["interaction_id", "text"])
+        return self.seeds[0].select("interaction_id").join(targets, on="interaction_id", how="left")
+
+    @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Its `metrics.json`; empty if it is not there."""
+        """Its `metrics.json`; empty if it is not there.
+
+        Raises:
+            PersonaError: it is damaged.
+        """
         if not self.stage.metrics.is_file():
             return {}
-        metrics: dict[str, Any] = json.loads(self.stage.metrics.read_text(encoding="utf-8"))
+        try:
+            metrics: dict[str, Any] = json.loads(self.stage.metrics.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PersonaError(f"{self.stage.metrics}: not JSON; delete it and run snakemake evaluate_all") from error
         return metrics
 
 
@@ -104,10 +117,10 @@ def check_same_targets(one: Run, other: Run) -> None:
     Raises:
         PersonaError: they were not; the message says how they differ, and which settings do.
     """
-    ids = [run.seeds[0].select("interaction_id", "n_characters") for run in (one, other)]
+    ids = [run.texts for run in (one, other)]
     only = [len(mine.join(others, on="interaction_id", how="anti")) for mine, others in (ids, ids[::-1])]
     both = ids[0].join(ids[1], on="interaction_id", suffix="_other")
-    changed = both.filter(pl.col("n_characters") != pl.col("n_characters_other")).height
+    changed = both.filter(pl.col("text") != pl.col("text_other")).height
     if not (any(only) or changed):
         return
     settings = [

@@ -161,6 +161,12 @@ def read_table(
     if not Path(path).is_file():
         raise PersonaError(f"{path}: no such file; first run the step that makes it")
     try:
+        missing = sorted(set(expected) - set(pq.read_schema(path).names))
+        if missing:
+            raise PersonaError(
+                f"{path}: it lacks the column {missing[0]}; an earlier version of this program made it, so run "
+                "snakemake again"
+            )
         if users is None:
             table = pl.read_parquet(path, columns=list(expected), glob=False)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from persona.errors import PersonaError
@@ -17,7 +19,9 @@ SPLITS = ("train", "val", "test")
 
 def read_split(path: Path, users: tuple[str, str] | None = None) -> pl.DataFrame:
     """Read a split table of either form; `users` as in `read_table`."""
-    of_reviews = path.is_file() and "interaction_id" in pq.read_schema(path).names
+    of_reviews = False
+    with suppress(pa.ArrowInvalid, OSError):  # a file that is missing or damaged is refused below
+        of_reviews = "interaction_id" in pq.read_schema(path).names
     return read_table(path, schemas.SPLIT_OF_REVIEWS if of_reviews else schemas.SPLIT, users=users)
 
 

@@ -69,7 +69,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     study = write_study(tmp_path / "results/dmsc", {"history": stage("history")})
     model = write_model(study, "history")
     inner = {"_name_or_path": "/home/li/models/small", "hidden_size": 8}
-    (model / "config.json").write_text(json.dumps({**inner, "text_config": inner}))
+    (model / "config.json").write_text(json.dumps({**inner, "text_config": inner, "file": "/home/li/map.json"}))
+    # A vocabulary has words that look like paths.
+    (model / "tokenizer.json").write_text(json.dumps({"model": {"unk_token": "/s"}}))
     (model / "model.safetensors").write_bytes(b"weights")
     (model / ".snakemake_timestamp").touch()
     return study
@@ -100,7 +102,8 @@ def test_a_model_is_sent_only_when_asked_and_without_paths(
     files = {
         line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in commit if line["key"] == "file"
     }
-    assert set(files) == {"README.md", "config.json", "model.safetensors"}
+    assert set(files) == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    assert json.loads(files["tokenizer.json"]) == {"model": {"unk_token": "/s"}}
     assert json.loads(files["config.json"]) == {"hidden_size": 8, "text_config": {"hidden_size": 8}}
     assert files["model.safetensors"] == b"weights"
     assert json.loads((model / "config.json").read_text())["_name_or_path"]  # the model itself stays as it was
@@ -125,6 +128,7 @@ def test_an_adapter_names_a_base_model_that_others_can_find(
     # Of a base model in a folder the manifest has a digest, and the folder may be gone by now.
     (model.parent / "manifest.json").write_text(json.dumps({"parameters": {"base_model": "d" * 64}}))
     assert "the adapter's base model is the folder" in publish(monkeypatch, capsys)
+    assert "allowed is the hub id of a model" in publish(monkeypatch, capsys, "--base-model", str(tmp_path))
     assert "adapter_config.json" in publish(monkeypatch, capsys, "--base-model", "maker/small")
 
 

@@ -19,6 +19,10 @@ USERS, CANDIDATES = 40, 4
 
 @pytest.fixture(scope="session")
 def targets() -> pl.DataFrame:
+    return make_targets()
+
+
+def make_targets() -> pl.DataFrame:
     """One target per user, in blocks of four."""
     ids = range(USERS)
     return pl.DataFrame(

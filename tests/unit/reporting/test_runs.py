@@ -15,12 +15,13 @@ from persona.reporting.runs import compare_runs, difference_table, pairs_of
 from persona.study import Study
 from persona.tables import schemas
 from persona.tables.parquet import write_table
-from tests.unit.reporting.conftest import scores
+from tests.unit.reporting.conftest import make_targets, scores
 from tests.unit.studies import stage, write_study
 
 
 def results(folder: Path, rows: dict[str, pl.DataFrame], **settings: object) -> Study:
     study = write_study(folder, {name: stage(name) for name in rows}, **settings)
+    write_table(make_targets(), study.table("targets"), schemas.TARGETS)
     for name, table in rows.items():
         write_table(table, study.stages[name].evaluated() / "scores.parquet", schemas.SCORES)
     return study
@@ -68,7 +69,10 @@ def test_other_cohorts_are_refused_with_how_they_differ(tmp_path: Path, targets:
         "have different cohorts, so they cannot be compared: 30 test targets are in both, 10 only in the first, "
         "0 only in the second. Settings that differ: split.seed: 42 and 7"
     )
-    changed = results(tmp_path / "c", {"history": table.with_columns(n_characters=pl.lit(11, pl.Int32))})
+    changed = results(tmp_path / "c", {"history": table})
+    # As long as before.
+    reversed_texts = targets.with_columns(text=pl.col("text").str.reverse())
+    write_table(reversed_texts, changed.table("targets"), schemas.TARGETS)
     with pytest.raises(
         PersonaError,
         match=r"40 have another text of the same id\. .* the raw data or the version",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Iterable
@@ -66,7 +67,7 @@ class Asked:
         return cls(
             stages=query.getlist("stage"),
             parts=query.getlist("part") if is_asked else list(PARTS),
-            samples=min(MOST_SAMPLES, int(samples)) if samples.isdecimal() else 1,
+            samples=min(MOST_SAMPLES, int(samples)) if re.fullmatch("[0-9]{1,4}", samples) else 1,
             explains="explain" in query,
             is_asked=is_asked or "target" in query,
             **{name: query.get(name, "").strip() for name in names},
@@ -95,8 +96,8 @@ class Asked:
         Raises:
             PersonaError: see `ask`.
         """
-        if self.target and not (self.target.isascii() and self.target.isdecimal()):
-            raise PersonaError(f"{self.target}: an interaction_id is a number")
+        if self.target and not (self.target.isascii() and self.target.isdecimal() and len(self.target) < 20):
+            raise PersonaError(f"{self.target[:40]}: no text has this interaction_id")
         target = int(self.target) if self.target else None
         context = [parse_turn(line) for line in self.context.splitlines() if line.strip()]
         return ask(study, self.user or None, self.item or None, self.title or None, target, context=context)
@@ -187,7 +188,7 @@ def application(study: Study) -> Starlette:
     def page(request: Request) -> HTMLResponse:
         asked = Asked.of(request.query_params)
         nonce = secrets.token_urlsafe(16)
-        shown: dict[str, Any] = {"question": None, "answers": [], "error": None}
+        shown: dict[str, Any] = {"question": None, "answers": [], "errors": []}
         if asked.is_asked:
             with writers.lock:
                 shown |= _answers(study, writers, asked)
@@ -211,7 +212,7 @@ def application(study: Study) -> Starlette:
         )
         return HTMLResponse(
             html,
-            400 if shown["error"] else 200,
+            400 if shown["errors"] else 200,
             headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"},
         )
 
@@ -220,16 +221,19 @@ def application(study: Study) -> Starlette:
 
 
 def _answers(study: Study, writers: Writers, asked: Asked) -> dict[str, Any]:
-    """The question and what each chosen stage says; an error of one stage keeps what the others said."""
+    """The question and what each chosen stage says; an error of one stage keeps what the others say."""
     answers: list[Answer] = []
-    question = None
     try:
         question = asked.question(study)
-        for stage in map(study.stage, list[str | None](asked.stages) or [None]):
-            answers.append(writers.answer(stage, question, asked))
     except PersonaError as error:
-        return {"question": question, "answers": answers, "error": str(error)}
-    return {"question": question, "answers": answers, "error": None}
+        return {"errors": [str(error)]}
+    errors = []
+    for name in list[str | None](asked.stages) or [None]:
+        try:
+            answers.append(writers.answer(study.stage(name), question, asked))
+        except PersonaError as error:
+            errors.append(str(error))
+    return {"question": question, "answers": answers, "errors": errors}
 
 
 def _examples(study: Study) -> list[tuple[str, str]]:
