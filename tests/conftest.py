@@ -71,8 +71,9 @@ def renew_golden(request: pytest.FixtureRequest) -> bool:
 
 
 # Groups of tests that take longest, longest first.
-LONG_GROUPS = ["slurm", "finished", "test_demos", "test_data_sets", "test_resume", "test_parity", "test_benchmarks"]
-USE_FINISHED = ["test_workflow", "test_inference", "test_page", "test_evaluation", "test_faults", "test_reruns"]
+LONG_GROUPS = ["slurm", "finished", "test_demos", "test_faults", "test_data_sets", "test_resume", "test_parity"]
+# Together on one worker; the tests of other files copy what that worker made.
+USE_FINISHED = ["test_workflow", "test_evaluation", "test_reruns"]
 SHARE_NOTHING = ["test_demos", "test_benchmarks"]
 
 

@@ -72,7 +72,7 @@ def jobs() -> list[dict[str, str]]:
 def test_a_cluster_goes_on_with_what_one_machine_made(prepared: Path, config: dict[str, Any]) -> None:
     run = on_slurm(prepared, config, "train_quick", "--dry-run")
     assert re.search(r"train +1\n", run.stdout)
-    assert re.search(r"total +2\n", run.stdout)
+    assert re.search(r"total +3\n", run.stdout)  # with the stage's description
 
 
 @pytest.fixture

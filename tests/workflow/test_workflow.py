@@ -135,6 +135,7 @@ def test_a_stage_with_another_recipe_schedules_its_training_alone(finished: Path
     config["stages"]["fifth"] = config["stages"]["quick"] | {"recipe": "slow"}
     assert scheduled(snakemake(finished, config, "-n", "train_all", "evaluate_all")) == {
         "train": 1,
+        "describe_stage": 1,
         "train_all": 1,
         "evaluate": 1,
         "measure": 1,
