@@ -122,8 +122,8 @@ def terminal() -> Iterator[Terminal]:
 def finished(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
     """A folder in which all four stages were trained and evaluated: a copy of what one worker made for all."""
     base = tmp_path_factory.getbasetemp()
-    # Workers have their folders beside each other. As deep as those of the tests: a rule names the prompt styles by their
-    # path from where it runs, and another path would rerun it.
+    # Workers have their folders beside each other. This one is as deep as those of the tests: a rule names the prompt
+    # styles by their path from where it runs, and another path would rerun it.
     shared = (base.with_name("shared") if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
     shared.parent.mkdir(exist_ok=True)
     with shared.with_suffix(".lock").open("w") as lock:
