@@ -79,10 +79,10 @@ test: install .venv/transformers4  ## all tests but the slow ones
 test-fast: install  ## unit tests that start no processes, for while you write
 	$(PYTEST) -m "not slow and not long" -k "not another_process" tests/unit
 
-test-slow: install  ## demos at full size, benchmarks, simulations; SLURM=tests/slurm adds the tests on a real Slurm
+test-slow: install  ## benchmarks, simulations, a real structure; SLURM=tests/slurm adds the tests on a real Slurm
 	$(PYTEST) -m slow tests/unit tests/workflow $(SLURM)
 
-test-long: install  ## a soak: kills at random times, thousands of examples
+test-long: install  ## a soak: demos at full size, kills at random times, thousands of examples
 	$(PYTEST) -m "long or not slow" --hypothesis-profile thorough
 
 slurm:  ## Debian's packages of Slurm, to test with

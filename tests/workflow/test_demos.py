@@ -12,7 +12,7 @@ import yaml
 
 from tests.workflow.conftest import ROOT, snakemake
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # CI runs all steps on fewer users
 
 
 def test_the_demo_learns_and_history_helps_on_unseen_users(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_demo_learns_and_history_helps_on_unseen_users(tmp_path: Path) -> No
         assert f"| {method} | baseline |" in markdown
 
 
-@pytest.mark.long  # tests/unit hold the protocol to the same
+# tests/unit hold the protocol to the same.
 def test_where_reviews_have_nothing_of_their_users_nothing_is_found(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["datasets"]["dmsc"]["synthetic"]["habits"] = "independent"
