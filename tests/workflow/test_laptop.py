@@ -65,9 +65,8 @@ def laptop(model: Path, data: Path) -> list[str]:
     return words
 
 
+@pytest.mark.long  # tests/unit/training/test_structures.py trains the same structure
 def test_a_model_of_smollm2s_structure_learns_real_dialogue(model: Path, tmp_path: Path) -> None:
-    if not (REAL_DATA / "chameleons").exists():
-        pytest.skip("the real slice chameleons/ is not beside this repository")
     words = laptop(model, REAL_DATA / "chameleons")
     words[words.index("config/laptop.yaml")] = str(one_small_stage(tmp_path))
     words[1:1] = ["--snakefile", str(ROOT / "Snakefile")]

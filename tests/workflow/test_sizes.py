@@ -27,6 +27,7 @@ OVERHEAD = 0.03  # names and shapes, of a model that is tiny
 LORA = Lora(r=64, alpha=64, dropout=0.0, target_modules=["q_proj", "v_proj", "o_proj"])
 TRAININGS = {"zero3": (3, None), "zero2": (2, None), "zero2_lora": (2, LORA), "zero3_lora": (3, LORA)}
 PLAN = schedule(4000, checkpoint_every_steps=1)
+pytestmark = pytest.mark.long  # it changes with DeepSpeed and with the checkpoint's code alone
 
 
 @pytest.fixture(scope="module")
