@@ -115,3 +115,26 @@ rule train:
         " --train-log {output.log:q} --manifest {output.manifest:q} --optimization {params.optimization:q}"
         " --schedule {params.schedule:q} --export {params.export:q} --factors {params.factors:q}"
         ' 3>&2 > {log:q} 2>&1 || bash "$SCRIPTS/fail.sh" {log:q} $?'
+
+
+# After the training, so that a model is asked as it was trained, whatever the configuration says by now.
+rule describe_stage:
+    input:
+        f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
+    output:
+        f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/stage.json",
+    log:
+        f"{RESULTS}/logs/describe_stage/{{sample}}/{{ablation}}/{{recipe}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=memory(1),
+        runtime=60,
+    params:
+        stage=lambda wildcards: as_json(description(stage_named(wildcards))),
+    shell:
+        "printf '%s\\n' {params.stage:q} > {output:q} 2> {log:q}"
+
+
+localrules:
+    describe_stage,

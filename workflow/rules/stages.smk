@@ -191,26 +191,3 @@ def description(name):
             "cohorts": CONFIG.cohorts.model_dump(mode="json"),
         },
     }
-
-
-# After the training, so that a model is asked as it was trained, whatever the configuration says by now.
-rule describe_stage:
-    input:
-        f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/manifest.json",
-    output:
-        f"{RESULTS}/models/{{sample}}/{{ablation}}/{{recipe}}/stage.json",
-    log:
-        f"{RESULTS}/logs/describe_stage/{{sample}}/{{ablation}}/{{recipe}}.log",
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=memory(1),
-        runtime=60,
-    params:
-        stage=lambda wildcards: as_json(description(stage_named(wildcards))),
-    shell:
-        "printf '%s\\n' {params.stage:q} > {output:q} 2> {log:q}"
-
-
-localrules:
-    describe_stage,
