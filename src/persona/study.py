@@ -44,7 +44,6 @@ class Stage:
     base_model: str
     is_tiny: bool
     model_name: str
-    prompt_style: str
     spec: PromptSpec
     cues: tuple[str, str | None]
     fit: FitSettings

@@ -23,7 +23,6 @@ def stage(ablation: str, **changes: Any) -> dict[str, Any]:
         "base_model": "maker/small@main",
         "is_tiny": False,
         "model_name": "small",
-        "prompt_style": "detailed",
         "style": read_yaml(ROOT / "config" / "prompts" / "detailed.yaml"),
         "cues": ["影评：", None],
         "generation": {},

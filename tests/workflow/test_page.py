@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +20,9 @@ import pytest
 from persona.study import Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
+from tests.chromium import CHROMIUM, dumped_page
 from tests.workflow.conftest import environment
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 PARTS = [("part", "profile"), ("part", "history"), ("part", "context")]
 
@@ -62,23 +61,9 @@ def target(finished: Path) -> dict[str, object]:
 
 
 def opened(address: str, query: list[tuple[str, object]], folder: Path, language: str = "en-US") -> str:
-    """The page as Chromium has it after it ran its scripts."""
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        f"--accept-lang={language}",
-    ]
-    options += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
-    run = subprocess.run(
-        [str(CHROMIUM), *options, f"{address}?{urlencode(query)}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return run.stdout
+    """The page with what is asked, in a browser of a language."""
+    options = ["--disable-background-networking", f"--accept-lang={language}", "--virtual-time-budget=20000"]
+    return dumped_page(f"{address}?{urlencode(query)}", folder, *options)
 
 
 @in_browser

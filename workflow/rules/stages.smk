@@ -172,7 +172,6 @@ def description(name):
         "base_model": model_path(recipe.model),
         "is_tiny": model.tiny is not None,
         "model_name": recipe.model,
-        "prompt_style": ablation.prompt_style,
         "style": read_yaml(style_file(ablation.prompt_style)),
         "prompt": prompt_settings(ablation),
         "cues": [DATASET.cue, DATASET.rating_cue],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
@@ -68,20 +68,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _values_text(table: pl.DataFrame) -> str:
+    from persona.reporting.text_tables import interval
+
     names = [name for name in MEASURES if name in table.columns]
     rows = [
-        [row["stage"], row["run"].upper(), *(_interval(row, name) for name in names)]
+        [row["stage"], row["run"].upper(), *(interval(row, name, ".3f") for name in names)]
         for row in table.iter_rows(named=True)
     ]
     headers = ["stage", "run", *(MEASURES[name] for name in names)]
     return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
-
-
-def _interval(row: dict[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "-"
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return f"{row[name]:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def _differences_text(differences: list[Difference]) -> str:
@@ -90,10 +85,10 @@ def _differences_text(differences: list[Difference]) -> str:
     rows = []
     for each in differences:
         found = each.estimate.as_json()
-        interval = each.note if found["low"] is None else f"[{found['low']:+.4f}, {found['high']:+.4f}]"
+        bounds = each.estimate.note if found["low"] is None else f"[{found['low']:+.4f}, {found['high']:+.4f}]"
         value = "-" if found["value"] is None else f"{found['value']:+.4f}"
         p = "" if each.p_adjusted is None else "<0.0001" if each.p_adjusted < 1e-4 else f"{each.p_adjusted:.4f}"
         helped = f"{each.per_user['helped']:.0%}, {each.per_user['harmed']:.0%}" if each.per_user.get("users") else ""
-        rows.append([each.name, NAMES[each.metric], value, interval, p, helped])
+        rows.append([each.name, NAMES[each.metric], value, bounds, p, helped])
     headers = ["stage", "metric", "B - A", "95 %", "adjusted p", "users helped, harmed"]
     return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)

@@ -74,10 +74,8 @@ def _some_users(study: Study) -> list[str]:
 
 
 def _user_lines(study: Study, wanted: str) -> list[str]:
-    import polars as pl
-
     from persona.inference.lookup import find_user, user_range
-    from persona.inference.show import stage_results, texts_of
+    from persona.inference.show import scores_of, texts_of
     from persona.tables import schemas
     from persona.tables.parquet import read_table
 
@@ -91,7 +89,7 @@ def _user_lines(study: Study, wanted: str) -> list[str]:
             row["title"],
             _stars(row["rating"]),
             row["split"] or "none",
-            row["sample"] or "",
+            ", ".join(row["sample"] or []),
             shorten(row["text"], WIDTH),
         )
         for row in texts.iter_rows(named=True)
@@ -102,15 +100,13 @@ def _user_lines(study: Study, wanted: str) -> list[str]:
         "",
         _table(rows, ["interaction_id", "when", "about", "stars", "split", "target of", "text"]),
     ]
+    place = {interaction_id: n for n, interaction_id in enumerate(texts["interaction_id"])}
     scored = [
-        (row["interaction_id"], *_score_cells(result))
-        for row in texts.drop_nulls("sample").iter_rows(named=True)
-        for result in stage_results(
-            study, texts.filter(pl.col("interaction_id") == row["interaction_id"]), row["sample"].split(", ")
-        )
-        if result.score
+        (result.score["interaction_id"], *_score_cells(result)) for result in scores_of(study, user_id) if result.score
     ]
     if scored:
+        # Text by text in time order, and of each the stages in theirs.
+        scored.sort(key=lambda cells: place[cells[0]])
         lines += ["", _table(scored, ["interaction_id", "stage", "NLL a character", "swap gap", "author's place"])]
     return [*lines, "", "One text from its raw row to its score: python -m persona show --target ID"]
 

@@ -10,6 +10,7 @@ from rapidfuzz import fuzz, process
 
 from persona.errors import PersonaError
 from persona.ingestion.json_values import NAME_FIELDS
+from persona.ingestion.tables import hexadecimal
 from persona.seeded_hash import hash64_series
 from persona.study import Study
 from persona.tables import schemas
@@ -25,8 +26,8 @@ def user_range(user_id: str) -> tuple[str, str]:
 
 
 def user_id_of(name: str) -> str:
-    """The id of a user of this name, where names are what ids are made of: the hash of `persona.ingestion.tables`."""
-    return f"{int(hash64_series(pl.Series([name]))[0]):016x}"
+    """The id of a user of this name, where names are what ids are made of."""
+    return str(hexadecimal(pl.Series(hash64_series(pl.Series([name]))))[0])
 
 
 def find_user(study: Study, wanted: str) -> str:

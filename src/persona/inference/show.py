@@ -62,7 +62,7 @@ class StageResult:
 
 
 def texts_of(study: Study, user_id: str) -> pl.DataFrame:
-    """The user's texts in time order, with title and split, and the samples that each is a target of."""
+    """The user's texts in time order, with title and split, and the list of samples that each is a target of."""
     texts = read_table(study.table("interactions"), schemas.INTERACTIONS, users=user_range(user_id))
     titles = read_table(study.table("items"), schemas.ITEMS, ["item_id", "title"])
     split = read_split(study.table("split"), user_range(user_id))
@@ -72,13 +72,21 @@ def texts_of(study: Study, user_id: str) -> pl.DataFrame:
         for path in sorted((study.folder / "samples").glob("*.parquet"))
     ]
     empty = pl.DataFrame(schema={"interaction_id": pl.Int64, "sample": pl.String})
-    named = pl.concat([empty, *samples]).group_by("interaction_id").agg(pl.col("sample").sort().str.join(", "))
+    named = pl.concat([empty, *samples]).group_by("interaction_id").agg(pl.col("sample").sort())
     return (
         texts.join(titles, on="item_id", how="left")
         .join(split, on=key, how="left")
         .join(named, on="interaction_id", how="left")
         .sort("position")
     )
+
+
+def scores_of(study: Study, user_id: str) -> Iterator[StageResult]:
+    """The scores of a user's texts, stage by stage in the order of the configuration; nothing else is read."""
+    for stage in study.stages.values():
+        scores = _of_user(stage.evaluated() / "scores.parquet", schemas.SCORES, user_id)
+        for row in scores.iter_rows(named=True):
+            yield StageResult(stage, None, None, 0, row, [])
 
 
 def stage_results(study: Study, target: pl.DataFrame, samples: list[str]) -> Iterator[StageResult]:
@@ -140,5 +148,5 @@ def target_and_samples(study: Study, interaction_id: int) -> tuple[pl.DataFrame,
     """
     target = find_target(study, interaction_id)
     known = texts_of(study, str(target["user_id"][0])).filter(pl.col("interaction_id") == interaction_id)
-    samples = known["sample"][0]
-    return target, samples.split(", ") if samples else [], known["split"][0]
+    row = known.row(0, named=True)
+    return target, row["sample"] or [], row["split"]

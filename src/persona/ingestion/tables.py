@@ -81,11 +81,11 @@ def add_ids(rows: pl.DataFrame) -> pl.DataFrame:
     users = rows["user_hash"].to_numpy()
     ids = mix64(users ^ mix64(hash64_series(rows["key"]), seed=0), seed=0) >> np.uint64(1)
     return rows.with_columns(
-        user_id=_hexadecimal(rows["user_hash"]), interaction_id=pl.Series(ids.astype(np.int64), dtype=pl.Int64)
+        user_id=hexadecimal(rows["user_hash"]), interaction_id=pl.Series(ids.astype(np.int64), dtype=pl.Int64)
     )
 
 
-def _hexadecimal(values: pl.Series) -> pl.Series:
+def hexadecimal(values: pl.Series) -> pl.Series:
     """Write unsigned integers as 16 hexadecimal digits, the form of `user_id`."""
     digits = values.to_numpy().astype(">u8").tobytes().hex()
     size = ID_DIGITS

@@ -36,19 +36,13 @@ def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
         keep_trailing_newline=True,
     )
     recipe = stage.manifest["parameters"]
-    # A folder of this machine says nothing to others.
-    is_folder = not described.starts_from_hub
     parts = [part for part in ("profile", "history", "context") if part in stage.parts]
     return environment.get_template("card.md.j2").render(
         dataset=evidence.dataset,
         stage=stage,
-        base_model=stage.model
-        if described.is_tiny
-        else stage.base_model.rstrip("/").rpartition("/")[2]
-        if is_folder
-        else stage.base_model,
+        base_model=_base_model_name(stage, described),
         is_adapter=bool(recipe["lora"]) and (described.trained() / "model" / "adapter_config.json").is_file(),
-        base_model_id=None if is_folder else stage.base_model.partition("@")[0],
+        base_model_id=stage.base_model.partition("@")[0] if described.starts_from_hub else None,
         caution=evidence.caution,
         shown=", ".join(parts) or "nothing of the user but a hash",
         per_user=f"up to {stage.max_samples_per_user}" if stage.max_samples_per_user else "all",
@@ -66,6 +60,13 @@ def card(evidence: Evidence, stage: Stage, described: study.Stage) -> str:
         outline=outline(described.spec),
         trains_stars=described.spec.style.trains_stars,
     )
+
+
+def _base_model_name(stage: Stage, described: study.Stage) -> str:
+    """The hub id with its revision; of a folder its last part, because its path says nothing to others."""
+    if described.is_tiny:
+        return stage.model
+    return stage.base_model if described.starts_from_hub else Path(stage.base_model).name
 
 
 def place_card(text: str, model: Path) -> None:

@@ -17,6 +17,7 @@ from persona.evaluation.comparison import NLL, better_by_user, difference
 from persona.evaluation.metrics.intervals import Estimate, holm
 from persona.evaluation.metrics.users import user_shares
 from persona.reporting.plots import STYLE, forest, svg
+from persona.reporting.stages import bounds_of
 from persona.study import Stage, Study
 from persona.tables import schemas
 from persona.tables.parquet import read_table
@@ -77,7 +78,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a stage of B differs from its partner in A in one metric; `note` says why it was not computed."""
+    """How a stage of B differs from its partner in A in one metric; the estimate says why it was not computed."""
 
     name: str
     folders: tuple[str, str]
@@ -85,7 +86,6 @@ class Difference:
     estimate: Estimate
     per_user: dict[str, Any]
     p_adjusted: float | None
-    note: str | None
 
 
 def pairs_of(a: Study, b: Study, stage: str | None, against: str | None) -> list[tuple[Run, Run]]:
@@ -169,17 +169,9 @@ def _difference(one: Run, other: Run, metric: Metric) -> Difference:
     folders = str(one.study.folder), str(other.study.folder)
     note = _why_not(one, other, metric)
     if note:
-        return Difference(name, folders, metric, Estimate(np.nan, note=note), {}, None, note)
-    estimate = difference(other.seeds, one.seeds, metric)
-    return Difference(
-        name,
-        folders,
-        metric,
-        estimate,
-        user_shares(better_by_user(other.seeds, one.seeds, metric)),
-        None,
-        estimate.note,
-    )
+        return Difference(name, folders, metric, Estimate(np.nan, note=note), {}, None)
+    shares = user_shares(better_by_user(other.seeds, one.seeds, metric))
+    return Difference(name, folders, metric, difference(other.seeds, one.seeds, metric), shares, None)
 
 
 def _why_not(one: Run, other: Run, metric: Metric) -> str | None:
@@ -211,7 +203,7 @@ def difference_table(differences: list[Difference]) -> pl.DataFrame:
             "p_adjusted": each.p_adjusted,
             "users_helped": each.per_user.get("helped"),
             "users_harmed": each.per_user.get("harmed"),
-            "note": each.note,
+            "note": each.estimate.note,
         }
         for each in differences
     ]
@@ -228,19 +220,18 @@ def value_table(pairs: list[tuple[Run, Run]]) -> pl.DataFrame:
     for pair in pairs:
         for label, run in zip("ab", pair, strict=True):
             likelihood, texts = run.metrics.get("likelihood", {}), run.metrics.get("texts", {}).get("greedy", {})
-            values = {
-                "test_nll": likelihood.get("nll"),
-                "swap_gap": likelihood.get("swap_gap"),
-                "acc": likelihood.get("acc"),
-                "rmse": run.metrics.get("stars", {}).get("all", {}).get("rmse"),
-                "chrf": texts.get("chrf"),
-            }
-            bounds = {
-                f"{name}{ending}": (value or {}).get(key)
-                for name, value in values.items()
-                for ending, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-            rows.append({"stage": run.stage.name, "run": label, "results": str(run.study.folder), **bounds})
+            rows.append(
+                {
+                    "stage": run.stage.name,
+                    "run": label,
+                    "results": str(run.study.folder),
+                    **bounds_of("test_nll", likelihood.get("nll")),
+                    **bounds_of("swap_gap", likelihood.get("swap_gap")),
+                    **bounds_of("acc", likelihood.get("acc")),
+                    **bounds_of("rmse", run.metrics.get("stars", {}).get("all", {}).get("rmse")),
+                    **bounds_of("chrf", texts.get("chrf")),
+                }
+            )
     table = pl.DataFrame(rows, infer_schema_length=None)
     return table.select(column.name for column in table if column.count())
 

@@ -170,20 +170,20 @@ def stage_table(stages: list[Stage]) -> pl.DataFrame:
                 "tokens_seen": stage.counts["tokens"],
                 "epochs": stage.counts["epoch"],
                 "seconds": stage.counts["seconds"],
-                **_bounds("val_nll", likelihood.get("val_nll")),
-                **_bounds("test_nll", likelihood["nll"]),
+                **bounds_of("val_nll", likelihood.get("val_nll")),
+                **bounds_of("test_nll", likelihood["nll"]),
                 "untrained_test_nll": stage.untrained.metrics["likelihood"]["nll"]["value"],
-                **_bounds("test_nll_less_untrained", minus_untrained.as_json()),
-                **_bounds("test_nll_less_first", minus_first.as_json()),
-                **_bounds("swap_gap", likelihood.get("swap_gap")),
-                **_bounds("format_gap", likelihood.get("format_gap")),
-                **_bounds("acc", likelihood.get("acc")),
-                **_bounds("mrr", likelihood.get("mrr")),
-                **_bounds("acc_centred", likelihood.get("acc_centred")),
-                **_bounds("acc_pooled", likelihood.get("acc_pooled")),
-                **_bounds("rmse", stars.get("rmse")),
-                **_bounds("leaked", stars.get("leaked")),
-                **_bounds("chrf", stage.metrics["texts"]["greedy"]["chrf"]),
+                **bounds_of("test_nll_less_untrained", minus_untrained.as_json()),
+                **bounds_of("test_nll_less_first", minus_first.as_json()),
+                **bounds_of("swap_gap", likelihood.get("swap_gap")),
+                **bounds_of("format_gap", likelihood.get("format_gap")),
+                **bounds_of("acc", likelihood.get("acc")),
+                **bounds_of("mrr", likelihood.get("mrr")),
+                **bounds_of("acc_centred", likelihood.get("acc_centred")),
+                **bounds_of("acc_pooled", likelihood.get("acc_pooled")),
+                **bounds_of("rmse", stars.get("rmse")),
+                **bounds_of("leaked", stars.get("leaked")),
+                **bounds_of("chrf", stage.metrics["texts"]["greedy"]["chrf"]),
                 "claim": stage.claim.allowed,
             }
         )
@@ -211,7 +211,8 @@ def _without_empty(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return table.drop(cs.matches(rf"^(?:{'|'.join(empty)})(?:_low|_high)?$")) if empty else table
 
 
-def _bounds(name: str, estimate: dict[str, Any] | None) -> dict[str, float | None]:
+def bounds_of(name: str, estimate: dict[str, Any] | None) -> dict[str, float | None]:
+    """The columns of an estimate: its value and 95 % bounds, null where there is none."""
     estimate = estimate or {}
     return {name: estimate.get("value"), f"{name}_low": estimate.get("low"), f"{name}_high": estimate.get("high")}
 

@@ -38,17 +38,18 @@ def _short_row(row: dict[str, Any], first: str) -> list[str]:
         row["stage"],
         f"{row['samples']:,}",
         f"{row['seconds']:.0f}",
-        _interval(row, "test_nll", ".3f"),
-        _interval(row, "test_nll_less_first", "+.3f") if row["stage"] != first else "",
-        _interval(row, "swap_gap", "+.3f"),
+        interval(row, "test_nll", ".3f"),
+        interval(row, "test_nll_less_first", "+.3f") if row["stage"] != first else "",
+        interval(row, "swap_gap", "+.3f"),
         "-" if row["acc"] is None else f"{row['acc']:.1%}",
     ]
 
 
-def _interval(row: dict[str, Any], name: str, form: str) -> str:
+def interval(row: dict[str, Any], name: str, form: str) -> str:
+    """A value with its bounds from the columns of `stages.bounds_of`; a dash where there is none."""
     if row[name] is None:
         return "-"
-    if row[f"{name}_low"] is None:
+    if row.get(f"{name}_low") is None:
         return f"{row[name]:{form}}"
     return f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from persona.reporting.evidence import Evidence
 from persona.reporting.plots import pictures
 from persona.reporting.report import page
 from persona.reporting.stages import baseline_table, phase_table, stage_table
+from tests.chromium import CHROMIUM, dumped_page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 
 # Looks at the page in a frame as wide as a phone, in both languages, and leaves what it saw as JSON.
@@ -50,19 +48,9 @@ def seen(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def look(frame: Path) -> dict[str, Any]:
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=10000",
-    ]
-    options.append(f"--user-data-dir={frame.parent / 'profile'}")
-    run = subprocess.run(
-        [str(CHROMIUM), *options, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    found = re.search(r'<pre id="seen">(.+?)</pre>', run.stdout, re.DOTALL)
-    assert found, run.stdout[-2000:] + run.stderr[-2000:]
+    page = dumped_page(frame.as_uri(), frame.parent, "--allow-file-access-from-files", "--virtual-time-budget=10000")
+    found = re.search(r'<pre id="seen">(.+?)</pre>', page, re.DOTALL)
+    assert found, page[-2000:]
     seen: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     return seen
 

@@ -86,7 +86,7 @@ def test_swap_gaps_with_other_impostors_are_not_compared(tmp_path: Path, targets
     other = results(tmp_path / "b", {"history": table.with_columns(pl.col("impostor_ids").list.reverse())})
     nll, gap = compare_runs(pairs_of(one, other, None, None))
     assert nll.estimate.value == 0
-    assert gap.note and gap.note.startswith("other impostors") and gap.p_adjusted is None
+    assert gap.estimate.note and gap.estimate.note.startswith("other impostors") and gap.p_adjusted is None
 
 
 def test_the_command_prints_and_writes_tables_and_a_plot(
