@@ -6,21 +6,36 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.processes import distributed_processes
-from persona.training.engine import build_engine
+from persona.modeling.expert_parallel import parts
+from persona.training.engine import build_engine, optimizer_step
 from persona.training.loop import accumulate, step_targets
 from persona.training.settings import Optimization
 from tests.workflow.training import schedule
 
 
-def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths: list[int], out: Path) -> None:
+def full_gradient(engine: Any, parameter: torch.Tensor) -> torch.Tensor:
+    """The gradient of a whole weight on every rank."""
     from deepspeed.utils import safe_get_full_grad
 
+    if parts(parameter) == 1:
+        return safe_get_full_grad(parameter).clone()
+    mesh = engine.expert_optimizer.mesh
+    assert parameter.grad is not None
+    of_parts = [torch.empty_like(parameter.grad) for _ in range(mesh["experts"].size())]
+    dist.all_gather(of_parts, parameter.grad / dist.get_world_size(), group=mesh["experts"].get_group())
+    whole = torch.cat(of_parts)
+    dist.all_reduce(whole, group=mesh["replicas"].get_group())
+    return whole
+
+
+def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths: list[int], out: Path) -> None:
     table = TokenTable.read(folder / "tokens.parquet")
     # At a learning rate of 0 a step only clears the gradients.
     engine = build_engine(str(folder / "base"), deepspeed, optimization, 1, 1, prefix_sharing=True)
@@ -34,9 +49,9 @@ def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths:
             "loss": loss,
             "micro_steps": len(rows[0]),
             "computed_tokens": sum(tokens_to_compute(table, of_rank) for of_rank in rows),
-            "gradients": {name: safe_get_full_grad(p).clone() for name, p in named},
+            "gradients": {name: full_gradient(engine, p) for name, p in named},
         }
-        engine.step()
+        optimizer_step(engine)
     if dist.get_rank() == 0:
         torch.save(found, out)
     dist.barrier()

@@ -30,12 +30,14 @@ from torch import nn
 
 from persona.errors import NO_ROOM, PersonaError
 from persona.files import sync_folder, write_json
+from persona.modeling.expert_parallel import parts
 from persona.training.logs import ENDED
 from persona.training.saving import BestWeights, CheckpointWriter, fits_in_host_memory
 from persona.training.stopping import any_rank
 from persona.units import human_size
 
 FULL = 1 << 20  # bytes
+LATER_SETTINGS = {"cpu_dtype": "float32", "expert_parallel": 1}  # with the only value that was, before they were
 
 
 @dataclass
@@ -98,7 +100,7 @@ class RunFolder:
             saved = json.loads(file.read_text(encoding="utf-8"))
             # What these were before they could be chosen. Other keys that an older version did not write are not
             # compared.
-            was = {"batch_by": "sample", "cpu_dtype": "float32"} | saved
+            was = {"batch_by": "sample", **LATER_SETTINGS} | saved
             differing = [key for key in sorted({*was} & {*fingerprint}) if was[key] != fingerprint[key]]
             if not differing:
                 return
@@ -169,11 +171,12 @@ class RunFolder:
                 "delete the folder to start from the beginning"
             )
         checkpoint = self.checkpoints / latest["tag"]
-        path, _ = engine.load_checkpoint(
-            str(self.checkpoints), tag=latest["tag"], load_module_strict=not _has_frozen_weights(engine)
-        )
+        whole = not _has_frozen_weights(engine) and engine.expert_optimizer is None
+        path, _ = engine.load_checkpoint(str(self.checkpoints), tag=latest["tag"], load_module_strict=whole)
         if path is None:
             raise PersonaError(f"{checkpoint}: cannot be loaded; delete {self.path} to start from the beginning")
+        if engine.expert_optimizer is not None:
+            engine.expert_optimizer.load(checkpoint)
         best.load(checkpoint)
         return LoopState(**latest["state"])
 
@@ -196,6 +199,8 @@ class RunFolder:
             engine.save_checkpoint(
                 str(self.checkpoints), tag=tag, save_latest=False, exclude_frozen_parameters=_has_frozen_weights(engine)
             )
+            if engine.expert_optimizer is not None:
+                engine.expert_optimizer.save(writer, self.checkpoints / tag)
             best.save(writer, self.checkpoints / tag)
         self._being_written = {"tag": tag, "state": asdict(state)}
 
@@ -240,12 +245,19 @@ class RunFolder:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes of DeepSpeed's files of all ranks: the float32 copy of each trained weight and Adam's two moments.
+    """Bytes of the training state of all ranks: the float32 copy of each trained weight and Adam's two moments.
 
-    Below ZeRO-3 DeepSpeed writes the weights themselves as well.
+    Below ZeRO-3 DeepSpeed writes the weights themselves as well. Of spread experts every process writes its own.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return sum(12 * p.ds_numel if hasattr(p, "ds_numel") else (12 + p.element_size()) * p.numel() for p in trained)
+    return sum(_state_bytes(p) for p in model.parameters() if p.requires_grad)
+
+
+def _state_bytes(parameter: Any) -> int:
+    if parts(parameter) > 1:
+        return 12 * parameter.numel() * dist.get_world_size()
+    if hasattr(parameter, "ds_numel"):
+        return 12 * int(parameter.ds_numel)
+    return (12 + parameter.element_size()) * int(parameter.numel())
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:
@@ -280,7 +292,7 @@ def _has_frozen_weights(engine: Any) -> bool:
 def digest(fingerprint: dict[str, Any]) -> str:
     """A short name of a fingerprint."""
     # As before this could be chosen.
-    named = {key: value for key, value in fingerprint.items() if (key, value) != ("cpu_dtype", "float32")}
+    named = {key: value for key, value in fingerprint.items() if LATER_SETTINGS.get(key) != value}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 

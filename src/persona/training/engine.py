@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from persona.errors import PersonaError
 from persona.modeling.attention import BY_PREFIX
+from persona.modeling.expert_parallel import load_with_spread_experts, parts
 from persona.modeling.loading import (
     check_weights,
     default_device,
@@ -24,6 +26,7 @@ from persona.modeling.loading import (
 from persona.modeling.loss import CompletionLoss
 from persona.modeling.packing import TokenTable, pack_row, plan_rows
 from persona.training.adapters import add_adapters
+from persona.training.experts import ExpertOptimizer, keep_experts_apart, mark_experts
 from persona.training.settings import Lora, Optimization, Schedule
 
 # Nats a token on average; rounding of bfloat16 differs with the order of the computation.
@@ -42,6 +45,8 @@ def build_engine(
 ) -> Any:
     """Load the model, partitioned as the DeepSpeed file says, with its optimizer and learning-rate schedule.
 
+    With `settings.expert_parallel` the experts are spread over the processes, and the file is about all other weights.
+
     Args:
         seed: of the adapters.
 
@@ -53,12 +58,16 @@ def build_engine(
 
     dtype = dtype_on(default_device(), settings.cpu_dtype)
     config = deepspeed_config(deepspeed_file, settings, dtype)
+    attention = BY_PREFIX if prefix_sharing else packed_attention(default_device())
     check_weights(model_path)
+    if settings.expert_parallel > 1:
+        model, mesh = load_with_spread_experts(model_path, dtype, attention, settings.expert_parallel)
+        if prefix_sharing:
+            _refuse_dropout(model)
+        return engine_around(model, config, settings, epoch_steps, max_epochs, mesh)
     # Must exist while the model loads, or the weights are not partitioned.
     partitioning = HfDeepSpeedConfig(config)
-    model = load_partitioned_model(
-        model_path, dtype, BY_PREFIX if prefix_sharing else packed_attention(default_device())
-    )
+    model = load_partitioned_model(model_path, dtype, attention)
     del partitioning
     if settings.lora is not None:
         add_adapters(model, settings.lora, seed)
@@ -67,11 +76,21 @@ def build_engine(
     return engine_around(model, config, settings, epoch_steps, max_epochs)
 
 
-def engine_around(model: Any, config: dict[str, Any], settings: Optimization, epoch_steps: int, max_epochs: int) -> Any:
+def engine_around(
+    model: Any,
+    config: dict[str, Any],
+    settings: Optimization,
+    epoch_steps: int,
+    max_epochs: int,
+    mesh: DeviceMesh | None = None,
+) -> Any:
     """The engine that trains a loaded model, with its loss, optimizer and learning-rate schedule.
+
+    Its attribute `expert_optimizer` is an `ExpertOptimizer`, or None if the experts are not spread.
 
     Args:
         config: of DeepSpeed, see `deepspeed_config`.
+        mesh: over which the experts are spread.
     """
     import deepspeed
 
@@ -95,8 +114,23 @@ def engine_around(model: Any, config: dict[str, Any], settings: Optimization, ep
         n_steps=epoch_steps * max_epochs,
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    if mesh is not None:
+        mark_experts(loss, mesh)
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, lr_scheduler=scheduler, config=config)
+    engine.expert_optimizer = None if mesh is None else ExpertOptimizer(loss, settings, mesh)
+    if mesh is not None:
+        keep_experts_apart(engine)
     return engine
+
+
+def optimizer_step(engine: Any) -> float:
+    """Change all weights by their gradients; the norm of these, before they were clipped."""
+    learning_rate = engine.optimizer.param_groups[0]["lr"]
+    engine.step()
+    norm = float(engine.get_global_grad_norm())
+    if engine.expert_optimizer is not None:
+        engine.expert_optimizer.step(learning_rate, norm)
+    return norm
 
 
 def check_likelihoods(engine: Any, table: TokenTable, schedule: Schedule, model_path: str) -> None:
@@ -187,8 +221,11 @@ def deepspeed_config(file: Path, settings: Optimization, dtype: torch.dtype) -> 
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only. Under ZeRO-3 `shape` is that of the partition, `ds_shape` the whole one."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """Weight decay for matrices only. Under ZeRO-3 `shape` is that of the partition, `ds_shape` the whole one.
+
+    Spread experts are not among them: they have an optimizer of their own.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad and parts(p) == 1]
     matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
     vectors = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -16,8 +16,10 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 from persona.files import follow_umask, sync_folder, write_json
+from persona.modeling.expert_parallel import gather_on_first, parts, whole_numel
 from persona.modeling.loading import default_device, dtype_on, load_model
 from persona.tokenization.chat import load_tokenizer
+from persona.training.experts import ExpertOptimizer
 
 _PREFIX = "model."  # CompletionLoss holds the model under this name
 SHARD_BYTES = 5_000_000_000  # in the precision of the training
@@ -39,7 +41,7 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
     persistent = {name: buffers[name] for name in engine.module.model.state_dict() if name in buffers}
     with _complete_folder(folder) if dist.get_rank() == 0 else nullcontext(folder) as temporary:
         for n, shard in enumerate(shards):
-            weights = _gathered(shard) | (persistent if n == 0 else {})
+            weights = _gathered(shard, engine.expert_optimizer) | (persistent if n == 0 else {})
             if dist.get_rank() == 0:
                 engine.module.model.save_pretrained(_part(temporary, n), state_dict=weights)
             del weights
@@ -53,7 +55,7 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
 def export_bytes(model: Any) -> int:
     """Bytes of the exported weights."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in trained)
+    return sum(whole_numel(p) * p.element_size() for p in trained)
 
 
 def _shards(named: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
@@ -62,7 +64,7 @@ def _shards(named: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
     room = SHARD_BYTES
     for _, group in groupby(named, key=lambda each: _LAYER.sub(r"\1", each[0])):
         layer = list(group)
-        size = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for _, p in layer)
+        size = sum(whole_numel(p) * p.element_size() for _, p in layer)
         if size > room and shards[-1]:
             shards.append([])
             room = SHARD_BYTES
@@ -71,12 +73,17 @@ def _shards(named: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
     return shards
 
 
-def _gathered(named: list[tuple[str, Any]]) -> dict[str, torch.Tensor]:
+def _gathered(named: list[tuple[str, Any]], experts: ExpertOptimizer | None) -> dict[str, torch.Tensor]:
     """Whole weights in host memory on rank 0; nothing on other ranks, which take part in the gathering."""
     from deepspeed.runtime.zero import GatheredParameters
 
     weights = {}
     for name, parameter in named:
+        if experts is not None and parts(parameter) > 1:
+            whole = gather_on_first(parameter, experts.mesh)
+            if whole is not None:
+                weights[name] = whole
+            continue
         with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if dist.get_rank() == 0:
                 weights[name] = parameter.detach().to("cpu", copy=True)

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from persona.errors import PersonaError
 from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.training.checkpoints import LoopState, RunFolder
+from persona.training.engine import optimizer_step
 from persona.training.logs import TrainingLog
 from persona.training.saving import BestWeights, CheckpointWriter, SaveTimer
 from persona.training.settings import Schedule
@@ -128,8 +129,7 @@ class Training:
         if not math.isfinite(loss):
             raise PersonaError(f"the loss is {loss}; stopped before a save: lower the learning_rate")
         learning_rate = self.engine.optimizer.param_groups[0]["lr"]
-        self.engine.step()
-        grad_norm = float(self.engine.get_global_grad_norm())
+        grad_norm = optimizer_step(self.engine)
         if not math.isfinite(grad_norm):
             raise PersonaError(f"the gradient norm is {grad_norm}; stopped before a save: lower the learning_rate")
         return {

@@ -14,6 +14,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from persona.modeling.expert_parallel import parts
+
 MEMORY_LEFT = 0.1  # share of the host's memory that copies of the state must leave free
 
 
@@ -112,7 +114,7 @@ class BestWeights:
     """The best weights so far, in host memory, in the precision of the training.
 
     Under ZeRO-3 each process holds its own part of every trained weight. Otherwise every process has all of them, and
-    rank 0 holds them.
+    rank 0 holds them; of spread experts each process holds its own.
     """
 
     def __init__(self) -> None:
@@ -153,4 +155,4 @@ def _parts_of(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if any(hasattr(p, "ds_tensor") for _, p in trained):
         return [(name, p.ds_tensor.data) for name, p in trained]  # type: ignore[attr-defined]
-    return [(name, p.data) for name, p in trained] if dist.get_rank() == 0 else []
+    return [(name, p.data) for name, p in trained if dist.get_rank() == 0 or parts(p) > 1]

@@ -45,6 +45,10 @@ class Optimization(Settings):
     the time."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more computation."""
+    expert_parallel: Count = 1
+    """Processes over which the experts of each layer are spread, a divisor of all processes and of the number of
+    experts. Tokens travel to the experts instead of weights to the tokens; `deepspeed` (`zero1` or `zero2`) is about
+    all other weights then. See [training.md](../docs/training.md#expert-parallelism)."""
     lora: Lora | None = None
     """Train adapters instead of the weights; `null` trains the weights."""
 

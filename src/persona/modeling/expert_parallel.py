@@ -1,0 +1,130 @@
+"""Expert parallelism: each process holds some experts of every layer, and tokens travel to them instead of weights.
+
+The exchange of tokens is transformers' own (`transformers.distributed.expert_parallel.AllToAllEP`). It drops no token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from persona.errors import PersonaError
+from persona.modeling.loading import default_device, load_partitioned_model
+
+DEGREE = "expert_parallel_degree"  # attribute of a weight of which a process holds one part of so many
+
+
+def load_with_spread_experts(path: str, dtype: torch.dtype, attention: str, degree: int) -> tuple[Any, DeviceMesh]:
+    """Load a model of which this process holds the experts of its rank, and all other weights.
+
+    Rank 0 reads the weights and DeepSpeed divides them among the processes, as for ZeRO-3; then they are gathered one
+    by one, and each process keeps what it needs. So no process ever holds the whole model.
+
+    Every rank of the process group calls it, after DeepSpeed's communication was started and after `check_weights`.
+
+    Args:
+        degree: processes over which the experts are spread; it must divide the number of processes.
+
+    Returns:
+        The model and the mesh of processes, see `expert_mesh`.
+
+    Raises:
+        PersonaError: the model has no experts that can be spread, or not a multiple of `degree`.
+    """
+    from transformers.integrations import HfDeepSpeedConfig
+
+    partitioning = HfDeepSpeedConfig(
+        {
+            "train_micro_batch_size_per_gpu": 1,
+            "bf16": {"enabled": dtype == torch.bfloat16},
+            "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        }
+    )
+    model = load_partitioned_model(path, dtype, attention)
+    del partitioning
+    mesh = expert_mesh(degree)
+    _spread(model, path, mesh)
+    return model, mesh
+
+
+def expert_mesh(degree: int) -> DeviceMesh:
+    """All processes: `experts` are `degree` neighbours that hold all experts, `replicas` hold the same ones.
+
+    The third dimension, `same_tokens`, is of one process: no two compute the same tokens.
+    """
+    shape = (dist.get_world_size() // degree, degree, 1)
+    return init_device_mesh(default_device().type, shape, mesh_dim_names=("replicas", "experts", "same_tokens"))
+
+
+def parts(parameter: Any) -> int:
+    """Into how many parts a weight is spread; 1 for a weight that every process holds."""
+    return int(getattr(parameter, DEGREE, 1))
+
+
+def whole_numel(parameter: Any) -> int:
+    """Elements of a weight of which this process may hold a part only."""
+    return int(getattr(parameter, "ds_numel", parameter.numel() * parts(parameter)))
+
+
+def gather_on_first(parameter: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor | None:
+    """A spread weight, whole and in host memory, on rank 0; None on all others. Every rank calls it."""
+    group = mesh["experts"].get_group()
+    first = mesh["experts"].get_local_rank() == 0
+    if mesh["replicas"].get_local_rank() > 0:  # the first processes hold all experts
+        return None
+    received = [torch.empty_like(parameter) for _ in range(mesh["experts"].size())] if first else None
+    dist.gather(parameter.detach(), received, group=group, group_dst=0)
+    return torch.cat([part.cpu() for part in received]) if received else None
+
+
+def _spread(model: Any, path: str, mesh: DeviceMesh) -> None:
+    """Replace the partitioned weights of a model by whole ones, those of experts by the ones of this process."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from transformers.distributed.expert_parallel import AllToAllEP
+
+    spread = dict(_spread_parameters(model, path, mesh["experts"].size()))
+    replaced: dict[int, nn.Parameter] = {}  # one parameter may stand in two modules
+    for module_name, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ds_id not in replaced:
+                with GatheredParameters([parameter]):
+                    weight = parameter.data
+                    if f"{module_name}.{name}" in spread:
+                        weight = weight.chunk(mesh["experts"].size())[mesh["experts"].get_local_rank()]
+                    replaced[parameter.ds_id] = nn.Parameter(weight.clone())
+            module.register_parameter(name, replaced[parameter.ds_id])
+            if f"{module_name}.{name}" in spread:
+                setattr(replaced[parameter.ds_id], DEGREE, mesh["experts"].size())
+    for module in set(spread.values()):
+        module.num_experts //= mesh["experts"].size()
+        module.forward = AllToAllEP(module, mesh["experts"], mesh["same_tokens"])
+
+
+def _spread_parameters(model: Any, path: str, degree: int) -> Iterator[tuple[str, Any]]:
+    """Names of the weights that are spread, with their modules, by the plan that transformers has for the model.
+
+    Raises:
+        PersonaError: it has none, or the number of experts is not a multiple of `degree`.
+    """
+    plan = {re.escape(name).replace(r"\*", r"\d+"): style for name, style in model.ep_plan.items()}
+    modules = dict(model.named_modules())
+    found = False
+    for name, parameter in model.named_parameters():
+        if any(style == "grouped_gemm" and re.fullmatch(pattern, name) for pattern, style in plan.items()):
+            found = True
+            if parameter.ds_shape[0] % degree:
+                raise PersonaError(
+                    f"{path}: has {parameter.ds_shape[0]} experts in a layer, which expert_parallel: {degree} does not "
+                    "divide; choose a divisor"
+                )
+            yield name, modules[name.rpartition(".")[0]]
+    if not found:
+        raise PersonaError(
+            f"{path}: has no experts that transformers can spread over processes; leave out expert_parallel"
+        )
