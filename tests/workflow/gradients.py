@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from persona.modeling.expert_parallel import parts
 from persona.modeling.packing import TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.processes import distributed_processes
-from persona.modeling.expert_parallel import parts
 from persona.training.engine import build_engine, optimizer_step
 from persona.training.loop import accumulate, step_targets
 from persona.training.settings import Optimization
@@ -35,10 +35,12 @@ def full_gradient(engine: Any, parameter: torch.Tensor) -> torch.Tensor:
     return whole
 
 
-def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths: list[int], out: Path) -> None:
+def main(
+    folder: Path, deepspeed: Path, optimization: Optimization, row_lengths: list[int], out: Path, base: str
+) -> None:
     table = TokenTable.read(folder / "tokens.parquet")
     # At a learning rate of 0 a step only clears the gradients.
-    engine = build_engine(str(folder / "base"), deepspeed, optimization, 1, 1, prefix_sharing=True)
+    engine = build_engine(str(folder / base), deepspeed, optimization, 1, 1, prefix_sharing=True)
     targets = step_targets(table.users, schedule(1), epoch=0)[0]
     found = {}
     for prefix_sharing, length in product([True, False], row_lengths):
@@ -58,7 +60,7 @@ def main(folder: Path, deepspeed: Path, optimization: Optimization, row_lengths:
 
 
 if __name__ == "__main__":
-    folder, deepspeed, optimization, lengths, out = sys.argv[1:]
+    folder, deepspeed, optimization, lengths, out, base = sys.argv[1:]
     settings = Optimization.model_validate_json(optimization)
     with distributed_processes():
-        main(Path(folder), Path(deepspeed), settings, json.loads(lengths), Path(out))
+        main(Path(folder), Path(deepspeed), settings, json.loads(lengths), Path(out), base)

@@ -38,6 +38,7 @@ class Evaluation:
     model: str
     is_trained: bool
     cpu_dtype: str
+    expert_parallel: int
     val_tokens: Path
     test_tokens: Path
     empty_tokens: Path
@@ -54,7 +55,7 @@ class Evaluation:
 
     def load(self) -> EvaluatedModel:
         """The model, whose weights are not loaded yet."""
-        return EvaluatedModel(self.model, self.is_trained, self.cpu_dtype)
+        return EvaluatedModel(self.model, self.is_trained, self.cpu_dtype, self.expert_parallel)
 
     @property
     def cohorts(self) -> dict[str, CohortFiles]:
@@ -81,7 +82,8 @@ def main() -> None:
     require_gpus(args.gpus)
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
-    with distributed_processes(deepspeed=False):
+    # DeepSpeed divides weights while they load.
+    with distributed_processes(deepspeed=any(evaluation.expert_parallel > 1 for evaluation in args.evaluations)):
         evaluate_all(args)
 
 

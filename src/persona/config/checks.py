@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -277,6 +278,8 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
         )
     known = sorted(file.stem for file in (root / "config" / "deepspeed").glob("*.json"))
     yield from _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
+    if recipe.expert_parallel > 1:
+        yield from _expert_problems(root, name, recipe)
     if (recipe.gpus == 0) == (recipe.cpu_processes is None):
         yield f"recipes.{name}: give either gpus (1 or more) or cpu_processes"
     if recipe.gpus and recipe.cpu_dtype != "float32":
@@ -300,6 +303,24 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
         yield (
             f"recipes.{name}.prefix_sharing: got true, but samples that share tokens would share what "
             "lora.dropout drops; allowed is false, or lora.dropout: 0"
+        )
+
+
+def _expert_problems(root: Path, name: str, recipe: Recipe) -> Iterator[str]:
+    """Problems of a recipe that spreads experts."""
+    where, file = f"recipes.{name}.expert_parallel", root / "config" / "deepspeed" / f"{recipe.deepspeed}.json"
+    if recipe.processes % recipe.expert_parallel:
+        yield f"{where}: got {recipe.expert_parallel}, allowed are divisors of the recipe's {recipe.processes} processes"
+    if recipe.lora:
+        yield (
+            f"{where}: got {recipe.expert_parallel}, but adapters (lora) are added to whole weights, and frozen experts "
+            "send no gradients; leave it out, with deepspeed: zero2"
+        )
+    zero = json.loads(file.read_text(encoding="utf-8"))["zero_optimization"] if file.exists() else {"stage": 1}
+    if zero["stage"] not in (1, 2) or "offload_optimizer" in zero:
+        yield (
+            f"recipes.{name}.deepspeed: got {recipe.deepspeed}; with expert_parallel allowed are zero1 and zero2 (on "
+            "CPUs zero1_cpu and zero2_cpu), by which all other weights are whole in each process"
         )
 
 

@@ -86,6 +86,7 @@ def generate_reviews(
         fingerprint=[batches, list(prompts.values()), settings.model_dump(), n_star_tokens],
         prepare=(lambda: None) if uses_vllm else lambda: model.loss,
         compute=lambda n: _write(model, batches[n], prompts, settings, n_star_tokens),
+        together=model.expert_parallel > 1 and not uses_vllm,
     )
     rows = [row for batch in work.results(task) for row in batch]
     names = ["interaction_id", "method", "draw", "text", "written_rating", "stop_reason", "written_by"]
@@ -116,7 +117,8 @@ def _write(
         written, written_by = _generate_with_vllm(model, batch, prompts, end, settings, n_star_tokens)
     else:
         numbers = _numbers(batch, settings, settings.max_new_tokens + n_star_tokens)
-        written = _generate(model.loss.model, [prompts[target] for target, _, _ in batch], numbers, end, settings)
+        asked = [prompts[target] for target, _, _ in batch]
+        written = _generate(model.loss.model, asked, numbers, end, settings, together=model.expert_parallel > 1)
         written_by = f"transformers {version('transformers')}"
     rows: list[Row] = []
     n_tokens = 0
@@ -191,7 +193,12 @@ def _numbers(batch: list[Review], settings: GenerationSettings, n_steps: int) ->
 
 
 def _generate(
-    model: Any, prompts: list[list[int]], numbers: npt.NDArray[np.float64], end: int, settings: GenerationSettings
+    model: Any,
+    prompts: list[list[int]],
+    numbers: npt.NDArray[np.float64],
+    end: int,
+    settings: GenerationSettings,
+    together: bool,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     # Padded on the left, so that every prompt ends where its review begins.
@@ -202,7 +209,11 @@ def _generate(
     processors = LogitsProcessorList([SeededSampling(numbers, settings.temperature, width)])
     with torch.inference_mode():
         output = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=plain, logits_processor=processors
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=plain,
+            logits_processor=processors,
+            synced_gpus=together,  # all processes go on until the last text is written
         )
     reviews: list[list[int]] = output[:, width:].tolist()
     return reviews

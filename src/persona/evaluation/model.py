@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 
 from persona.files import MODEL_CARD
-from persona.modeling.loading import default_device, dtype_on, load_model
+from persona.modeling.attention import BY_PREFIX
+from persona.modeling.expert_parallel import load_with_spread_experts
+from persona.modeling.loading import check_weights, default_device, dtype_on, load_model
 from persona.modeling.loss import CompletionLoss
 from persona.tokenization.chat import load_tokenizer
 
@@ -24,10 +26,15 @@ class EvaluatedModel:
 
     Attributes:
         is_trained: whether it was trained on completions like those it is evaluated on. A base model was not.
+        expert_parallel: processes over which its experts are spread. With more than one, all processes must make each
+            forward pass together.
     """
 
-    def __init__(self, path: str, is_trained: bool = True, cpu_dtype: str = "float32") -> None:
+    def __init__(
+        self, path: str, is_trained: bool = True, cpu_dtype: str = "float32", expert_parallel: int = 1
+    ) -> None:
         self.path, self.is_trained, self.cpu_dtype = path, is_trained, cpu_dtype
+        self.expert_parallel = expert_parallel
 
     @property
     def dtype(self) -> torch.dtype:
@@ -39,7 +46,12 @@ class EvaluatedModel:
         """The model with the likelihoods of texts."""
         if dist.get_rank() == 0:
             logger.info("loading %s", self.path)
-        return CompletionLoss(load_model(self.path, self.dtype, default_device()).eval())
+        if self.expert_parallel > 1:
+            check_weights(self.path)
+            model, _ = load_with_spread_experts(self.path, self.dtype, BY_PREFIX, self.expert_parallel)
+        else:
+            model = load_model(self.path, self.dtype, default_device())
+        return CompletionLoss(model.eval())
 
     @property
     def is_loaded(self) -> bool:

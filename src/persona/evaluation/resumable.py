@@ -41,6 +41,7 @@ class Task:
         fingerprint: all that the results depend on, besides what all tasks of `ResumableWork` depend on; JSON.
         prepare: loads what `compute` needs. Not called if no unit is left.
         compute: the result of a unit, in JSON's types, and the number of tokens that were computed or written for it.
+        together: whether all processes must compute the same number of units, because they compute a unit together.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     fingerprint: Any
     prepare: Callable[[], object]
     compute: Callable[[int], tuple[Any, int]]
+    together: bool = False
 
 
 class ResumableWork:
@@ -81,6 +83,8 @@ class ResumableWork:
         self.loading_seconds += loaded - started
         pace = Pace(task, missing)
         mine = self._compute(task, missing[dist.get_rank() :: dist.get_world_size()], digest, pace)
+        if task.together and missing and dist.get_rank() >= len(missing) % dist.get_world_size() > 0:
+            task.compute(missing[0])  # with those that have one unit more
         gathered = _from_all_processes((mine, pace.tokens), task)
         pace.finish(sum(tokens for _, tokens in gathered))
         for computed, _ in gathered:

@@ -39,6 +39,10 @@ def load_with_spread_experts(path: str, dtype: torch.dtype, attention: str, degr
     """
     from transformers.integrations import HfDeepSpeedConfig
 
+    if dist.get_world_size() % degree:
+        raise PersonaError(
+            f"expert_parallel: {degree} does not divide the {dist.get_world_size()} processes; choose a divisor"
+        )
     partitioning = HfDeepSpeedConfig(
         {
             "train_micro_batch_size_per_gpu": 1,

@@ -118,5 +118,6 @@ def score_pairs(model: EvaluatedModel, pairs: Pairs, max_tokens: int, work: Resu
         fingerprint=[rows, pairs.digest()],
         prepare=lambda: model.loss,
         compute=score_row,
+        together=model.expert_parallel > 1,
     )
     return np.concatenate([np.array(nll) for nll in work.results(task)])[pairs.answers]

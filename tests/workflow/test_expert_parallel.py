@@ -1,0 +1,227 @@
+"""Experts spread over processes: what is computed, saved and exported is what it is without.
+
+All commands on two processes run in one launch, and so do all on four; `two_ranks` is what they printed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from persona.errors import PersonaError
+from persona.modeling.packing import TokenTable
+from persona.modeling.tiny import moe_config
+from persona.tokenization.chat import load_tokenizer
+from persona.training.checkpoints import RunFolder
+from persona.training.logs import read_log
+from persona.training.settings import Optimization
+from tests.workflow.test_parity import GOLDEN, Plain, are_gradients_of
+from tests.workflow.test_resume import after_an_unsaved_validation, inside_a_save, inside_an_export, kill_at, timeless
+from tests.workflow.training import (
+    OPTIMIZATION,
+    arguments,
+    command,
+    deepspeed_file,
+    run_several,
+    schedule,
+    steps,
+    train,
+)
+
+SPREAD = OPTIMIZATION.model_copy(update={"expert_parallel": 2})
+STILL = {"learning_rate": 1e-30}  # the weights do not change
+TWO_EPOCHS = schedule(800, max_epochs=2)  # those of the golden losses, which are ZeRO-3's
+STOPPED_AFTER = 4
+
+
+@pytest.fixture(scope="module")
+def lopsided(folder: Path) -> str:
+    """A model whose tokens each choose one of the first two of four experts, so that the second process gets none."""
+    name = "lopsided"
+    shutil.copytree(folder / "base", folder / name)
+    config = json.loads((folder / name / "config.json").read_text())
+    config |= {"num_experts_per_tok": 1, "norm_topk_prob": False}
+    (folder / name / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "base" / "model.safetensors")
+    for key, weight in weights.items():
+        if key.endswith("mlp.gate.weight"):
+            weights[key] = torch.stack([weight[0], -weight[0], 0 * weight[0], 0 * weight[0]])
+    save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
+    return name
+
+
+def without_experts(folder: Path) -> str:
+    return random_model(folder, "dense", Qwen3Config(vocab_size=500, hidden_size=64, num_hidden_layers=1, head_dim=16))
+
+
+def three_experts(folder: Path) -> str:
+    return random_model(folder, "three", moe_config(load_tokenizer(str(folder / "base")), 64, 1, 3))
+
+
+def random_model(folder: Path, name: str, config: object) -> str:
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
+    load_tokenizer(str(folder / "base")).save_pretrained(folder / name)
+    return name
+
+
+def gradients(
+    folder: Path, name: str, stage: int, degree: int, base: str = "base", recompute: bool = True
+) -> list[str]:
+    """One sample a row and so accumulated, and all in one row; with and without shared prefixes."""
+    optimization = OPTIMIZATION.model_copy(
+        update={**STILL, "gradient_checkpointing": recompute, "expert_parallel": degree}
+    )
+    return [
+        str(Path(__file__).with_name("gradients.py")), str(folder), str(deepspeed_file(folder, stage)),
+        optimization.model_dump_json(), json.dumps([1, 4000]), str(folder / name), base,
+    ]  # fmt: skip
+
+
+def training(
+    folder: Path, name: str, optimization: Optimization = SPREAD, stage: int = 1, base: str = "base"
+) -> list[str]:
+    return arguments(folder, name, TWO_EPOCHS, deepspeed_file(folder, stage), optimization=optimization, base=base)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path, lopsided: str) -> dict[str, str]:
+    script, *others = training(folder, "ep_stopped")
+    four = SPREAD.model_copy(update={"expert_parallel": 4})
+    commands = {
+        "ep_recomputed": gradients(folder, "ep_recomputed", 1, 2),
+        "ep_zero2": gradients(folder, "ep_zero2", 2, 2, recompute=False),
+        "ep_lopsided": gradients(folder, "ep_lopsided", 1, 2, base=lopsided),
+        "ep_whole": training(folder, "ep_whole"),
+        "ep_still": training(folder, "ep_still", SPREAD.model_copy(update=STILL)),
+        "zero3_still": training(folder, "zero3_still", OPTIMIZATION.model_copy(update=STILL), stage=3),
+        "ep_stopped": [str(Path(__file__).with_name("train_and_stop.py")), str(STOPPED_AFTER), *others],
+        "ep_resumed": [script, *others],
+        "ep_dense": training(folder, "ep_dense", base=without_experts(folder)),
+        "ep_three": training(folder, "ep_three", base=three_experts(folder)),
+        "ep_four": training(folder, "ep_four", four),
+        "evaluation": [str(Path(__file__).with_name("spread_evaluation.py")), str(folder)],
+    }
+    return run_several(2, commands, folder / "expert_parallel.json")
+
+
+def succeeded(printed: dict[str, str], name: str) -> None:
+    assert printed[name].endswith("exit status 0\n"), printed[name]
+
+
+def test_gradients_are_those_of_plain_torch(folder: Path, lopsided: str, two_ranks: dict[str, str]) -> None:
+    table = TokenTable.read(folder / "tokens.parquet")
+    plain, of_lopsided = Plain(folder, table), Plain(folder, table, lopsided)
+    for name, expected in (("ep_recomputed", plain), ("ep_zero2", plain), ("ep_lopsided", of_lopsided)):
+        succeeded(two_ranks, name)
+        found = are_gradients_of(expected, folder / name)
+        assert found[True, 4000]["computed_tokens"] < 0.8 * found[False, 4000]["computed_tokens"]
+    unused = [g[2:] for name, g in of_lopsided.first_gradients.items() if ".experts." in name]
+    assert unused and not any(gradient.any() for gradient in unused)
+
+
+@pytest.mark.long
+def test_gradients_are_those_of_plain_torch_on_four_processes(folder: Path, lopsided: str) -> None:
+    """With every process a part of the experts, and with two groups of processes that hold the same ones."""
+    commands = {
+        "ep_4_4": gradients(folder, "ep_4_4", 1, 4),
+        "ep_4_2": gradients(folder, "ep_4_2", 2, 2),
+        "ep_4_2_lopsided": gradients(folder, "ep_4_2_lopsided", 1, 2, base=lopsided),
+        "ep_4_2_trained": training(folder, "ep_4_2_trained"),
+        "zero3_4_trained": training(folder, "zero3_4_trained", OPTIMIZATION, stage=3),
+    }
+    printed = run_several(4, commands, folder / "four_ranks.json")
+    table = TokenTable.read(folder / "tokens.parquet")
+    plain, of_lopsided = Plain(folder, table), Plain(folder, table, lopsided)
+    for name, expected in (("ep_4_4", plain), ("ep_4_2", plain), ("ep_4_2_lopsided", of_lopsided)):
+        succeeded(printed, name)
+        are_gradients_of(expected, folder / name)
+    losses, norms = (
+        [steps(read_log(folder / name / "log.jsonl"), key) for name in ("ep_4_2_trained", "zero3_4_trained")]
+        for key in ("loss", "grad_norm")
+    )
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+
+
+def test_a_training_sees_the_samples_and_has_the_curve_of_zero3(folder: Path, two_ranks: dict[str, str]) -> None:
+    succeeded(two_ranks, "ep_whole")
+    records = read_log(folder / "ep_whole" / "log.jsonl")
+    losses = [record["loss" if record["type"] == "step" else "val_loss"] for record in records]
+    np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=1e-4)
+
+
+def test_the_exported_files_are_those_of_zero3(folder: Path, two_ranks: dict[str, str]) -> None:
+    """Of the same weights, which a learning rate of nearly 0 leaves as they are in the base model."""
+    for name in ("ep_still", "zero3_still"):
+        succeeded(two_ranks, name)
+    of_spread, of_zero3 = (sorted((folder / name / "model").iterdir()) for name in ("ep_still", "zero3_still"))
+    assert [file.name for file in of_spread] == [file.name for file in of_zero3]
+    for one, other in zip(of_spread, of_zero3, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(folder: Path, two_ranks: dict[str, str]) -> None:
+    assert f"told to stop (SIGTERM): saved after step {STOPPED_AFTER}" in two_ranks["ep_stopped"]
+    succeeded(two_ranks, "ep_resumed")
+    whole, resumed = (read_log(folder / name / "log.jsonl") for name in ("ep_whole", "ep_stopped"))
+    assert [timeless(record) for record in resumed] == [timeless(record) for record in whole]
+    weights = [folder / name / "model" / "model.safetensors" for name in ("ep_whole", "ep_stopped")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_another_degree_is_refused(tmp_path: Path) -> None:
+    for was, now in ((2, 4), (1, 2)):
+        # Trainings of before this could be chosen did not write it down.
+        before = {"seed": 1} | ({"expert_parallel": was} if was > 1 else {})
+        with closing(RunFolder(tmp_path / str(was))) as folder:
+            folder.claim(before)
+        message = rf"unfinished training of something else \(expert_parallel: was {was}, is {now}\). Undo the change"
+        with closing(RunFolder(tmp_path / str(was))) as folder, pytest.raises(PersonaError, match=message):
+            folder.claim({"seed": 1, "expert_parallel": now})
+
+
+def test_models_that_cannot_be_spread_are_refused(two_ranks: dict[str, str]) -> None:
+    assert (
+        "has no experts that transformers can spread over processes; leave out expert_parallel" in two_ranks["ep_dense"]
+    )
+    message = "has 3 experts in a layer, which expert_parallel: 2 does not divide; choose a divisor"
+    assert message in two_ranks["ep_three"]
+    assert "expert_parallel: 4 does not divide the 2 processes" in two_ranks["ep_four"]
+
+
+def test_a_model_is_scored_and_writes_with_spread_experts_as_when_it_is_whole(
+    folder: Path, two_ranks: dict[str, str]
+) -> None:
+    succeeded(two_ranks, "evaluation")
+    found = torch.load(folder / "spread_evaluation", weights_only=False)
+    whole, spread = found[1], found[2]
+    np.testing.assert_allclose(spread["nll"], whole["nll"], rtol=1e-5)
+    assert spread["texts"] == whole["texts"]
+    assert len(whole["texts"]) % 2 == 1 and {row[5] for row in whole["texts"]} == {"end", "length"}
+    experts = whole["parameters"] - spread["parameters"]
+    assert 0.4 < experts / spread["parameters"] < 1.0  # half of the experts are elsewhere
+
+
+@pytest.mark.long
+def test_a_killed_training_goes_on_to_the_same_bits(folder: Path) -> None:
+    plan = schedule(800, max_epochs=8, checkpoint_every_steps=1, validate_every_steps=2, early_stopping_patience=16)
+    names = ("ep_not_killed", "ep_killed")
+    whole, interrupted = (
+        command(folder, name, 2, plan, deepspeed_file(folder, 1), optimization=SPREAD) for name in names
+    )
+    records = train(whole)
+    for victim, moment in (
+        ("rank 1", inside_a_save), ("torchrun", after_an_unsaved_validation), ("rank 0", inside_an_export)
+    ):  # fmt: skip
+        kill_at(interrupted, folder / "ep_killed" / "run", victim, moment)
+    assert [timeless(record) for record in train(interrupted)] == [timeless(record) for record in records]
+    weights = [folder / name / "model" / "model.safetensors" for name in names]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
