@@ -1,8 +1,9 @@
-"""Bytes that one of eight processes gathers and reduces in an optimizer step, in the proportions of the 30B's weights.
+"""Bytes that one of eight processes sends in an optimizer step, in the proportions of the 30B's weights.
 
     python -m tests.counted_traffic MICRO_STEPS...
 
-prints a JSON list: for each number of micro-steps what was counted and what is planned. Tensors are real, in float32
+prints a JSON object: for ZeRO-3 and for spread experts a list with, for each number of micro-steps, what was counted
+and what is planned of what is gathered, reduced and exchanged with experts. Tensors are real, in float32
 and of tiny width. DeepSpeed's limits are as many times smaller as a layer is, so that they keep and gather ahead what
 they do in the 30B. In a process of its own, because DeepSpeed remembers the group of processes.
 """
@@ -21,16 +22,18 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 from transformers.integrations import HfDeepSpeedConfig
 
 from persona.modeling.attention import BY_PREFIX
+from persona.modeling.expert_parallel import expert_mesh
 from persona.modeling.packing import RowPlan
-from persona.planning.cost import Launch, model_size, step_traffic
-from persona.training.engine import deepspeed_config, engine_around
+from persona.planning.cost import Launch, ModelSize, model_size, step_traffic
+from persona.training.engine import deepspeed_config, engine_around, optimizer_step
 from persona.training.loop import accumulate
 from persona.training.settings import Optimization
-from tests.gpu.real_model import random_samples
+from tests.gpu.real_model import random_samples, spread_engine
 from tests.loopback import Counted, one_of
 
 DEEPSPEED = Path(__file__).parents[1] / "config" / "deepspeed" / "zero3.json"
 PROCESSES, VOCABULARY, LAYERS = 8, 2400, 48
+SAMPLE = (24, 8)  # tokens of prompt and completion
 SETTINGS = Optimization(gradient_checkpointing=True)
 REAL_LAYER = 623_000_000  # parameters of a layer of the 30B
 
@@ -65,17 +68,37 @@ def smaller_limits(file: Path, layer: int) -> None:
 
 def count(engine: Any, micro_steps: int, collectives: Counted) -> dict[str, int]:
     """Bytes of one optimizer step."""
-    table = random_samples(micro_steps, 24, 8, VOCABULARY)
+    table = random_samples(micro_steps, *SAMPLE, VOCABULARY)
     rows = [RowPlan([n], [0]) for n in range(micro_steps)]
     collectives.reset()
     accumulate(engine, table, np.arange(micro_steps), [rows] * PROCESSES)
-    engine.step()
+    optimizer_step(engine)
     return dict(collectives.bytes)
 
 
-def main(numbers: list[int]) -> list[dict[str, float]]:
+def compare(
+    engine: Any, size: ModelSize, launch: Launch, numbers: list[int], collectives: Counted
+) -> list[dict[str, float]]:
     """Counted and planned bytes, after a step in which DeepSpeed learns the order of the weights."""
+    count(engine, 1, collectives)
     figures = []
+    for micro_steps in numbers:
+        counted = count(engine, micro_steps, collectives)
+        tokens = micro_steps * int(random_samples(1, *SAMPLE).computed_lengths[0])
+        planned = step_traffic(size, launch, micro_steps, tokens, SETTINGS.gradient_checkpointing)
+        figures.append(
+            {
+                "gathered": counted["gather"],
+                "reduced": counted["reduce"],
+                "exchanged": counted.get("exchange", 0),
+                **{f"planned_{kind}": value for kind, value in vars(planned).items()},
+            }
+        )
+    return figures
+
+
+def main(numbers: list[int]) -> dict[str, list[dict[str, float]]]:
+    """The figures of both layouts."""
     with one_of(PROCESSES) as collectives, tempfile.TemporaryDirectory() as folder:
         tiny_config().save_pretrained(folder)
         size = model_size(folder, None)
@@ -86,19 +109,12 @@ def main(numbers: list[int]) -> list[dict[str, float]]:
         model = AutoModelForCausalLM.from_config(tiny_config(), dtype=torch.float32, attn_implementation=BY_PREFIX)
         del partitioning
         engine = engine_around(model, config, SETTINGS, epoch_steps=9, max_epochs=1)
-        count(engine, 1, collectives)
-        for micro_steps in numbers:
-            counted = count(engine, micro_steps, collectives)
-            planned = step_traffic(size, Launch.from_deepspeed(file, PROCESSES, 4), micro_steps)
-            figures.append(
-                {
-                    "gathered": counted["gather"],
-                    "reduced": counted["reduce"],
-                    "planned_gathered": planned.gathered,
-                    "planned_reduced": planned.reduced,
-                }
-            )
-    return figures
+        launch = Launch.from_deepspeed(file, PROCESSES, 4)
+        of_zero3 = compare(engine, size, launch, numbers, collectives)
+        file = DEEPSPEED.with_name("zero1.json")
+        engine = spread_engine(tiny_config(), SETTINGS, file, expert_mesh(PROCESSES), torch.float32)
+        launch = Launch.from_deepspeed(file, PROCESSES, 4, PROCESSES)
+        return {"zero3": of_zero3, "spread": compare(engine, size, launch, numbers, collectives)}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,29 @@ def one_of(n_processes: int) -> Iterator[Counted]:
         output_tensor.view(-1).copy_(input_tensor.view(n_processes, -1)[0])
         return Done() if async_op else None
 
+    def reduce_to_one(tensor: Any, dst: int, op: Any = None, group: Any = None, async_op: bool = False) -> Any:
+        counted.add("reduce", tensor)
+        return Done() if async_op else None
+
+    class Exchange(torch.autograd.Function):
+        """Hidden states that go to the experts of all processes; as many come back."""
+
+        @staticmethod
+        def forward(ctx: Any, sent: torch.Tensor, received: list[int]) -> torch.Tensor:
+            counted.add("exchange", sent)
+            ctx.n_sent = len(sent)
+            return sent[torch.arange(sum(received), device=sent.device) % len(sent)]
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+            counted.add("exchange", gradient)
+            return gradient[torch.arange(ctx.n_sent, device=gradient.device) % len(gradient)], None
+
+    def exchange_counts(received: torch.Tensor, sent: torch.Tensor, group: Any = None) -> None:
+        """As many come as are sent, evenly to all experts: the experts of random weights are not chosen evenly."""
+        total, n = sent.sum(), received.numel()
+        received.view(-1).copy_(total // n + (torch.arange(n, device=sent.device) < total % n))
+
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=n_processes)
     try:
@@ -69,6 +93,12 @@ def one_of(n_processes: int) -> Iterator[Counted]:
 
             backend = comm.comm.cdb
             backend.all_gather_function, backend.reduce_scatter_function = gather, scatter
-            yield counted
+            backend.reduce = reduce_to_one
+            with patch.multiple(
+                "transformers.distributed.expert_parallel",
+                all_to_all_single=exchange_counts,
+                all_to_all_single_autograd=lambda sent, received, _, group: Exchange.apply(sent, received),
+            ):
+                yield counted
     finally:
         dist.destroy_process_group()

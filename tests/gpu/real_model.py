@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.distributed.expert_parallel import AllToAllEP
 from transformers.integrations import HfDeepSpeedConfig
 
 from persona.modeling.attention import BY_PREFIX
+from persona.modeling.expert_parallel import DEGREE
+from persona.modeling.loading import default_device
 from persona.modeling.packing import TokenTable
 from persona.modeling.tiny import train_tokenizer
 from persona.training.engine import deepspeed_config, engine_around
@@ -49,6 +54,24 @@ def partitioned_engine(n_layers: int, settings: Optimization, deepspeed: Path) -
     for parameter in model.parameters():
         parameter.ds_tensor.normal_(0.0, 0.02)
     return engine_around(model, config, settings, epoch_steps=4, max_epochs=1)
+
+
+def spread_engine(config: Any, settings: Optimization, deepspeed: Path, mesh: DeviceMesh, dtype: torch.dtype) -> Any:
+    """The engine that trains all weights of a configuration with spread experts; this process holds its own alone."""
+    degree = mesh["experts"].size()
+    n_experts, config.num_experts = config.num_experts, config.num_experts // degree
+    with torch.device(default_device()):
+        model = Qwen3MoeForCausalLM._from_config(config, dtype=dtype, attn_implementation=BY_PREFIX)
+        for layer in model.model.layers:
+            router = layer.mlp.gate
+            router.num_experts = n_experts
+            router.weight = nn.Parameter(torch.empty(n_experts, config.hidden_size, dtype=dtype).normal_(0.0, 0.02))
+            experts = layer.mlp.experts
+            for parameter in experts.parameters():
+                setattr(parameter, DEGREE, degree)
+            experts.forward = AllToAllEP(experts, mesh["experts"], mesh["same_tokens"])
+    settings = settings.model_copy(update={"expert_parallel": degree})
+    return engine_around(model, deepspeed_config(deepspeed, settings, dtype), settings, 4, 1, mesh)
 
 
 def write_real_model(folder: Path, n_layers: int, vocabulary: int = VOCABULARY) -> None:

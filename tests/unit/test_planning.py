@@ -29,8 +29,10 @@ from persona.planning.cost import (
     model_size,
     nearest_that_fits,
     step_seconds,
+    step_traffic,
     validation_seconds,
 )
+from persona.planning.layouts import compare_layouts
 from persona.planning.settings import Hardware
 from persona.tables import schemas
 from persona.tables.parquet import write_table
@@ -85,11 +87,63 @@ def test_a_step_of_64_samples_is_bound_by_traffic(size: ModelSize) -> None:
         25e9, rel=0.02
     )
     work = flops(size, Work(lengths, nothing, 64 * 35), recompute=True)
-    step = step_seconds(size, launch, H100, work, micro_steps=1)
+    step = step_seconds(size, launch, H100, work, 1, step_traffic(size, launch, 1))
     assert step.compute == pytest.approx(0.26, abs=0.01)
     # Weights twice and gradients once, 7 of 8 parts of each.
     assert step.traffic == step.total == pytest.approx(3 * 61.06e9 * 7 / 8 / 450e9, rel=1e-3)
-    assert step_seconds(size, launch, H100, work, micro_steps=8).traffic == pytest.approx(8 * step.traffic)
+    of_eight = step_seconds(size, launch, H100, work, 8, step_traffic(size, launch, 8))
+    assert of_eight.traffic == pytest.approx(8 * step.traffic)
+
+
+def epoch_of(lengths: list[int]) -> Epoch:
+    """An epoch of one step of one row on each process."""
+    tokens = np.array(lengths)
+    return Epoch(1, 1, Work(tokens, np.zeros_like(tokens), 35 * len(tokens)), 1.0)
+
+
+def test_spread_experts_move_a_tenth_of_the_bytes(size: ModelSize) -> None:
+    """64 samples of the mean length of DMSC's, 147 tokens, on 8 GPUs."""
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=8192)
+    layouts = compare_layouts(size, launch, H100, epoch_of([147] * 64), schedule, recompute=True)
+    assert layouts is not None and layouts["degree"] == 8
+    figures = layouts["figures"]
+    assert figures["zero3"]["gb_moved_per_step"] == pytest.approx(3 * 61.06 * 7 / 8, rel=1e-3)
+    # The dense weights twice; 147 x 8 tokens a process, to 8 experts in 48 layers, there and back in three passes.
+    by_hand = 2 * 2 * 1.541e9 + 3 * 2 * 147 * 8 * 48 * 8 * 2048 * 2
+    assert figures["expert_parallel"]["gb_moved_per_step"] == pytest.approx(by_hand * 7 / 8 / 1e9, rel=1e-3)
+    assert figures["zero3"]["gb_moved_per_step"] > 10 * figures["expert_parallel"]["gb_moved_per_step"]
+    assert (layouts["advised"], layouts["reason"]) == ("expert_parallel", "its steps are faster")
+
+
+def test_the_layout_that_fits_or_moves_less_is_advised(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=8192)
+
+    def advice(hardware: Hardware, lengths: list[int], launch: Launch = launch) -> tuple[str, str]:
+        layouts = compare_layouts(size, launch, hardware, epoch_of(lengths), schedule, recompute=True)
+        assert layouts is not None
+        return layouts["advised"], layouts["reason"]
+
+    by_host = H100.model_copy(update={"host_s_per_layer": 0.0165})
+    assert advice(by_host, [147] * 64) == ("expert_parallel", "it moves fewer bytes, though a step takes as long")
+    # Hidden states of very many tokens are more than the weights.
+    assert advice(by_host, [8192] * 8 * 100) == ("zero3", "it moves fewer bytes, though a step takes as long")
+    spread = Launch.from_deepspeed(DEEPSPEED / "zero1.json", processes=8, bytes_per_weight=2, expert_parallel=2)
+    assert advice(H100, [147] * 64, spread) == ("zero3", "the other does not fit into memory")
+
+
+def test_there_is_no_choice_of_layout_without_experts_or_with_one_process(size: ModelSize, tmp_path: Path) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
+    schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=8192)
+    Qwen3Config(hidden_size=64, num_hidden_layers=1).save_pretrained(tmp_path)
+    for of, by in (
+        (model_size(str(tmp_path), None), launch),
+        (size, replace(launch, processes=1)),
+        (replace(size, trained_parameters=1), launch),
+        (size, replace(launch, zero_stage=2)),
+    ):
+        assert compare_layouts(of, by, H100, epoch_of([147] * 64), schedule, recompute=True) is None
 
 
 def test_a_validation_gathers_weights_once(size: ModelSize) -> None:
@@ -108,7 +162,7 @@ def test_a_validation_gathers_weights_once(size: ModelSize) -> None:
 def test_the_host_bounds_a_step_of_few_tokens(size: ModelSize) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
     hardware = H100.model_copy(update={"host_s_per_layer": 0.8 / 48})
-    step = step_seconds(size, launch, hardware, 1e12, micro_steps=3)
+    step = step_seconds(size, launch, hardware, 1e12, 3, step_traffic(size, launch, 3))
     assert step.bound_by == "host" and step.total == pytest.approx(2.4)
 
 

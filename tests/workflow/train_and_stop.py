@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from persona.training import loop
+from persona.training import engine, loop
 
 TRAIN = Path(__file__).parents[2] / "workflow" / "scripts" / "train.py"
 
 steps_left = int(sys.argv.pop(1))
-step = loop.optimizer_step
+step = engine.optimizer_step
 
 
 def step_and_stop(engine: Any) -> float:
@@ -25,8 +25,8 @@ def step_and_stop(engine: Any) -> float:
     return step(engine)
 
 
-loop.optimizer_step = step_and_stop
+vars(loop)["optimizer_step"] = step_and_stop
 try:
     runpy.run_path(str(TRAIN), run_name="__main__")
 finally:
-    loop.optimizer_step = step
+    vars(loop)["optimizer_step"] = step

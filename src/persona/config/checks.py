@@ -310,11 +310,11 @@ def _expert_problems(root: Path, name: str, recipe: Recipe) -> Iterator[str]:
     """Problems of a recipe that spreads experts."""
     where, file = f"recipes.{name}.expert_parallel", root / "config" / "deepspeed" / f"{recipe.deepspeed}.json"
     if recipe.processes % recipe.expert_parallel:
-        yield f"{where}: got {recipe.expert_parallel}, allowed are divisors of the recipe's {recipe.processes} processes"
+        yield f"{where}: got {recipe.expert_parallel}, allowed are divisors of its {recipe.processes} processes"
     if recipe.lora:
         yield (
-            f"{where}: got {recipe.expert_parallel}, but adapters (lora) are added to whole weights, and frozen experts "
-            "send no gradients; leave it out, with deepspeed: zero2"
+            f"{where}: got {recipe.expert_parallel}, but with lora the weights are frozen and whole on each process; "
+            "leave out one of the two"
         )
     zero = json.loads(file.read_text(encoding="utf-8"))["zero_optimization"] if file.exists() else {"stage": 1}
     if zero["stage"] not in (1, 2) or "offload_optimizer" in zero:

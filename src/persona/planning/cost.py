@@ -38,6 +38,8 @@ class ModelSize:
     head_parameters: int
     trained_parameters: int
     expert_parameters: int
+    expert_layers: int
+    experts: int  # of each of these layers; 1 without a mixture of experts
     largest_parameter: int
     layers: int
     hidden_size: int
@@ -49,7 +51,10 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a training is distributed, from the DeepSpeed file and the recipe."""
+    """How a training is distributed, from the DeepSpeed file and the recipe.
+
+    With `expert_parallel` the DeepSpeed file is about all weights but the experts.
+    """
 
     processes: int
     zero_stage: int
@@ -57,10 +62,12 @@ class Launch:
     max_live_parameters: int
     prefetch_parameters: int
     bucket_parameters: int
+    reduces_to_all: bool  # below ZeRO-3: gradients are sent to all processes, not only to the one that needs them
     bytes_per_weight: int
+    expert_parallel: int = 1
 
     @classmethod
-    def from_deepspeed(cls, file: Path, processes: int, bytes_per_weight: int) -> Launch:
+    def from_deepspeed(cls, file: Path, processes: int, bytes_per_weight: int, expert_parallel: int = 1) -> Launch:
         """Read the DeepSpeed file."""
         zero = json.loads(file.read_text(encoding="utf-8"))["zero_optimization"]
         return cls(
@@ -69,8 +76,12 @@ class Launch:
             offload_optimizer="offload_optimizer" in zero,
             max_live_parameters=int(zero.get("stage3_max_live_parameters", 1e9)),
             prefetch_parameters=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
-            bucket_parameters=int(zero.get("reduce_bucket_size", 5e8)),
+            # Below ZeRO-3 one bucket is filled while the other one is reduced.
+            bucket_parameters=int(zero.get("reduce_bucket_size", 5e8))
+            * (2 if zero["stage"] < 3 and zero.get("overlap_comm") else 1),
+            reduces_to_all=bool(zero.get("use_multi_rank_bucket_allreduce", True)),
             bytes_per_weight=bytes_per_weight,
+            expert_parallel=expert_parallel,
         )
 
 
@@ -94,7 +105,7 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
     # Embeddings are looked up, not multiplied. The head is counted separately.
     apart = {id(head), id(model.get_input_embeddings().weight)}
     body = [(name, p) for name, p in named if id(p) not in apart]
-    experts = sum(p.numel() for name, p in body if ".experts." in name)
+    of_experts = {name: p.numel() for name, p in body if ".experts." in name}
     width = getattr(config, "moe_intermediate_size", None)
     if lora is not None:
         with torch.device("meta"):
@@ -104,7 +115,9 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
         active_parameters=round(sum(p.numel() * (share if ".experts." in name else 1) for name, p in body)),
         head_parameters=head.numel(),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        expert_parameters=experts,
+        expert_parameters=sum(of_experts.values()),
+        expert_layers=len({name.partition(".experts.")[0] for name in of_experts}),
+        experts=n_experts,
         largest_parameter=max(p.numel() for _, p in named),
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -159,14 +172,22 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
     layer = _layer_activations(size, max_tokens) * element
     kept = max_tokens * size.hidden_size * element if recompute else layer
     on_device = 0 if launch.offload_optimizer else 12
+    spread = size.expert_parameters if launch.expert_parallel > 1 else 0
+    own, others = spread / launch.expert_parallel, size.parameters - spread
+    trained = size.trained_parameters - spread
+    # A spread expert in float32 is its own master copy.
+    own_state = 12 if element < 4 else 8
+    layer_working = float(_layer_working(size, element, layer if recompute else 0))
+    if spread:
+        layer_working = (layer if recompute else 0) + (own + others) / size.layers * element
     return Memory(
-        weights=size.parameters * element / shared[3] / GIB,
-        gradients=size.trained_parameters * element / shared[2] / GIB,
-        optimizer=size.trained_parameters * on_device / shared[1] / GIB,
-        bucket=min(size.trained_parameters, launch.bucket_parameters) * element / GIB,
+        weights=(others / shared[3] + own) * element / GIB,
+        gradients=(trained / shared[2] + own) * element / GIB,
+        optimizer=(trained * on_device / shared[1] + own * own_state) / GIB,
+        bucket=min(trained, launch.bucket_parameters) * element / GIB,
         gathered=_gathered(size, launch, recompute) * element / GIB,
         activations=kept * size.layers / GIB,
-        working=max(_head_working(size, element), _layer_working(size, element, layer if recompute else 0)) / GIB,
+        working=max(_head_working(size, element), layer_working) / GIB,
     )
 
 
@@ -176,7 +197,8 @@ def _layer_activations(size: ModelSize, tokens: int) -> int:
     Hidden states: each of the two norms keeps its input in float32 (2), its normalised input (1) and its output (1);
     each of the two sums is kept as well (1). Attention: the queries in float32 for their norm (2), normalised, scaled,
     rotated, and the output in both orders; keys and values are few. Experts: gate and up (2), the activation, the
-    product; and the input and output of each expert that a token chooses.
+    product; and the input and output of each expert that a token chooses. Where experts are spread, this counts as many
+    tokens from other processes as are sent to them.
     """
     hidden = (10 + 2 * size.experts_per_token) * size.hidden_size
     return tokens * (hidden + 6 * size.attention_width + 4 * size.expert_width)
@@ -294,26 +316,69 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that each process gathers, and reduces."""
+    """Bytes of the tensors that each process gathers, reduces and exchanges."""
 
     gathered: float
     reduced: float
+    exchanged: float = 0.0  # hidden states that are sent to experts and back, those of own experts included
+    summed: float = 0.0  # gradients of experts that several groups of processes hold
+
+    def moved(self, launch: Launch) -> float:
+        """Bytes that each process sends.
+
+        A ring moves (ranks - 1) / ranks of what it gathers or reduces, and twice as much where all get the sums.
+        """
+        ranks, degree = launch.processes, launch.expert_parallel
+        groups = ranks // degree
+        to_all = 2 if launch.reduces_to_all and launch.zero_stage in (1, 2) else 1
+        in_ring = (self.gathered + to_all * self.reduced) * (ranks - 1) / ranks
+        return in_ring + self.exchanged * (degree - 1) / degree + 2 * self.summed * (groups - 1) / groups
 
 
-def step_traffic(size: ModelSize, launch: Launch, micro_steps: float) -> Traffic:
+def step_traffic(
+    size: ModelSize, launch: Launch, micro_steps: float, tokens: float = 0.0, recompute: bool = True
+) -> Traffic:
     """Traffic of an optimizer step.
 
     In every micro-step ZeRO-3 gathers the weights in the forward and in the backward pass and reduces the gradients.
-    Lower stages reduce gradients in every micro-step and gather weights once per step. What ZeRO-3 keeps from the
-    forward pass for the backward pass is not subtracted: for the 30B 3 % of what is gathered.
+    Lower stages gather weights once per step; ZeRO-2 reduces gradients in every micro-step, ZeRO-1 once per step. What
+    ZeRO-3 keeps from the forward pass for the backward pass is not subtracted: for the 30B 3 % of what is gathered.
+
+    Spread experts are neither gathered nor reduced. In each of their layers the hidden state of each token is sent to
+    each expert that it chooses and comes back, in the forward pass, in the backward pass, and where activations are
+    recomputed once more.
+
+    Args:
+        tokens: that each process computes in the step.
     """
-    weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
-    return Traffic(2 * micro_steps * weights if launch.zero_stage == 3 else gradients, micro_steps * gradients)
+    if launch.zero_stage == 3:
+        weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
+        return Traffic(2 * micro_steps * weights, micro_steps * gradients)
+    spread = size.expert_parameters if launch.expert_parallel > 1 else 0
+    gradients = (size.trained_parameters - spread) * launch.bytes_per_weight
+    return Traffic(
+        gathered=gradients,
+        reduced=gradients * (1 if launch.zero_stage == 1 else micro_steps),
+        exchanged=(3 if recompute else 2) * _exchanged(size, launch, tokens),
+        summed=spread / launch.expert_parallel * launch.bytes_per_weight,
+    )
 
 
-def validation_traffic(size: ModelSize, launch: Launch, rows: float) -> Traffic:
-    """Traffic of forward passes alone, for which ZeRO-3 gathers the weights once each."""
-    return Traffic(rows * size.parameters * launch.bytes_per_weight if launch.zero_stage == 3 else 0, 0)
+def _exchanged(size: ModelSize, launch: Launch, tokens: float) -> float:
+    """Bytes of hidden states that travel to experts and back for one pass over so many tokens of a process."""
+    if launch.expert_parallel == 1:
+        return 0.0
+    return 2 * tokens * size.expert_layers * size.experts_per_token * size.hidden_size * launch.bytes_per_weight
+
+
+def forward_traffic(size: ModelSize, launch: Launch, rows: float, tokens: float = 0.0) -> Traffic:
+    """Traffic of forward passes alone, for which ZeRO-3 gathers the weights once each.
+
+    Args:
+        tokens: that each process computes.
+    """
+    gathered = rows * size.parameters * launch.bytes_per_weight if launch.zero_stage == 3 else 0
+    return Traffic(gathered, 0, _exchanged(size, launch, tokens))
 
 
 def step_seconds(
@@ -322,29 +387,36 @@ def step_seconds(
     hardware: Hardware,
     flops_a_step: float,
     micro_steps: float,
-    traffic: Traffic | None = None,
+    traffic: Traffic,
     share: float = 1.0,
 ) -> StepSeconds:
-    """Seconds per optimizer step. A ring moves (ranks - 1) / ranks of what it gathers or reduces.
+    """Seconds per optimizer step.
 
     Args:
-        traffic: by default that of an optimizer step.
         share: of the host's work in a step.
     """
-    traffic = traffic or step_traffic(size, launch, micro_steps)
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += share * micro_steps * hardware.micro_step_overhead_s
     host = share * micro_steps * size.layers * hardware.host_s_per_layer
-    moved = (traffic.gathered + traffic.reduced) * (launch.processes - 1) / launch.processes
-    return StepSeconds(compute, moved / (hardware.interconnect_gb_s * 1e9), host)
+    return StepSeconds(compute, traffic.moved(launch) / (hardware.interconnect_gb_s * 1e9), host)
+
+
+def epoch_step(
+    size: ModelSize, launch: Launch, hardware: Hardware, epoch: Epoch, recompute: bool
+) -> tuple[StepSeconds, Traffic]:
+    """Seconds and traffic of a mean step of an epoch."""
+    tokens = epoch.work.tokens / epoch.counted / launch.processes
+    traffic = step_traffic(size, launch, epoch.micro_steps, tokens, recompute)
+    work = flops(size, epoch.work, recompute) / epoch.counted
+    return step_seconds(size, launch, hardware, work, epoch.micro_steps, traffic), traffic
 
 
 def validation_seconds(
     val: TokenTable, schedule: Schedule, size: ModelSize, launch: Launch, hardware: Hardware
 ) -> float:
-    """Seconds of one validation: the forward pass alone, and one gathering of the weights."""
+    """Seconds of one validation: the forward pass alone."""
     work, rows = rows_of(val, [np.arange(len(val))], schedule, launch.processes)
-    traffic = validation_traffic(size, launch, rows)
+    traffic = forward_traffic(size, launch, rows, work.tokens / launch.processes)
     return step_seconds(size, launch, hardware, FORWARD * flops(size, work, False), rows, traffic, FORWARD).total
 
 
@@ -355,8 +427,7 @@ def larger_steps(
     hours = {}
     for samples, larger in larger_schedules(schedule, len(table)).items():
         epoch = Epoch.of(table, larger, launch.processes, COUNTED_LARGER_STEPS)
-        work = flops(size, epoch.work, recompute) / epoch.counted
-        step = step_seconds(size, launch, hardware, work, epoch.micro_steps)
+        step, _ = epoch_step(size, launch, hardware, epoch, recompute)
         hours[samples] = step.total * epoch.steps / 3600
     return hours
 

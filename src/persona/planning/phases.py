@@ -12,7 +12,7 @@ import numpy as np
 from persona.evaluation.settings import BATCH, n_batches
 from persona.modeling.packing import TokenTable
 from persona.modeling.prefix_tree import PrefixOrder
-from persona.planning.cost import FORWARD, Epoch, Launch, ModelSize, Work, flops, step_seconds
+from persona.planning.cost import FORWARD, Epoch, Launch, ModelSize, Work, flops, forward_traffic, step_seconds
 from persona.planning.settings import Hardware, PlannedStage
 from persona.training.settings import Schedule
 
@@ -67,25 +67,28 @@ def evaluation_phases(
 ) -> dict[str, float]:
     """Seconds of scoring the val and test targets and of writing texts, on the processes of one machine.
 
-    Each process holds the whole model and computes its share.
+    Each process holds the whole model, or its experts of it, and computes its share.
     """
     processes = stage.processes_per_node
+    degree = math.gcd(launch.expert_parallel, processes)
     test, empty = (TokenTable.read(Path(path)) for path in (stage.test_tokens, stage.empty_tokens))
     rendered = TokenTable.read(Path(stage.impostor_tokens)) if stage.impostor_tokens else None
     tokens = scored_tokens(val, test, empty, rendered, stage.candidates)
     rows = math.ceil(tokens / stage.schedule.max_tokens_per_gpu)
     length = int(test.lengths.mean())
     lengths = np.full(math.ceil(tokens / length), length)
-    whole = replace(launch, processes=processes, zero_stage=0)
+    whole = replace(launch, processes=processes, zero_stage=0, expert_parallel=degree)
     forward = FORWARD * flops(size, Work(lengths, np.zeros_like(lengths), tokens), recompute=False)
-    scoring = step_seconds(size, whole, hardware, forward, rows / processes, share=FORWARD)
+    traffic = forward_traffic(size, whole, rows, tokens / processes)
+    scoring = step_seconds(size, whole, hardware, forward, rows / processes, traffic, share=FORWARD)
+    reading = hardware.disk_read_gb_s if degree == 1 else hardware.load_gb_s
     settings = stage.generation
     batches = math.ceil(n_batches(settings.n_targets * (1 + settings.n_samples)) / processes)
     return {
         # Where one job evaluates all stages, its start is of no stage.
         "loading for evaluation": (0.0 if stage.evaluated_together else hardware.start_s)
-        + size.parameters * launch.bytes_per_weight / 1e9 / hardware.disk_read_gb_s,
-        "scoring": max(scoring.compute, scoring.host),
+        + size.parameters * launch.bytes_per_weight / 1e9 / reading,
+        "scoring": scoring.total,
         "writing texts": batches
         * longest_text(test, settings.max_new_tokens)
         * size.layers
@@ -119,9 +122,14 @@ def scored_tokens(
 def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float) -> dict[str, float]:
     """GB on the disk: checkpoints while the stage trains, two for a short time, and what is left of it."""
     weights = size.trained_parameters * launch.bytes_per_weight / 1e9
+    # Of spread experts each group of processes writes its own.
+    experts = size.expert_parameters / 1e9 if launch.expert_parallel > 1 else 0.0
+    copies = launch.processes // launch.expert_parallel - 1
     due = bool(schedule.checkpoint_every_steps) or seconds >= 60 * schedule.checkpoint_minutes
-    # The optimizer's state and the best weights; below ZeRO-3 DeepSpeed writes the present weights as well.
+    # The optimizer's state and the best weights; below ZeRO-3 DeepSpeed writes the present weights as well, but not
+    # those of spread experts.
     checkpoint = 12 * size.trained_parameters / 1e9 + (weights if launch.zero_stage == 3 else 2 * weights)
+    checkpoint += experts * (copies * (12 + launch.bytes_per_weight) - launch.bytes_per_weight)
     return {"checkpoints": 2 * checkpoint if due else 0.0, "model": weights}
 
 

@@ -11,14 +11,14 @@ from persona.planning.cost import (
     Launch,
     computed_tokens_by_user,
     counted_samples,
-    flops,
+    epoch_step,
     larger_steps,
     memory,
     model_size,
     nearest_that_fits,
-    step_seconds,
     validation_seconds,
 )
+from persona.planning.layouts import compare_layouts
 from persona.planning.phases import phases_of
 from persona.planning.settings import Hardware, PlannedStage
 from persona.training.engine import sharing_explained
@@ -41,10 +41,11 @@ def plan_stage(stage: PlannedStage, hardware: Hardware | None) -> dict[str, Any]
     table = PartOfTokens.read_some(Path(stage.tokens), lambda users: counted_samples(users, schedule))
     val = TokenTable.read(Path(stage.val_tokens))
     size = model_size(stage.model, stage.optimization.lora)
-    launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight)
+    spread = stage.optimization.expert_parallel
+    launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight, spread)
     recompute = stage.optimization.gradient_checkpointing
     epoch = Epoch.of(table, schedule, processes)
-    step = step_seconds(size, launch, hardware, flops(size, epoch.work, recompute) / epoch.counted, epoch.micro_steps)
+    step, traffic = epoch_step(size, launch, hardware, epoch, recompute)
     val_seconds = validation_seconds(val, schedule, size, launch, hardware)
     epoch_hours = (step.total * epoch.steps + val_seconds) / 3600
     needed = memory(size, launch, schedule.max_tokens_per_gpu, recompute)
@@ -69,6 +70,8 @@ def plan_stage(stage: PlannedStage, hardware: Hardware | None) -> dict[str, Any]
         "host_seconds_per_step": step.host,
         "seconds_per_step": step.total,
         "bound_by": step.bound_by,
+        "gb_moved_per_step": traffic.moved(launch) / 1e9,
+        "layouts": compare_layouts(size, launch, hardware, epoch, schedule, recompute),
         "tokens_per_micro_step": epoch.work.tokens / epoch.counted / epoch.micro_steps / processes,
         "larger_steps": larger_steps(table, schedule, size, launch, hardware, recompute),
         "hours_per_epoch": epoch_hours,

@@ -8,8 +8,10 @@ from typing import Any
 from tabulate import tabulate
 
 from persona.evaluation.metrics.intervals import detectable_gap
+from persona.planning.layouts import SPREAD, ZERO3
 from persona.planning.settings import Hardware
 
+LAYOUTS = {ZERO3: "ZeRO-3", SPREAD: "expert_parallel: {degree}"}
 BOUNDS = {"compute": "computing", "traffic": "the traffic between GPUs", "host": "the host, which starts the work"}
 
 
@@ -38,7 +40,14 @@ def plan_table(stages: dict[str, dict[str, Any]], hardware: Hardware | None, tes
         for name, plan in stages.items()
         if not plan["fits"]
     ]
-    notes = [*_grouped(_sharing(stages)), *_fill(stages), *_grouped(_memory(stages)), *warnings, _assumptions(hardware)]
+    notes = [
+        *_grouped(_sharing(stages)),
+        *_fill(stages),
+        *_layouts(stages),
+        *_grouped(_memory(stages)),
+        *warnings,
+        _assumptions(hardware),
+    ]
     return "\n".join([table, "", _phases(stages), "", *notes, power]) + "\n"
 
 
@@ -125,6 +134,22 @@ def _fill(stages: dict[str, dict[str, Any]]) -> list[str]:
             f"{name}: {tokens:,.0f} of {room:,} tokens in a row; a step is bound by {BOUNDS[plan['bound_by']]}"
             + (f"; steps of an epoch with more samples per step: {larger}" if larger else "")
         )
+    return notes
+
+
+def _layouts(stages: dict[str, dict[str, Any]]) -> list[str]:
+    """What experts that are gathered cost and what spread ones would, where there is a choice."""
+    notes = []
+    for name, plan in stages.items():
+        if plan["layouts"] is not None:
+            parts = [
+                f"{LAYOUTS[layout].format(degree=plan['layouts']['degree'])}: {figures['gb_moved_per_step']:,.1f} GB "
+                f"moved in {figures['traffic_seconds_per_step']:.2f} s, {figures['seconds_per_step']:.2f} s in all, "
+                f"{figures['memory_gib']:.1f} GiB"
+                for layout, figures in plan["layouts"]["figures"].items()
+            ]
+            advised = LAYOUTS[plan["layouts"]["advised"]].format(degree=plan["layouts"]["degree"])
+            notes.append(f"{name}: a step with {'; with '.join(parts)}. By this {advised}: {plan['layouts']['reason']}")
     return notes
 
 

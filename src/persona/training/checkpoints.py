@@ -254,10 +254,10 @@ def checkpoint_bytes(model: nn.Module) -> int:
 
 def _state_bytes(parameter: Any) -> int:
     if parts(parameter) > 1:
-        return 12 * parameter.numel() * dist.get_world_size()
+        return 12 * int(parameter.numel()) * dist.get_world_size()
     if hasattr(parameter, "ds_numel"):
         return 12 * int(parameter.ds_numel)
-    return (12 + parameter.element_size()) * int(parameter.numel())
+    return int((12 + parameter.element_size()) * parameter.numel())
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

@@ -15,8 +15,9 @@ from persona.training.settings import Optimization
 
 
 def mark_experts(model: torch.nn.Module, mesh: DeviceMesh) -> None:
-    """Tell DeepSpeed, before it makes an engine, that processes hold different experts: it copies all other weights
-    from rank 0 to the others.
+    """Tell DeepSpeed, before it makes an engine, that processes hold different experts.
+
+    It copies all other weights from rank 0 to the others.
     """
     from deepspeed.utils import groups
 

@@ -24,7 +24,7 @@ from persona.training.settings import Schedule
 
 HARDWARE = Hardware(start_s=5.0, load_gb_s=0.5, disk_write_gb_s=0.25, host_copy_gb_s=2.0)
 LAUNCH = Launch(processes=8, zero_stage=3, offload_optimizer=False, max_live_parameters=0, prefetch_parameters=0,
-                bucket_parameters=0, bytes_per_weight=2)  # fmt: skip
+                bucket_parameters=0, reduces_to_all=True, bytes_per_weight=2)  # fmt: skip
 SIZE: Any = SimpleNamespace(parameters=1_000_000_000, trained_parameters=1_000_000_000)
 EPOCH: Any = SimpleNamespace(steps=100)
 

@@ -16,8 +16,10 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[3]
 DEEPSPEED = ROOT / "config" / "deepspeed" / "zero3.json"
+DEEPSPEED_SPREAD = DEEPSPEED.with_name("zero1.json")
 FEW, MORE, ALL = 6, 12, 48  # layers
 CASES = [(8192, True), (8192, False), (2048, False)]  # tokens of a row; whether activations are recomputed
+SPREAD_CASES = [(8192, True), (8192, False), (4096, False)]
 # tests/gpu/full_depth.py on an H100: 48 layers, 8,192 tokens, recomputed; GiB and bytes
 MEASURED = {"peak": 67.7, "static": 58.2, "gathered": 118.4e9, "reduced": 61.1e9}
 
@@ -26,10 +28,21 @@ Simulated = dict[tuple[int, int, bool], dict[str, float]]
 
 @pytest.fixture(scope="module")
 def simulated() -> Simulated:
-    """Figures by layers, tokens and whether activations are recomputed."""
-    cases = [(layers, *case) for layers in (FEW, MORE) for case in CASES]
+    """Figures by layers, tokens and whether activations are recomputed, under ZeRO-3."""
+    return simulate(CASES, spread=False)
+
+
+@pytest.fixture(scope="module")
+def spread() -> Simulated:
+    """The same of steps of two rows with experts spread over the eight processes."""
+    return simulate(SPREAD_CASES, spread=True)
+
+
+def simulate(of: list[tuple[int, bool]], spread: bool) -> Simulated:
+    cases = [(layers, *case) for layers in (FEW, MORE) for case in of]
+    numbers = [str(int(number)) for case in cases for number in (*case, spread)]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.simulated", *(str(int(number)) for case in cases for number in case)],
+        [sys.executable, "-m", "tests.simulated", *numbers],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
@@ -58,6 +71,28 @@ def test_memory_at_full_depth_is_what_a_simulated_training_would_hold(
     launch = Launch.from_deepspeed(DEEPSPEED, processes=8, bytes_per_weight=2)
     planned = memory(model_size(str(tmp_path), None), launch, tokens, recompute)
     assert planned.total == pytest.approx(at_full_depth(simulated, "peak", tokens, recompute), rel=0.05)
+
+
+@pytest.mark.parametrize(("tokens", "recompute"), SPREAD_CASES)
+def test_memory_with_spread_experts_is_what_a_simulated_training_holds(
+    spread: Simulated, tmp_path: Path, tokens: int, recompute: bool
+) -> None:
+    for layers in (FEW, MORE):
+        found = spread[layers, tokens, recompute]
+        assert found["planned_peak"] == pytest.approx(found["peak"], rel=0.05)
+        assert found["planned_static"] == pytest.approx(found["static"], rel=0.01)
+    real_config(ALL).save_pretrained(tmp_path)
+    launch = Launch.from_deepspeed(DEEPSPEED_SPREAD, processes=8, bytes_per_weight=2, expert_parallel=8)
+    planned = memory(model_size(str(tmp_path), None), launch, tokens, recompute)
+    assert planned.total == pytest.approx(at_full_depth(spread, "peak", tokens, recompute), rel=0.05)
+
+
+def test_spread_experts_exchange_what_is_planned(spread: Simulated) -> None:
+    """In both micro-steps hidden states; once in the step gradients of all other weights, and these weights."""
+    for found in spread.values():
+        for kind in ("gathered", "reduced", "exchanged", "validation_gathered", "validation_exchanged"):
+            assert found[kind] == pytest.approx(found[f"planned_{kind}"], rel=0.001), kind
+        assert found["validation_reduced"] == 0
 
 
 def test_the_simulation_gives_what_was_measured_on_a_gpu(simulated: Simulated) -> None:

@@ -37,6 +37,7 @@ def stage(**changed: Any) -> dict[str, Any]:
         "max_tokens_per_gpu": 8192,
         "bound_by": "host",
         "larger_steps": {256: 0.5},
+        "layouts": None,
     } | changed
 
 
@@ -48,6 +49,21 @@ def test_the_table_is_markdown_with_a_row_per_stage() -> None:
     assert rows[2] == ["quick", "1,234", "5,000,000", "4,000,000", "10", "1.50", "2.25", "1:30:00",
                        "12:00:00", "60.0 of 79", "370.0", "480.0"]  # fmt: skip
     assert [row[0] for row in rows[2:4]] == ["quick", "all_data"]
+
+
+def test_both_ways_to_divide_experts_are_compared() -> None:
+    figures = {
+        "zero3": {"gb_moved_per_step": 160.3, "traffic_seconds_per_step": 0.356, "seconds_per_step": 0.8,
+                  "memory_gib": 68.0},
+        "expert_parallel": {"gb_moved_per_step": 12.2, "traffic_seconds_per_step": 0.027, "seconds_per_step": 0.8,
+                            "memory_gib": 66.5},
+    }  # fmt: skip
+    layouts = {"degree": 8, "figures": figures, "advised": "expert_parallel", "reason": "it moves fewer bytes"}
+    table = plan_table({"quick": stage(layouts=layouts)}, HARDWARE, 1000, 0.1)
+    assert (
+        "quick: a step with ZeRO-3: 160.3 GB moved in 0.36 s, 0.80 s in all, 68.0 GiB; with expert_parallel: 8: 12.2 "
+        "GB moved in 0.03 s, 0.80 s in all, 66.5 GiB. By this expert_parallel: 8: it moves fewer bytes" in table
+    )
 
 
 def test_a_stage_that_does_not_fit_is_marked_with_advice() -> None:
