@@ -154,7 +154,7 @@ def simulate(
     }
 
 
-def _compare_nothing_between_processes() -> None:
+def compare_nothing_between_processes() -> None:
     """DeepSpeed compares the order of modules between processes; there are neither other processes nor values."""
     from deepspeed.runtime.zero import partitioned_param_coordinator
 
@@ -166,7 +166,7 @@ if __name__ == "__main__":
     numbers = [int(text) for text in sys.argv[1:]]
     cases = zip(numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4], strict=True)
     with one_of(PROCESSES) as collectives:
-        _compare_nothing_between_processes()
+        compare_nothing_between_processes()
         figures = []
         for layers, tokens, recompute, spread in cases:
             table = random_samples(tokens // 256, 192, 64)
