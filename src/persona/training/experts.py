@@ -93,7 +93,7 @@ class ExpertOptimizer:
         for name, weight in self._weights.items():
             assert weight.grad is not None
             master = self._masters[name]
-            master.grad = weight.grad.float() / clip
+            master.grad = weight.grad.float().div_(clip)
             self._adam.step()  # of this weight alone: the others have no gradient
             master.grad = weight.grad = None
             weight.data.copy_(master)
