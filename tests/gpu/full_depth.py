@@ -2,8 +2,8 @@
 
     python -m tests.gpu.full_depth ROW_TOKENS SPREAD [LAYERS]
 
-prints one JSON object. SPREAD is 1 for experts that are spread over the processes, and 0 for ZeRO-3. In a process of its
-own, because the memory of other checks would be counted.
+prints one JSON object. SPREAD is 1 for experts that are spread over the processes, and 0 for ZeRO-3. In a process of
+its own, because the memory of other checks would be counted.
 """
 
 from __future__ import annotations

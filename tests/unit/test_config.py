@@ -80,6 +80,24 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
             },
             r"recipes\.tiny\.prefix_sharing: got true.*what lora\.dropout drops; allowed is false, or lora\.dropout: 0",
         ),
+        *[
+            (
+                "recipes.tiny",
+                {"model": "tiny_qwen3_moe", "deepspeed": "zero1_cpu", "cpu_processes": 4} | changes,
+                message,
+            )
+            for changes, message in (
+                ({"expert_parallel": 3}, r"recipes\.tiny\.expert_parallel: got 3, allowed are divisors of its 4 proc"),
+                (
+                    {"expert_parallel": 2, "lora": {"target_modules": ["q_proj"]}},
+                    r"recipes\.tiny\.expert_parallel: got 2, but with lora the weights are frozen and whole on each",
+                ),
+                (
+                    {"expert_parallel": 2, "deepspeed": "zero3_cpu"},
+                    r"recipes\.tiny\.deepspeed: got zero3_cpu; with expert_parallel allowed are zero1 and zero2",
+                ),
+            )
+        ],
         (
             "recipes.tiny.lora",
             {"target_modules": ["q_proj"], "rank": 8},

@@ -113,7 +113,7 @@ def test_spread_experts_move_a_tenth_of_the_bytes(size: ModelSize) -> None:
     by_hand = 2 * 2 * 1.541e9 + 3 * 2 * 147 * 8 * 48 * 8 * 2048 * 2
     assert figures["expert_parallel"]["gb_moved_per_step"] == pytest.approx(by_hand * 7 / 8 / 1e9, rel=1e-3)
     assert figures["zero3"]["gb_moved_per_step"] > 10 * figures["expert_parallel"]["gb_moved_per_step"]
-    assert (layouts["advised"], layouts["reason"]) == ("expert_parallel", "its steps are faster")
+    assert (layouts["advised"], layouts["reason"]) == ("expert_parallel", "because its steps are faster")
 
 
 def test_the_layout_that_fits_or_moves_less_is_advised(size: ModelSize) -> None:
@@ -126,11 +126,11 @@ def test_the_layout_that_fits_or_moves_less_is_advised(size: ModelSize) -> None:
         return layouts["advised"], layouts["reason"]
 
     by_host = H100.model_copy(update={"host_s_per_layer": 0.0165})
-    assert advice(by_host, [147] * 64) == ("expert_parallel", "it moves fewer bytes, though a step takes as long")
+    assert advice(by_host, [147] * 64) == ("expert_parallel", "because it moves fewer bytes; a step takes as long")
     # Hidden states of very many tokens are more than the weights.
-    assert advice(by_host, [8192] * 8 * 100) == ("zero3", "it moves fewer bytes, though a step takes as long")
+    assert advice(by_host, [8192] * 8 * 100) == ("zero3", "because it moves fewer bytes; a step takes as long")
     spread = Launch.from_deepspeed(DEEPSPEED / "zero1.json", processes=8, bytes_per_weight=2, expert_parallel=2)
-    assert advice(H100, [147] * 64, spread) == ("zero3", "the other does not fit into memory")
+    assert advice(H100, [147] * 64, spread) == ("zero3", "because the other does not fit into memory")
 
 
 def test_there_is_no_choice_of_layout_without_experts_or_with_one_process(size: ModelSize, tmp_path: Path) -> None:

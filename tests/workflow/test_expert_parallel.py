@@ -27,6 +27,7 @@ from tests.workflow.test_parity import GOLDEN, Plain, are_gradients_of
 from tests.workflow.test_resume import after_an_unsaved_validation, inside_a_save, inside_an_export, kill_at, timeless
 from tests.workflow.training import (
     OPTIMIZATION,
+    ROOT,
     arguments,
     command,
     deepspeed_file,
@@ -36,6 +37,7 @@ from tests.workflow.training import (
     train,
 )
 
+ZERO1 = ROOT / "config" / "deepspeed" / "zero1.json"
 SPREAD = OPTIMIZATION.model_copy(update={"expert_parallel": 2})
 STILL = {"learning_rate": 1e-30}  # the weights do not change
 TWO_EPOCHS = schedule(800, max_epochs=2)  # those of the golden losses, which are ZeRO-3's
@@ -66,6 +68,14 @@ def three_experts(folder: Path) -> str:
     return random_model(folder, "three", moe_config(load_tokenizer(str(folder / "base")), 64, 1, 3))
 
 
+@pytest.fixture(scope="module")
+def tied(folder: Path) -> str:
+    """A model whose head is its embedding."""
+    config = moe_config(load_tokenizer(str(folder / "base")), 64, 1, 4)
+    config.tie_word_embeddings = True
+    return random_model(folder, "tied", config)
+
+
 def random_model(folder: Path, name: str, config: object) -> str:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
     load_tokenizer(str(folder / "base")).save_pretrained(folder / name)
@@ -86,22 +96,25 @@ def gradients(
 
 
 def training(
-    folder: Path, name: str, optimization: Optimization = SPREAD, stage: int = 1, base: str = "base"
+    folder: Path, name: str, optimization: Optimization = SPREAD, file: Path = ZERO1, base: str = "base"
 ) -> list[str]:
-    return arguments(folder, name, TWO_EPOCHS, deepspeed_file(folder, stage), optimization=optimization, base=base)
+    return arguments(folder, name, TWO_EPOCHS, file, optimization=optimization, base=base)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(folder: Path, lopsided: str) -> dict[str, str]:
+def two_ranks(folder: Path, lopsided: str, tied: str) -> dict[str, str]:
     script, *others = training(folder, "ep_stopped")
+    zero3 = deepspeed_file(folder, 3)
     four = SPREAD.model_copy(update={"expert_parallel": 4})
     commands = {
         "ep_recomputed": gradients(folder, "ep_recomputed", 1, 2),
         "ep_zero2": gradients(folder, "ep_zero2", 2, 2, recompute=False),
         "ep_lopsided": gradients(folder, "ep_lopsided", 1, 2, base=lopsided),
+        "ep_tied": gradients(folder, "ep_tied", 1, 2, base=tied),
+        "ep_bfloat16": training(folder, "ep_bfloat16", SPREAD.model_copy(update={"cpu_dtype": "bfloat16"})),
         "ep_whole": training(folder, "ep_whole"),
         "ep_still": training(folder, "ep_still", SPREAD.model_copy(update=STILL)),
-        "zero3_still": training(folder, "zero3_still", OPTIMIZATION.model_copy(update=STILL), stage=3),
+        "zero3_still": training(folder, "zero3_still", OPTIMIZATION.model_copy(update=STILL), zero3),
         "ep_stopped": [str(Path(__file__).with_name("train_and_stop.py")), str(STOPPED_AFTER), *others],
         "ep_resumed": [script, *others],
         "ep_dense": training(folder, "ep_dense", base=without_experts(folder)),
@@ -116,10 +129,12 @@ def succeeded(printed: dict[str, str], name: str) -> None:
     assert printed[name].endswith("exit status 0\n"), printed[name]
 
 
-def test_gradients_are_those_of_plain_torch(folder: Path, lopsided: str, two_ranks: dict[str, str]) -> None:
+def test_gradients_are_those_of_plain_torch(folder: Path, lopsided: str, tied: str, two_ranks: dict[str, str]) -> None:
     table = TokenTable.read(folder / "tokens.parquet")
-    plain, of_lopsided = Plain(folder, table), Plain(folder, table, lopsided)
-    for name, expected in (("ep_recomputed", plain), ("ep_zero2", plain), ("ep_lopsided", of_lopsided)):
+    plain, of_lopsided, of_tied = (Plain(folder, table, base) for base in ("base", lopsided, tied))
+    for name, expected in (
+        ("ep_recomputed", plain), ("ep_zero2", plain), ("ep_lopsided", of_lopsided), ("ep_tied", of_tied)
+    ):  # fmt: skip
         succeeded(two_ranks, name)
         found = are_gradients_of(expected, folder / name)
         assert found[True, 4000]["computed_tokens"] < 0.8 * found[False, 4000]["computed_tokens"]
@@ -135,7 +150,7 @@ def test_gradients_are_those_of_plain_torch_on_four_processes(folder: Path, lops
         "ep_4_2": gradients(folder, "ep_4_2", 2, 2),
         "ep_4_2_lopsided": gradients(folder, "ep_4_2_lopsided", 1, 2, base=lopsided),
         "ep_4_2_trained": training(folder, "ep_4_2_trained"),
-        "zero3_4_trained": training(folder, "zero3_4_trained", OPTIMIZATION, stage=3),
+        "zero3_4_trained": training(folder, "zero3_4_trained", OPTIMIZATION, deepspeed_file(folder, 3)),
     }
     printed = run_several(4, commands, folder / "four_ranks.json")
     table = TokenTable.read(folder / "tokens.parquet")
@@ -156,6 +171,17 @@ def test_a_training_sees_the_samples_and_has_the_curve_of_zero3(folder: Path, tw
     records = read_log(folder / "ep_whole" / "log.jsonl")
     losses = [record["loss" if record["type"] == "step" else "val_loss"] for record in records]
     np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=1e-4)
+
+
+def test_in_bfloat16_the_curve_is_that_of_float32_within_five_percent(folder: Path, two_ranks: dict[str, str]) -> None:
+    """As on GPUs: the optimizer's state is in float32, also that of the experts."""
+    succeeded(two_ranks, "ep_bfloat16")
+    losses = [steps(read_log(folder / name / "log.jsonl"), "loss") for name in ("ep_bfloat16", "ep_whole")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+    weights = load_file(folder / "ep_bfloat16" / "model" / "model.safetensors")
+    base = load_file(folder / "base" / "model.safetensors")
+    experts = [name for name in weights if ".experts." in name]
+    assert experts and all((weights[name] != base[name].bfloat16()).any() for name in experts)
 
 
 def test_the_exported_files_are_those_of_zero3(folder: Path, two_ranks: dict[str, str]) -> None:
@@ -214,9 +240,7 @@ def test_a_model_is_scored_and_writes_with_spread_experts_as_when_it_is_whole(
 def test_a_killed_training_goes_on_to_the_same_bits(folder: Path) -> None:
     plan = schedule(800, max_epochs=8, checkpoint_every_steps=1, validate_every_steps=2, early_stopping_patience=16)
     names = ("ep_not_killed", "ep_killed")
-    whole, interrupted = (
-        command(folder, name, 2, plan, deepspeed_file(folder, 1), optimization=SPREAD) for name in names
-    )
+    whole, interrupted = (command(folder, name, 2, plan, ZERO1, optimization=SPREAD) for name in names)
     records = train(whole)
     for victim, moment in (
         ("rank 1", inside_a_save), ("torchrun", after_an_unsaved_validation), ("rank 0", inside_an_export)

@@ -26,6 +26,7 @@ RANKS, FLOAT32 = 2, 4
 OVERHEAD = 0.03  # names and shapes, of a model that is tiny
 LORA = Lora(r=64, alpha=64, dropout=0.0, target_modules=["q_proj", "v_proj", "o_proj"])
 TRAININGS = {"zero3": (3, None), "zero2": (2, None), "zero2_lora": (2, LORA), "zero3_lora": (3, LORA)}
+SPREAD = "spread"  # experts over both processes, with ZeRO-1
 PLAN = schedule(4000, checkpoint_every_steps=1)
 pytestmark = pytest.mark.long  # it changes with DeepSpeed and with the checkpoint's code alone
 
@@ -49,6 +50,10 @@ def trained(folder: Path, tables: Ingested) -> Path:
         )
         for name, (stage, lora) in TRAININGS.items()
     }  # fmt: skip
+    commands[SPREAD] = arguments(
+        folder, f"sizes_{SPREAD}", PLAN, deepspeed_file(folder, 1), base="wide",
+        optimization=OPTIMIZATION.model_copy(update={"expert_parallel": RANKS}), export={"keep_training_state": True},
+    )  # fmt: skip
     for name, printed in run_several(RANKS, commands, folder / "sizes.json").items():
         assert printed.endswith("exit status 0\n"), name + printed
     return folder
@@ -70,6 +75,16 @@ def test_a_checkpoint_takes_as_much_as_is_planned_and_as_there_must_be_room_for(
     assert of_best == pytest.approx(FLOAT32 * size.trained_parameters, rel=OVERHEAD)
     assert of_deepspeed == pytest.approx(checkpoint_bytes(cast(nn.Module, model)), rel=OVERHEAD)
     launch = Launch.from_deepspeed(deepspeed_file(trained, stage), RANKS, FLOAT32)
+    planned = disk_gb(size, launch, PLAN, seconds=0)["checkpoints"] * 1e9
+    assert 2 * n_bytes(checkpoint.iterdir()) == pytest.approx(planned, rel=OVERHEAD)
+
+
+def test_with_spread_experts_a_checkpoint_takes_as_much_as_is_planned(trained: Path) -> None:
+    [checkpoint] = (trained / f"sizes_{SPREAD}" / "run" / "checkpoints").glob("step_*")
+    size = model_size(str(trained / "wide"), None)
+    own = [n_bytes([checkpoint / f"experts_rank_{rank}.pt"]) for rank in range(RANKS)]
+    assert own == pytest.approx([12 * size.expert_parameters / RANKS] * RANKS, rel=OVERHEAD)
+    launch = Launch.from_deepspeed(deepspeed_file(trained, 1), RANKS, FLOAT32, expert_parallel=RANKS)
     planned = disk_gb(size, launch, PLAN, seconds=0)["checkpoints"] * 1e9
     assert 2 * n_bytes(checkpoint.iterdir()) == pytest.approx(planned, rel=OVERHEAD)
 

@@ -133,6 +133,11 @@ def _inner_width(config: Any) -> int:
     return int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
 
 
+def spread_parameters(size: ModelSize, launch: Launch) -> int:
+    """Parameters of experts that are spread over processes."""
+    return size.expert_parameters if launch.expert_parallel > 1 else 0
+
+
 @dataclass(frozen=True)
 class Memory:
     """GiB per process with the longest row, at the peak of the backward pass."""
@@ -172,7 +177,7 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
     layer = _layer_activations(size, max_tokens) * element
     kept = max_tokens * size.hidden_size * element if recompute else layer
     on_device = 0 if launch.offload_optimizer else 12
-    spread = size.expert_parameters if launch.expert_parallel > 1 else 0
+    spread = spread_parameters(size, launch)
     own, others = spread / launch.expert_parallel, size.parameters - spread
     trained = size.trained_parameters - spread
     # A spread expert in float32 is its own master copy.
@@ -354,7 +359,7 @@ def step_traffic(
     if launch.zero_stage == 3:
         weights, gradients = (n * launch.bytes_per_weight for n in (size.parameters, size.trained_parameters))
         return Traffic(2 * micro_steps * weights, micro_steps * gradients)
-    spread = size.expert_parameters if launch.expert_parallel > 1 else 0
+    spread = spread_parameters(size, launch)
     gradients = (size.trained_parameters - spread) * launch.bytes_per_weight
     return Traffic(
         gathered=gradients,

@@ -48,8 +48,8 @@ def _advice(figures: dict[str, dict[str, Any]]) -> dict[str, str]:
     """The layout that fits; of two that do the faster one; of two that are as fast the one that moves less."""
     zero3, spread = figures[ZERO3], figures[SPREAD]
     if zero3["fits"] != spread["fits"]:
-        return {"advised": ZERO3 if zero3["fits"] else SPREAD, "reason": "the other does not fit into memory"}
+        return {"advised": ZERO3 if zero3["fits"] else SPREAD, "reason": "because the other does not fit into memory"}
     advised = min(figures, key=lambda name: (figures[name]["seconds_per_step"], figures[name]["gb_moved_per_step"]))
     if math.isclose(zero3["seconds_per_step"], spread["seconds_per_step"]):
-        return {"advised": advised, "reason": "it moves fewer bytes, though a step takes as long"}
-    return {"advised": advised, "reason": "its steps are faster"}
+        return {"advised": advised, "reason": "because it moves fewer bytes; a step takes as long"}
+    return {"advised": advised, "reason": "because its steps are faster"}

@@ -12,7 +12,17 @@ import numpy as np
 from persona.evaluation.settings import BATCH, n_batches
 from persona.modeling.packing import TokenTable
 from persona.modeling.prefix_tree import PrefixOrder
-from persona.planning.cost import FORWARD, Epoch, Launch, ModelSize, Work, flops, forward_traffic, step_seconds
+from persona.planning.cost import (
+    FORWARD,
+    Epoch,
+    Launch,
+    ModelSize,
+    Work,
+    flops,
+    forward_traffic,
+    spread_parameters,
+    step_seconds,
+)
 from persona.planning.settings import Hardware, PlannedStage
 from persona.training.settings import Schedule
 
@@ -41,7 +51,7 @@ def training_phases(
         "steps": epochs * epoch.steps * step,
         "validation": epochs * validations_per_epoch(schedule, epoch.steps) * validation,
     }
-    state = (12 * size.trained_parameters / 1e9 + trained) / launch.processes
+    state = (12 + launch.bytes_per_weight) * saved_parameters(size, launch) / 1e9 / launch.processes
     waited = state / hardware.host_copy_gb_s
     interval = max(60 * schedule.checkpoint_minutes, waited / schedule.checkpoint_share)
     checkpoints = math.floor((seconds["steps"] + seconds["validation"]) / interval) if interval else 0
@@ -122,22 +132,27 @@ def scored_tokens(
 def disk_gb(size: ModelSize, launch: Launch, schedule: Schedule, seconds: float) -> dict[str, float]:
     """GB on the disk: checkpoints while the stage trains, two for a short time, and what is left of it."""
     weights = size.trained_parameters * launch.bytes_per_weight / 1e9
-    # Of spread experts each group of processes writes its own.
-    experts = size.expert_parameters / 1e9 if launch.expert_parallel > 1 else 0.0
-    copies = launch.processes // launch.expert_parallel - 1
     due = bool(schedule.checkpoint_every_steps) or seconds >= 60 * schedule.checkpoint_minutes
     # The optimizer's state and the best weights; below ZeRO-3 DeepSpeed writes the present weights as well, but not
     # those of spread experts.
-    checkpoint = 12 * size.trained_parameters / 1e9 + (weights if launch.zero_stage == 3 else 2 * weights)
-    checkpoint += experts * (copies * (12 + launch.bytes_per_weight) - launch.bytes_per_weight)
+    checkpoint = (12 + launch.bytes_per_weight) * saved_parameters(size, launch) / 1e9
+    if launch.zero_stage < 3:
+        checkpoint += (size.trained_parameters - spread_parameters(size, launch)) * launch.bytes_per_weight / 1e9
     return {"checkpoints": 2 * checkpoint if due else 0.0, "model": weights}
 
 
 def host_memory_gb(size: ModelSize, launch: Launch, processes_per_node: int) -> dict[str, float]:
     """GB of each machine's memory: the best weights, and the copies from which a checkpoint is written."""
     share = processes_per_node / launch.processes
-    weights = size.trained_parameters * launch.bytes_per_weight / 1e9 * share
-    return {"best weights": weights, "copies for a checkpoint": 12 * size.trained_parameters / 1e9 * share + weights}
+    saved = saved_parameters(size, launch) / 1e9 * share
+    weights = saved * launch.bytes_per_weight
+    return {"best weights": weights, "copies for a checkpoint": 12 * saved + weights}
+
+
+def saved_parameters(size: ModelSize, launch: Launch) -> int:
+    """Trained parameters over all processes: of spread experts each group of processes saves its own."""
+    groups = launch.processes // launch.expert_parallel
+    return size.trained_parameters + (groups - 1) * spread_parameters(size, launch)
 
 
 def phases_of(

@@ -149,7 +149,11 @@ def _layouts(stages: dict[str, dict[str, Any]]) -> list[str]:
                 for layout, figures in plan["layouts"]["figures"].items()
             ]
             advised = LAYOUTS[plan["layouts"]["advised"]].format(degree=plan["layouts"]["degree"])
-            notes.append(f"{name}: a step with {'; with '.join(parts)}. By this {advised}: {plan['layouts']['reason']}")
+            notes.append(
+                f"{name}: a step with {'; with '.join(parts)}. Advised: {advised}, {plan['layouts']['reason']}"
+            )
+    if notes:
+        notes.append("The host is assumed to need as long with expert_parallel as with ZeRO-3; on CPUs it needed less.")
     return notes
 
 

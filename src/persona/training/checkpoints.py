@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -193,7 +194,9 @@ class RunFolder:
         share = checkpoint_bytes(engine.module) // dist.get_world_size() + best.n_bytes
         [no_memory] = any_rank([not fits_in_host_memory(share)], engine.device)
         writer.behind = behind and not no_memory
-        self.check_room(checkpoint_bytes(engine.module) + dist.get_world_size() * best.n_bytes, "a checkpoint")
+        of_best = torch.tensor(best.n_bytes, device=engine.device)
+        dist.all_reduce(of_best)
+        self.check_room(checkpoint_bytes(engine.module) + int(of_best), "a checkpoint")
         with full_disk_explained(self.path):
             # Frozen weights are in the base model.
             engine.save_checkpoint(

@@ -30,7 +30,7 @@ def base(tmp_path: Path) -> str:
 
 
 def export(model: Any, base: str, folder: Path) -> None:
-    engine = SimpleNamespace(module=CompletionLoss(model), zero_optimization_stage=lambda: 2)
+    engine = SimpleNamespace(module=CompletionLoss(model), zero_optimization_stage=lambda: 2, expert_optimizer=None)
     with process_group(deepspeed=False):
         export_model(engine, load_tokenizer(base), folder)
 
