@@ -39,13 +39,7 @@ def test_rank_0_reads_and_the_others_hold_their_part_alone(models: Path, tmp_pat
 
     Besides, a process holds its part and a few weights at a time: the experts of a layer are fused, sent and divided.
     """
-    command = [*torchrun(ranks), "-m", "tests.workflow.loading_memory"]
-    run = subprocess.run(
-        [*command, str(models / "small"), str(models / "large"), str(tmp_path / "figures.json")],
-        cwd=ROOT, env=os.environ | FREED_AT_ONCE, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    first, *others = json.loads((tmp_path / "figures.json").read_text())
+    first, *others = measure(models, tmp_path, ranks, spread=False)
     with torch.device("meta"):
         model = Qwen3MoeForCausalLM(load_config(str(models / "large")))
     sizes = [p.nbytes for p in model.parameters()]
@@ -56,3 +50,31 @@ def test_rank_0_reads_and_the_others_hold_their_part_alone(models: Path, tmp_pat
     for found in others:
         assert found["peak"] < part + 2 * largest + REST
     assert first["peak"] < part + sum(sizes) + 4 * largest + REST
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_with_spread_experts_no_process_holds_more(models: Path, tmp_path: Path, ranks: int) -> None:
+    """While weights are exchanged for whole ones or for own experts, the divided ones are let go of one by one."""
+    first, *others = measure(models, tmp_path, ranks, spread=True)
+    with torch.device("meta"):
+        named = list(Qwen3MoeForCausalLM(load_config(str(models / "large"))).named_parameters())
+    sizes = [p.nbytes for _, p in named]
+    experts, largest = sum(p.nbytes for name, p in named if ".experts." in name), max(sizes)
+    own = sum(sizes) - experts + experts / ranks
+    for found in (first, *others):
+        assert found["held"] == pytest.approx(own, abs=REST)
+    for found in others:
+        assert found["peak"] < own + 2 * largest + REST
+    assert first["peak"] < own + sum(sizes) + 4 * largest + REST
+
+
+def measure(models: Path, folder: Path, ranks: int, spread: bool) -> list[dict[str, float]]:
+    """The figures of each rank."""
+    command = [*torchrun(ranks), "-m", "tests.workflow.loading_memory", str(models / "small"), str(models / "large")]
+    run = subprocess.run(
+        [*command, str(int(spread)), str(folder / "figures.json")],
+        cwd=ROOT, env=os.environ | FREED_AT_ONCE, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    figures: list[dict[str, float]] = json.loads((folder / "figures.json").read_text())
+    return figures

@@ -102,6 +102,7 @@ def _spread(model: Any, path: str, mesh: DeviceMesh) -> None:
                     if f"{module_name}.{name}" in spread:
                         weight = weight.chunk(mesh["experts"].size())[mesh["experts"].get_local_rank()]
                     replaced[parameter.ds_id] = nn.Parameter(weight.clone())
+                parameter.ds_tensor = None  # the parameter refers to itself, so it would keep its part for a while
             module.register_parameter(name, replaced[parameter.ds_id])
             if f"{module_name}.{name}" in spread:
                 setattr(replaced[parameter.ds_id], DEGREE, mesh["experts"].size())
