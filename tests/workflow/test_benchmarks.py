@@ -12,6 +12,7 @@ import pytest
 
 from tests.workflow.conftest import ROOT
 
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 SLOW, LONG = pytest.mark.slow, pytest.mark.long
 
 
@@ -24,10 +25,11 @@ SLOW, LONG = pytest.mark.slow, pytest.mark.long
         pytest.param("host", "--layers 2 --rounds 1", marks=SLOW),
         pytest.param("saving", "--epochs 1", marks=LONG),
         pytest.param("writers", "--megabytes 100 --rounds 1", marks=LONG),
+        pytest.param("expert_parallel", "--rounds 1 --rates 10000", marks=[LONG, NEEDS_ROOT]),
         # Minutes also at the smallest size that it takes.
         pytest.param("prefix_sharing", "--users 100 --rounds 1", marks=LONG),
     ],
-    ids=["evaluation", "data_pipeline", "training", "host", "saving", "writers", "prefix_sharing"],
+    ids=["evaluation", "data_pipeline", "training", "host", "saving", "writers", "expert_parallel", "prefix_sharing"],
 )
 def test_a_benchmark_ends_with_one_json_object(tmp_path: Path, name: str, arguments: str) -> None:
     # In a folder of its own: some write their data where they are started.
