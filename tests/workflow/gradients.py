@@ -29,10 +29,8 @@ def full_gradient(engine: Any, parameter: torch.Tensor) -> torch.Tensor:
     mesh = engine.expert_optimizer.mesh
     assert parameter.grad is not None
     of_parts = [torch.empty_like(parameter.grad) for _ in range(mesh["experts"].size())]
-    dist.all_gather(of_parts, parameter.grad / dist.get_world_size(), group=mesh["experts"].get_group())
-    whole = torch.cat(of_parts)
-    dist.all_reduce(whole, group=mesh["replicas"].get_group())
-    return whole
+    dist.all_gather(of_parts, parameter.grad, group=mesh["experts"].get_group())
+    return torch.cat(of_parts)
 
 
 def main(
@@ -46,6 +44,8 @@ def main(
     for prefix_sharing, length in product([True, False], row_lengths):
         rows = plan_rows(table, targets, dist.get_world_size(), length, prefix_sharing)
         loss = accumulate(engine, table, targets, rows)
+        if engine.expert_optimizer is not None:
+            engine.expert_optimizer.reduce_gradients()  # as each step does
         named = engine.module.model.named_parameters()
         found[prefix_sharing, length] = {
             "loss": loss,

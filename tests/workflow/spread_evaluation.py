@@ -1,8 +1,12 @@
-"""Started by torchrun: likelihoods and texts of a model whose experts are spread, and of the same model whole."""
+"""Started by torchrun: likelihoods and texts of a model whose experts are spread, and of the same model whole.
+
+python -m torch.distributed.run ... spread_evaluation.py FOLDER DEGREE
+"""
 
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +35,20 @@ def results(folder: Path, degree: int) -> dict[str, Any]:
     model = EvaluatedModel(str(folder / "base"), expert_parallel=degree)
     work = resumable_work(model, None)
     pairs = Pairs(prompts, completions, requests)
-    return {
+    found = {
         "nll": score_pairs(model, pairs, 600, work, "test"),
         "texts": generate_reviews(model, tokens.head(SETTINGS.n_targets), SETTINGS, work).rows(),
         "parameters": sum(p.numel() for p in model.loss.parameters()),
     }
+    weights = [weakref.ref(p) for p in model.loss.parameters()]
+    model.unload()
+    return found | {"left_in_memory": sum(weight() is not None for weight in weights)}
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, degree = Path(sys.argv[1]), int(sys.argv[2])
     with distributed_processes():
-        found = {degree: results(folder, degree) for degree in (1, dist.get_world_size())}
+        found = {n: results(folder, n) for n in (1, degree)}
         if dist.get_rank() == 0:
-            torch.save(found, folder / "spread_evaluation")
+            torch.save(found, folder / f"spread_evaluation_{dist.get_world_size()}")
         dist.barrier()

@@ -6,9 +6,11 @@ All commands on two processes run in one launch, and so do all on four; `two_ran
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from persona.tokenization.chat import load_tokenizer
 from persona.training.checkpoints import RunFolder
 from persona.training.logs import read_log
 from persona.training.settings import Optimization
-from tests.workflow.test_parity import GOLDEN, Plain, are_gradients_of
+from tests.workflow.test_parity import GOLDEN, Plain, are_gradients_of, nll
 from tests.workflow.test_resume import after_an_unsaved_validation, inside_a_save, inside_an_export, kill_at, timeless
 from tests.workflow.training import (
     OPTIMIZATION,
@@ -37,6 +39,7 @@ from tests.workflow.training import (
     train,
 )
 
+EVALUATION = Path(__file__).with_name("spread_evaluation.py")
 ZERO1 = ROOT / "config" / "deepspeed" / "zero1.json"
 SPREAD = OPTIMIZATION.model_copy(update={"expert_parallel": 2})
 STILL = {"learning_rate": 1e-30}  # the weights do not change
@@ -111,16 +114,31 @@ def two_ranks(folder: Path, lopsided: str, tied: str) -> dict[str, str]:
         "ep_zero2": gradients(folder, "ep_zero2", 2, 2, recompute=False),
         "ep_lopsided": gradients(folder, "ep_lopsided", 1, 2, base=lopsided),
         "ep_tied": gradients(folder, "ep_tied", 1, 2, base=tied),
-        "ep_bfloat16": training(folder, "ep_bfloat16", SPREAD.model_copy(update={"cpu_dtype": "bfloat16"})),
+        "ep_bfloat16": arguments(
+            folder,
+            "ep_bfloat16",
+            TWO_EPOCHS,
+            ZERO1,
+            SPREAD.model_copy(update={"cpu_dtype": "bfloat16"}),
+            export={"keep_training_state": True},
+        ),
+        "ep_worse": arguments(
+            folder,
+            "ep_worse",
+            schedule(800, max_epochs=3, early_stopping_threshold=1e6, early_stopping_patience=3),
+            ZERO1,
+            SPREAD.model_copy(update={"learning_rate": 3e-2}),
+        ),
+        "ep_nan": training(folder, "ep_nan", SPREAD.model_copy(update={"learning_rate": 1e30})),
         "ep_whole": training(folder, "ep_whole"),
-        "ep_still": training(folder, "ep_still", SPREAD.model_copy(update=STILL)),
+        "ep_still": training(folder, "ep_still", SPREAD.model_copy(update=STILL), ZERO1.with_name("zero1_cpu.json")),
         "zero3_still": training(folder, "zero3_still", OPTIMIZATION.model_copy(update=STILL), zero3),
         "ep_stopped": [str(Path(__file__).with_name("train_and_stop.py")), str(STOPPED_AFTER), *others],
         "ep_resumed": [script, *others],
         "ep_dense": training(folder, "ep_dense", base=without_experts(folder)),
         "ep_three": training(folder, "ep_three", base=three_experts(folder)),
         "ep_four": training(folder, "ep_four", four),
-        "evaluation": [str(Path(__file__).with_name("spread_evaluation.py")), str(folder)],
+        "evaluation": [str(EVALUATION), str(folder), "2"],
     }
     return run_several(2, commands, folder / "expert_parallel.json")
 
@@ -149,7 +167,10 @@ def test_gradients_are_those_of_plain_torch_on_four_processes(folder: Path, lops
         "ep_4_4": gradients(folder, "ep_4_4", 1, 4),
         "ep_4_2": gradients(folder, "ep_4_2", 2, 2),
         "ep_4_2_lopsided": gradients(folder, "ep_4_2_lopsided", 1, 2, base=lopsided),
-        "ep_4_2_trained": training(folder, "ep_4_2_trained"),
+        "ep_4_2_trained": arguments(
+            folder, "ep_4_2_trained", TWO_EPOCHS, ZERO1, SPREAD, export={"keep_training_state": True}
+        ),
+        "evaluation": [str(EVALUATION), str(folder), "2"],
         "zero3_4_trained": training(folder, "zero3_4_trained", OPTIMIZATION, deepspeed_file(folder, 3)),
     }
     printed = run_several(4, commands, folder / "four_ranks.json")
@@ -164,6 +185,13 @@ def test_gradients_are_those_of_plain_torch_on_four_processes(folder: Path, lops
     )
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+    [checkpoint] = (folder / "ep_4_2_trained" / "run" / "checkpoints").glob("step_*")
+    for one, other in ((0, 2), (1, 3)):
+        experts = [torch.load(checkpoint / f"experts_rank_{rank}.pt") for rank in (one, other)]
+        for name, state in experts[0].items():
+            assert all(torch.equal(value, experts[1][name][key]) for key, value in state.items())
+    succeeded(printed, "evaluation")
+    same_results(folder / "spread_evaluation_4")
 
 
 def test_a_training_sees_the_samples_and_has_the_curve_of_zero3(folder: Path, two_ranks: dict[str, str]) -> None:
@@ -174,14 +202,36 @@ def test_a_training_sees_the_samples_and_has_the_curve_of_zero3(folder: Path, tw
 
 
 def test_in_bfloat16_the_curve_is_that_of_float32_within_five_percent(folder: Path, two_ranks: dict[str, str]) -> None:
-    """As on GPUs: the optimizer's state is in float32, also that of the experts."""
+    """As on GPUs: the optimizer's state of experts is in float32, and so is the copy of the weights that it changes."""
     succeeded(two_ranks, "ep_bfloat16")
     losses = [steps(read_log(folder / name / "log.jsonl"), "loss") for name in ("ep_bfloat16", "ep_whole")]
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
-    weights = load_file(folder / "ep_bfloat16" / "model" / "model.safetensors")
-    base = load_file(folder / "base" / "model.safetensors")
-    experts = [name for name in weights if ".experts." in name]
-    assert experts and all((weights[name] != base[name].bfloat16()).any() for name in experts)
+    [checkpoint] = (folder / "ep_bfloat16" / "run" / "checkpoints").glob("step_*")
+    for rank in range(2):
+        experts = torch.load(checkpoint / f"experts_rank_{rank}.pt")
+        assert len(experts) == 2 * 2  # layers, and weights of each
+        for state in experts.values():
+            assert {name: value.dtype for name, value in state.items()} == dict.fromkeys(
+                ("weight", "step", "exp_avg", "exp_avg_sq"), torch.float32
+            )
+            assert (state["weight"] != state["weight"].bfloat16()).any()
+
+
+def test_the_best_weights_are_exported_and_not_the_last(folder: Path, two_ranks: dict[str, str]) -> None:
+    succeeded(two_ranks, "ep_worse")
+    validations = [r for r in read_log(folder / "ep_worse" / "log.jsonl") if r["type"] == "val"]
+    losses = [record["val_loss"] for record in validations]
+    # No later one is better than the first by the threshold.
+    assert [record["is_best"] for record in validations] == [True, False, False] and losses[2] < losses[0] - 0.1
+    table = TokenTable.read(folder / "tokens.parquet")
+    model = AutoModelForCausalLM.from_pretrained(folder / "ep_worse" / "model", dtype=torch.float32).eval()
+    with torch.no_grad():
+        total = sum(float(nll(model, table, i)) for i in range(len(table)))
+    assert total / table.completion_lengths.sum() == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_save(two_ranks: dict[str, str]) -> None:
+    assert re.search(r"step 2: the (loss|gradient norm) is (nan|inf); stopped before a save", two_ranks["ep_nan"])
 
 
 def test_the_exported_files_are_those_of_zero3(folder: Path, two_ranks: dict[str, str]) -> None:
@@ -227,13 +277,19 @@ def test_a_model_is_scored_and_writes_with_spread_experts_as_when_it_is_whole(
     folder: Path, two_ranks: dict[str, str]
 ) -> None:
     succeeded(two_ranks, "evaluation")
-    found = torch.load(folder / "spread_evaluation", weights_only=False)
-    whole, spread = found[1], found[2]
-    np.testing.assert_allclose(spread["nll"], whole["nll"], rtol=1e-5)
-    assert spread["texts"] == whole["texts"]
+    whole, spread = same_results(folder / "spread_evaluation_2")
     assert len(whole["texts"]) % 2 == 1 and {row[5] for row in whole["texts"]} == {"end", "length"}
     # Half of the experts are elsewhere: of four in each of two layers, of three matrices of 64 x 32.
     assert whole["parameters"] - spread["parameters"] == 2 * 2 * 3 * 64 * 32
+
+
+def same_results(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `spread_evaluation.py` found of the whole model and of the spread one, which must be the same."""
+    whole, spread = torch.load(file, weights_only=False).values()
+    np.testing.assert_allclose(spread["nll"], whole["nll"], rtol=1e-5)
+    assert spread["texts"] == whole["texts"]
+    assert whole["left_in_memory"] == spread["left_in_memory"] == 0
+    return whole, spread
 
 
 @pytest.mark.long

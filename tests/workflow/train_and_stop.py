@@ -17,7 +17,7 @@ steps_left = int(sys.argv.pop(1))
 step = engine.optimizer_step
 
 
-def step_and_stop(engine: Any) -> float:
+def step_and_stop(engine: Any) -> tuple[float, float]:
     global steps_left
     steps_left -= 1
     if steps_left == 0:

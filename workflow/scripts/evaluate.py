@@ -97,6 +97,7 @@ def evaluate_all(args: Any) -> None:
         if dist.get_rank() == 0:
             logger.info("evaluation %d of %d: %s", n, len(args.evaluations), evaluation.name)
         if evaluation.model != model.path:
+            model.unload()
             model = evaluation.load()
         starting = seconds_since_launch() if n == 1 else 0.0
         work = resumable_work(model, evaluation.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from functools import cached_property
 from importlib.metadata import version
@@ -60,8 +61,10 @@ class EvaluatedModel:
 
     def unload(self) -> None:
         """Free the memory of the weights; they are loaded again when they are needed."""
-        if vars(self).pop("loss", None) is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if vars(self).pop("loss", None) is not None:
+            gc.collect()  # modules of spread experts refer to themselves
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     @cached_property
     def tokenizer(self) -> Any:

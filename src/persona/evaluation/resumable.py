@@ -83,8 +83,10 @@ class ResumableWork:
         self.loading_seconds += loaded - started
         pace = Pace(task, missing)
         mine = self._compute(task, missing[dist.get_rank() :: dist.get_world_size()], digest, pace)
-        if task.together and missing and dist.get_rank() >= len(missing) % dist.get_world_size() > 0:
-            task.compute(missing[0])  # with those that have one unit more
+        rest = len(missing) % dist.get_world_size()
+        has_one_less = 0 < rest <= dist.get_rank()
+        if task.together and has_one_less:
+            task.compute(missing[0])  # for those that have one more; the result is theirs
         gathered = _from_all_processes((mine, pace.tokens), task)
         pace.finish(sum(tokens for _, tokens in gathered))
         for computed, _ in gathered:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from persona.errors import PersonaError
 from persona.modeling.loading import default_device, load_partitioned_model
+from persona.modeling.processes import TIMEOUT
 
 DEGREE = "expert_parallel_degree"  # attribute of a weight of which a process holds one part of so many
 
@@ -62,8 +63,13 @@ def expert_mesh(degree: int) -> DeviceMesh:
 
     The third dimension, `same_tokens`, is of one process: no two compute the same tokens.
     """
-    shape = (dist.get_world_size() // degree, degree, 1)
-    return init_device_mesh(default_device().type, shape, mesh_dim_names=("replicas", "experts", "same_tokens"))
+    ranks = torch.arange(dist.get_world_size()).view(-1, degree, 1)
+    lines = (ranks[:, :, 0].T, ranks[:, :, 0], ranks.view(-1, 1))
+    make: Any = dist.new_subgroups_by_enumeration  # without types
+    groups = [make(of.tolist(), timeout=TIMEOUT)[0] for of in lines]
+    return DeviceMesh.from_group(
+        groups, default_device().type, mesh=ranks, mesh_dim_names=("replicas", "experts", "same_tokens")
+    )
 
 
 def parts(parameter: Any) -> int:
@@ -78,12 +84,11 @@ def whole_numel(parameter: Any) -> int:
 
 def gather_on_first(parameter: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor | None:
     """A spread weight, whole and in host memory, on rank 0; None on all others. Every rank calls it."""
-    group = mesh["experts"].get_group()
-    first = mesh["experts"].get_local_rank() == 0
-    if mesh["replicas"].get_local_rank() > 0:  # the first processes hold all experts
+    if mesh["replicas"].get_local_rank() > 0:  # the first group of processes holds all experts
         return None
-    received = [torch.empty_like(parameter) for _ in range(mesh["experts"].size())] if first else None
-    dist.gather(parameter.detach(), received, group=group, group_dst=0)
+    is_first = mesh["experts"].get_local_rank() == 0
+    received = [torch.empty_like(parameter) for _ in range(mesh["experts"].size())] if is_first else None
+    dist.gather(parameter.detach(), received, group=mesh["experts"].get_group(), group_dst=0)
     return torch.cat([part.cpu() for part in received]) if received else None
 
 
@@ -92,22 +97,22 @@ def _spread(model: Any, path: str, mesh: DeviceMesh) -> None:
     from deepspeed.runtime.zero import GatheredParameters
     from transformers.distributed.expert_parallel import AllToAllEP
 
-    spread = dict(_spread_parameters(model, path, mesh["experts"].size()))
+    degree, own = mesh["experts"].size(), mesh["experts"].get_local_rank()
+    spread = dict(_spread_parameters(model, path, degree))
     replaced: dict[int, nn.Parameter] = {}  # one parameter may stand in two modules
     for module_name, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
+            is_spread = f"{module_name}.{name}" in spread
             if parameter.ds_id not in replaced:
                 with GatheredParameters([parameter]):
-                    weight = parameter.data
-                    if f"{module_name}.{name}" in spread:
-                        weight = weight.chunk(mesh["experts"].size())[mesh["experts"].get_local_rank()]
+                    weight = parameter.data.chunk(degree)[own] if is_spread else parameter.data
                     replaced[parameter.ds_id] = nn.Parameter(weight.clone())
                 parameter.ds_tensor = None  # the parameter refers to itself, so it would keep its part for a while
+                if is_spread:
+                    setattr(replaced[parameter.ds_id], DEGREE, degree)
             module.register_parameter(name, replaced[parameter.ds_id])
-            if f"{module_name}.{name}" in spread:
-                setattr(replaced[parameter.ds_id], DEGREE, mesh["experts"].size())
     for module in set(spread.values()):
-        module.num_experts //= mesh["experts"].size()
+        module.num_experts //= degree
         module.forward = AllToAllEP(module, mesh["experts"], mesh["same_tokens"])
 
 

@@ -8,6 +8,7 @@ assumed utilisation, by the formulas in the docstrings. docs/performance.md comp
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from persona.training.settings import Lora, Schedule
 
 GIB = 2**30
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # how configurations name their number
+# Host's work of a micro-step with spread experts, of what it is under ZeRO-3: measured on a CPU, docs/performance.md.
+HOST_WHEN_SPREAD = 0.7
 FORWARD = 1 / 3  # share of the forward pass in forward and backward
 COUNTED_STEPS = 1000  # steps of the first epoch on which micro-steps and computed tokens are counted,
 COUNTED_LARGER_STEPS = 50  # and of epochs with larger steps
@@ -106,7 +109,8 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
     apart = {id(head), id(model.get_input_embeddings().weight)}
     body = [(name, p) for name, p in named if id(p) not in apart]
     of_experts = {name: p.numel() for name, p in body if ".experts." in name}
-    width = getattr(config, "moe_intermediate_size", None)
+    per_token = config.num_experts_per_tok if n_experts > 1 else 0
+    width = getattr(config, "moe_intermediate_size", None) if n_experts > 1 else None
     if lora is not None:
         with torch.device("meta"):
             add_adapters(model, lora, seed=0)
@@ -122,8 +126,8 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         attention_width=config.num_attention_heads * head_width(config),
-        expert_width=width * config.num_experts_per_tok if width else _inner_width(config),
-        experts_per_token=config.num_experts_per_tok if width else 0,
+        expert_width=(width or _inner_width(config)) * max(1, per_token),
+        experts_per_token=per_token,
         vocabulary=config.vocab_size,
     )
 
@@ -302,16 +306,21 @@ def flops(size: ModelSize, work: Work, recompute: bool) -> float:
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """Seconds of an optimizer step by what they are spent on. These overlap, so a step takes the longest."""
+    """Seconds of an optimizer step by what they are spent on.
+
+    Computing, the traffic of weights and gradients, and the work of the host overlap, so these take the longest of
+    them. Experts wait for tokens and the next layer for experts, so their exchange comes on top.
+    """
 
     compute: float
     traffic: float
     host: float
+    exchange: float = 0.0
 
     @property
     def total(self) -> float:
-        """The longest."""
-        return max(self.compute, self.traffic, self.host)
+        """The longest, and the exchange."""
+        return max(self.compute, self.traffic, self.host) + self.exchange
 
     @property
     def bound_by(self) -> str:
@@ -329,15 +338,22 @@ class Traffic:
     summed: float = 0.0  # gradients of experts that several groups of processes hold
 
     def moved(self, launch: Launch) -> float:
-        """Bytes that each process sends.
+        """Bytes that each process sends."""
+        return self.overlapping(launch) + self.with_experts(launch)
+
+    def overlapping(self, launch: Launch) -> float:
+        """Bytes that each process sends while it computes.
 
         A ring moves (ranks - 1) / ranks of what it gathers or reduces, and twice as much where all get the sums.
         """
-        ranks, degree = launch.processes, launch.expert_parallel
-        groups = ranks // degree
+        ranks = launch.processes
         to_all = 2 if launch.reduces_to_all and launch.zero_stage in (1, 2) else 1
-        in_ring = (self.gathered + to_all * self.reduced) * (ranks - 1) / ranks
-        return in_ring + self.exchanged * (degree - 1) / degree + 2 * self.summed * (groups - 1) / groups
+        return (self.gathered + to_all * self.reduced) * (ranks - 1) / ranks
+
+    def with_experts(self, launch: Launch) -> float:
+        """Bytes that each process sends while the others wait for them."""
+        degree, groups = launch.expert_parallel, launch.processes // launch.expert_parallel
+        return self.exchanged * (degree - 1) / degree + 2 * self.summed * (groups - 1) / groups
 
 
 def step_traffic(
@@ -403,7 +419,11 @@ def step_seconds(
     compute = flops_a_step / (launch.processes * hardware.peak_tflops * 1e12 * hardware.utilisation)
     compute += share * micro_steps * hardware.micro_step_overhead_s
     host = share * micro_steps * size.layers * hardware.host_s_per_layer
-    return StepSeconds(compute, traffic.moved(launch) / (hardware.interconnect_gb_s * 1e9), host)
+    if launch.expert_parallel > 1:
+        host *= HOST_WHEN_SPREAD
+    weights, tokens = traffic.overlapping(launch), traffic.with_experts(launch)
+    speed = hardware.interconnect_gb_s * 1e9
+    return StepSeconds(compute, weights / speed, host, tokens / speed)
 
 
 def epoch_step(
@@ -483,6 +503,14 @@ def nearest_that_fits(
     for candidate in smaller:
         if fits(launch, candidate, True):
             return f"set gradient_checkpointing: true and max_tokens_per_gpu: {candidate}"
+    if launch.expert_parallel > 1:
+        for more in (1, 2, 4, 8, 16):
+            processes = more * launch.processes
+            wider = replace(launch, processes=processes, expert_parallel=math.gcd(size.experts, processes))
+            if fits(wider, budget, True):
+                gpus = f"take {processes} GPUs, " if more > 1 else ""
+                return f"{gpus}set expert_parallel: {wider.expert_parallel} and gradient_checkpointing: true"
+        return "no setting of these fits: take a smaller model"
     if fits(replace(launch, offload_optimizer=True), budget, True):
         return "take a DeepSpeed file with optimizer offload and set gradient_checkpointing: true"
     for factor in (2, 4, 8, 16):

@@ -8,11 +8,17 @@ from typing import Any
 from tabulate import tabulate
 
 from persona.evaluation.metrics.intervals import detectable_gap
+from persona.planning.cost import HOST_WHEN_SPREAD
 from persona.planning.layouts import SPREAD, ZERO3
 from persona.planning.settings import Hardware
 
 LAYOUTS = {ZERO3: "ZeRO-3", SPREAD: "expert_parallel: {degree}"}
-BOUNDS = {"compute": "computing", "traffic": "the traffic between GPUs", "host": "the host, which starts the work"}
+BOUNDS = {
+    "compute": "computing",
+    "traffic": "the traffic between GPUs",
+    "host": "the host, which starts the work",
+    "exchange": "the exchange of tokens with experts",
+}
 
 
 NOT_MEASURED = (
@@ -153,7 +159,10 @@ def _layouts(stages: dict[str, dict[str, Any]]) -> list[str]:
                 f"{name}: a step with {'; with '.join(parts)}. Advised: {advised}, {plan['layouts']['reason']}"
             )
     if notes:
-        notes.append("The host is assumed to need as long with expert_parallel as with ZeRO-3; on CPUs it needed less.")
+        notes.append(
+            f"With expert_parallel the host is assumed to need {HOST_WHEN_SPREAD:g} of its time under ZeRO-3, as was "
+            "measured on a CPU, and tokens to choose experts evenly."
+        )
     return notes
 
 
@@ -164,8 +173,8 @@ def _assumptions(hardware: Hardware) -> str:
         + f"{hardware.peak_tflops:g} TFLOP/s per process at {hardware.utilisation:.0%} utilisation, "
         f"{hardware.interconnect_gb_s:g} GB/s between processes, {hardware.micro_step_overhead_s:g} s overhead per "
         f"micro-step, {hardware.host_s_per_layer:g} s of the host per layer and micro-step; computation, "
-        "communication and host overlap. A training ends between `at least`, where no validation is better than the "
-        "first, and `at most`."
+        "traffic of weights and host overlap. A training ends between `at least`, where no validation is better than "
+        "the first, and `at most`."
     )
 
 

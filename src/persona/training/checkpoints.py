@@ -38,7 +38,8 @@ from persona.training.stopping import any_rank
 from persona.units import human_size
 
 FULL = 1 << 20  # bytes
-LATER_SETTINGS = {"cpu_dtype": "float32", "expert_parallel": 1}  # with the only value that was, before they were
+# Settings that older versions did not have, and what all their trainings did.
+LATER_SETTINGS = {"cpu_dtype": "float32", "expert_parallel": 1}
 
 
 @dataclass
@@ -205,6 +206,8 @@ class RunFolder:
             if engine.expert_optimizer is not None:
                 engine.expert_optimizer.save(writer, self.checkpoints / tag)
             best.save(writer, self.checkpoints / tag)
+        if not writer.behind:
+            dist.barrier()  # here, where processes may wait for hours for one whose disk is slow
         self._being_written = {"tag": tag, "state": asdict(state)}
 
     def conclude(self, writer: CheckpointWriter) -> None:
@@ -294,8 +297,8 @@ def _has_frozen_weights(engine: Any) -> bool:
 
 def digest(fingerprint: dict[str, Any]) -> str:
     """A short name of a fingerprint."""
-    # As before this could be chosen.
-    named = {key: value for key, value in fingerprint.items() if LATER_SETTINGS.get(key) != value}
+    # Without these a training keeps the name that an older version gave it.
+    named = {key: value for key, value in fingerprint.items() if (key, value) not in LATER_SETTINGS.items()}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 

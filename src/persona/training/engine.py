@@ -60,20 +60,19 @@ def build_engine(
     config = deepspeed_config(deepspeed_file, settings, dtype)
     attention = BY_PREFIX if prefix_sharing else packed_attention(default_device())
     check_weights(model_path)
+    mesh = None
     if settings.expert_parallel > 1:
         model, mesh = load_with_spread_experts(model_path, dtype, attention, settings.expert_parallel)
-        if prefix_sharing:
-            _refuse_dropout(model)
-        return engine_around(model, config, settings, epoch_steps, max_epochs, mesh)
-    # Must exist while the model loads, or the weights are not partitioned.
-    partitioning = HfDeepSpeedConfig(config)
-    model = load_partitioned_model(model_path, dtype, attention)
-    del partitioning
+    else:
+        # Must exist while the model loads, or the weights are not partitioned.
+        partitioning = HfDeepSpeedConfig(config)
+        model = load_partitioned_model(model_path, dtype, attention)
+        del partitioning
     if settings.lora is not None:
         add_adapters(model, settings.lora, seed)
     if prefix_sharing:
         _refuse_dropout(model)
-    return engine_around(model, config, settings, epoch_steps, max_epochs)
+    return engine_around(model, config, settings, epoch_steps, max_epochs, mesh)
 
 
 def engine_around(
@@ -117,20 +116,24 @@ def engine_around(
     if mesh is not None:
         mark_experts(loss, mesh)
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, lr_scheduler=scheduler, config=config)
-    engine.expert_optimizer = None if mesh is None else ExpertOptimizer(loss, settings, mesh)
+    engine.expert_optimizer = None
     if mesh is not None:
+        engine.expert_optimizer = ExpertOptimizer(loss, settings, mesh)
         keep_experts_apart(engine)
     return engine
 
 
-def optimizer_step(engine: Any) -> float:
-    """Change all weights by their gradients; the norm of these, before they were clipped."""
-    learning_rate = engine.optimizer.param_groups[0]["lr"]
+def optimizer_step(engine: Any) -> tuple[float, float]:
+    """Change all weights by their gradients.
+
+    Returns: the learning rate of the step, and the norm of the gradients before they were clipped.
+    """
+    learning_rate = float(engine.optimizer.param_groups[0]["lr"])
     engine.step()
     norm = float(engine.get_global_grad_norm())
     if engine.expert_optimizer is not None:
         engine.expert_optimizer.step(learning_rate, norm)
-    return norm
+    return learning_rate, norm
 
 
 def check_likelihoods(engine: Any, table: TokenTable, schedule: Schedule, model_path: str) -> None:

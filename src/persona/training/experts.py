@@ -31,16 +31,13 @@ def mark_experts(model: torch.nn.Module, mesh: DeviceMesh) -> None:
 def keep_experts_apart(engine: Any) -> None:
     """Let the norm of an engine's gradients be that of all weights, and its checkpoints be without experts.
 
-    DeepSpeed calls both functions that are replaced or hooked here in each step and each checkpoint.
+    DeepSpeed computes the norm once in each step, before it changes weights, so this also reduces the experts'
+    gradients.
     """
     of_others = engine.optimizer.scaled_global_norm
-
-    def of_all() -> torch.Tensor:
-        others, experts = of_others(), engine.expert_optimizer.reduce_gradients()
-        # DeepSpeed calls a norm that is not finite -1.
-        return torch.where(others < 0, others, (others**2 + experts).sqrt())
-
-    engine.optimizer.scaled_global_norm = of_all
+    engine.optimizer.scaled_global_norm = lambda: (
+        of_others().square() + engine.expert_optimizer.reduce_gradients()
+    ).sqrt()
 
     def without_experts(module: torch.nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         for name, parameter in module.named_parameters(recurse=False):
@@ -71,7 +68,10 @@ class ExpertOptimizer:
         )
 
     def reduce_gradients(self) -> torch.Tensor:
-        """Average the gradients over all processes; the sum of their squares, over all experts."""
+        """Average the gradients over all processes; the sum of their squares, over all experts.
+
+        All processes get the same bits, or experts that several hold would drift apart.
+        """
         total = torch.zeros((), device=next(iter(self._weights.values())).device)
         for weight in self._weights.values():
             assert weight.grad is not None  # every forward pass reaches all experts, if only with no tokens
@@ -79,8 +79,8 @@ class ExpertOptimizer:
             if self.mesh["replicas"].size() > 1:
                 dist.all_reduce(weight.grad, group=self.mesh["replicas"].get_group())
             total += torch.linalg.vector_norm(weight.grad, dtype=torch.float32).square()
-        dist.all_reduce(total, group=self.mesh["experts"].get_group())
-        return total
+        dist.all_reduce(total)
+        return total / self.mesh["replicas"].size()
 
     def step(self, learning_rate: float, norm: float) -> None:
         """Change the weights by the reduced gradients, and forget these.

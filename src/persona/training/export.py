@@ -45,6 +45,7 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
             if dist.get_rank() == 0:
                 engine.module.model.save_pretrained(_part(temporary, n), state_dict=weights)
             del weights
+            dist.barrier()  # so that no process waits longer than for one shard
         if dist.get_rank() == 0:
             _join(temporary, len(shards))
             tokenizer.save_pretrained(temporary)

@@ -128,8 +128,7 @@ class Training:
         loss = accumulate(self.engine, self.train, targets, rows)
         if not math.isfinite(loss):
             raise PersonaError(f"the loss is {loss}; stopped before a save: lower the learning_rate")
-        learning_rate = self.engine.optimizer.param_groups[0]["lr"]
-        grad_norm = optimizer_step(self.engine)
+        learning_rate, grad_norm = optimizer_step(self.engine)
         if not math.isfinite(grad_norm):
             raise PersonaError(f"the gradient norm is {grad_norm}; stopped before a save: lower the learning_rate")
         return {

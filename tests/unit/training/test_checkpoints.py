@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from persona.errors import PersonaError
-from persona.training.checkpoints import RunFolder, link_tree
+from persona.training.checkpoints import RunFolder, digest, link_tree
 
 
 def test_the_same_training_goes_on_in_its_folder(tmp_path: Path) -> None:
@@ -76,3 +76,12 @@ def test_a_closed_folder_can_be_claimed_again_by_the_same_process(tmp_path: Path
     first.claim({"seed": 1})
     first.close()
     RunFolder(tmp_path / "v1").claim({"seed": 1})
+
+
+def test_a_training_keeps_the_name_that_older_versions_gave_it() -> None:
+    """A training that was set aside is found by it. Settings of later versions count if they are not as they were."""
+    as_it_was = {"seed": 1, "lora": None, "validate_every_steps": None}
+    assert digest(as_it_was) == "9bcdb40ecf91"
+    assert digest(as_it_was | {"cpu_dtype": "float32", "expert_parallel": 1}) == "9bcdb40ecf91"
+    others = [{"cpu_dtype": "bfloat16"}, {"expert_parallel": 2}, {"lora": 1}]
+    assert len({digest(as_it_was | other) for other in [{}, *others]}) == 4
