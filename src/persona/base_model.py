@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from persona.errors import PersonaError
 
 POINTER = b"version https://git-lfs"
+# How configurations name the number of experts of a layer.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def source(path: str) -> dict[str, Any]:
@@ -93,6 +96,20 @@ def incomplete_file(folder: Path) -> str | None:
         for name in sorted(set(named.values())):
             if not (folder / name).exists():
                 return f"{folder / name}: is missing, and {index.name} names it; download it"
+    return None
+
+
+def n_experts(config: Mapping[str, Any]) -> int:
+    """Experts of a layer by the settings in a model's `config.json`; 1 without a mixture of experts."""
+    return next((int(config[name]) for name in EXPERTS if config.get(name)), 1)
+
+
+def cannot_be_spread(n_experts: int, degree: int) -> str | None:
+    """Why so many experts cannot be spread over so many processes, or None."""
+    if n_experts == 1:
+        return "has no experts that could be spread over processes; leave out expert_parallel"
+    if n_experts % degree:
+        return f"has {n_experts} experts in a layer, which expert_parallel: {degree} does not divide; choose a divisor"
     return None
 
 

@@ -16,6 +16,11 @@ TRAIN_PACKAGES = {"torch", "deepspeed", "accelerate", "peft", "wandb"}
 PAGE_PACKAGES = {"starlette", "uvicorn"}
 
 
+# What is left to say where another process failed. `fail.sh` shows it only if no process said more.
+LOST = "another process ended or did not answer; its own error, if it left one, is in the log"
+_CONNECTION_LOST = ("Connection closed by peer", "Timed out waiting", "Connection reset by peer")
+
+
 class PersonaError(Exception):
     """An error that the user can correct. Its message says in one line what is wrong, where, and what to do."""
 
@@ -42,6 +47,8 @@ def run_command(main: Callable[[], None]) -> None:
         text = str(error) if isinstance(error, PersonaError) else f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError):
             text = explain_missing_package(error)
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _CONNECTION_LOST):
+            text = LOST
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             text = f"no room left on the disk ({error}); free some space and start again"
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)

@@ -87,6 +87,10 @@ def test_the_shipped_configurations_are_right(name: str) -> None:
                 message,
             )
             for changes, message in (
+                (
+                    {"expert_parallel": 6, "cpu_processes": 6},
+                    r"recipes\.tiny\.expert_parallel: got 6, but the model tiny_qwen3_moe has 8 experts in a layer",
+                ),
                 ({"expert_parallel": 3}, r"recipes\.tiny\.expert_parallel: got 3, allowed are divisors of its 4 proc"),
                 (
                     {"expert_parallel": 2, "lora": {"target_modules": ["q_proj"]}},

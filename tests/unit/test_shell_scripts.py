@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from persona.errors import LOST
+
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 BIN = Path(sys.executable).parent
 
@@ -52,6 +54,8 @@ def test_an_import_that_fails_in_the_processes_of_torchrun(tmp_path: Path) -> No
         ("python -c 'import os; os.kill(os.getpid(), 9)'", "killed, for memory perhaps (SIGKILL)"),
         ("python -c 'import os; os.kill(os.getpid(), 11)'", "killed by SIGSEGV"),
         ("(echo error: the first; echo error: the second; exit 1)", "error: the first"),
+        (f"(echo 'error: step 3: {LOST}'; echo error: the cause; exit 1)", "error: the cause"),
+        (f"(echo 'error: step 3: {LOST}'; exit 1)", f"error: step 3: {LOST}"),
         ("false", "ended with status 1 and without a word; no room to write perhaps"),
     ],
 )

@@ -15,6 +15,12 @@ def largest_recipe(model=None):
     return max(recipes or used, key=lambda recipe: recipe.processes_per_node)
 
 
+def largest_degree(model):
+    """Processes over which stages spread the experts of a model, at most: it may be too large for one GPU."""
+    used = [CONFIG.recipes[stage.recipe] for stage in CONFIG.stages.values()]
+    return max(recipe.expert_parallel for recipe in used if recipe.model == model)
+
+
 def recipe_of(wildcards):
     """The recipe of a job; where it evaluates untrained models or several models, the largest of theirs."""
     if "recipe" in wildcards.keys():

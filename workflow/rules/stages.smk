@@ -43,7 +43,9 @@ def evaluation_of(ablation, model=None, sample=None, recipe=None):
         "model": f"{RESULTS}/models/{run}/model" if recipe else model_path(model),
         "is_trained": recipe is not None,
         "cpu_dtype": settings.cpu_dtype,
-        "expert_parallel": settings.expert_parallel_of_a_node,
+        "expert_parallel": (
+            settings.expert_parallel if recipe else largest_degree(model)
+        ),
         "val_tokens": tokens.format("val"),
         "test_tokens": tokens.format("test"),
         "empty_tokens": empty_tokens(ablation, settings.model),

@@ -7,6 +7,7 @@ command goes on from the parts that are beside the outputs.
 import argparse
 import json
 import logging
+import math
 import shutil
 import sys
 from dataclasses import dataclass
@@ -54,8 +55,9 @@ class Evaluation:
         return self.scores.parent / ".parts"
 
     def load(self) -> EvaluatedModel:
-        """The model, whose weights are not loaded yet."""
-        return EvaluatedModel(self.model, self.is_trained, self.cpu_dtype, self.expert_parallel)
+        """The model, whose weights are not loaded yet. Its experts are spread as far as there are processes for it."""
+        degree = math.gcd(self.expert_parallel, dist.get_world_size())
+        return EvaluatedModel(self.model, self.is_trained, self.cpu_dtype, degree)
 
     @property
     def cohorts(self) -> dict[str, CohortFiles]:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # End a failed command: fail.sh LOG STATUS. Its trace stays in the log, its reason goes to the terminal.
 log=$1 status=${2:-1}
-# The first error: when a process of several fails, the others only lose their connection.
-if grep -m 1 '^error: ' "$log" >&2; then
+# When a process of several fails, the others only lose their connection.
+lost='another process ended or did not answer'
+if grep '^error: ' "$log" | grep --invert-match --max-count 1 "$lost" >&2; then
     exit 1
 fi
 
@@ -23,6 +24,9 @@ reason() {
 reason=$(reason "$log")
 if ((status > 128)); then
     reason=SIG$(kill -l "$status")
+fi
+if [[ $reason != SIG* ]] && grep --max-count 1 "^error: .*$lost" "$log" >&2; then
+    exit 1
 fi
 free=$(df --human-readable --output=avail "$(dirname "$log")" | tail -n 1)
 case $reason in

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from persona.base_model import incomplete_file
+from persona.base_model import cannot_be_spread, incomplete_file, n_experts
 from persona.config.models import Ablation, Config, Dataset, LanguageModel, Recipe, Split
 from persona.config.reference import settings_of
 from persona.errors import PersonaError
@@ -279,7 +279,7 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
     known = sorted(file.stem for file in (root / "config" / "deepspeed").glob("*.json"))
     yield from _reference(f"recipes.{name}.deepspeed", recipe.deepspeed, known)
     if recipe.expert_parallel > 1:
-        yield from _expert_problems(root, name, recipe)
+        yield from _expert_problems(root, name, recipe, config.models.get(recipe.model))
     if (recipe.gpus == 0) == (recipe.cpu_processes is None):
         yield f"recipes.{name}: give either gpus (1 or more) or cpu_processes"
     if recipe.gpus and recipe.cpu_dtype != "float32":
@@ -306,11 +306,14 @@ def _recipe_problems(config: Config, root: Path, name: str, recipe: Recipe) -> I
         )
 
 
-def _expert_problems(root: Path, name: str, recipe: Recipe) -> Iterator[str]:
-    """Problems of a recipe that spreads experts."""
+def _expert_problems(root: Path, name: str, recipe: Recipe, model: LanguageModel | None) -> Iterator[str]:
+    """Problems of a recipe that spreads experts. How many a model of the hub has is seen later."""
     where, file = f"recipes.{name}.expert_parallel", root / "config" / "deepspeed" / f"{recipe.deepspeed}.json"
     if recipe.processes % recipe.expert_parallel:
         yield f"{where}: got {recipe.expert_parallel}, allowed are divisors of its {recipe.processes} processes"
+    experts = _experts_of(model) if model else None
+    if experts and (problem := cannot_be_spread(experts, recipe.expert_parallel)):
+        yield f"{where}: got {recipe.expert_parallel}, but the model {recipe.model} {problem}"
     if recipe.lora:
         yield (
             f"{where}: got {recipe.expert_parallel}, but with lora the weights are frozen and whole on each process; "
@@ -322,6 +325,14 @@ def _expert_problems(root: Path, name: str, recipe: Recipe) -> Iterator[str]:
             f"recipes.{name}.deepspeed: got {recipe.deepspeed}; with expert_parallel allowed are zero1 and zero2 (on "
             "CPUs zero1_cpu and zero2_cpu), by which all other weights are whole in each process"
         )
+
+
+def _experts_of(model: LanguageModel) -> int | None:
+    """Experts of a layer of a tiny model or of one in a folder; None if nothing says it."""
+    if model.tiny:
+        return model.tiny.num_experts
+    file = Path(model.path or "") / "config.json"
+    return n_experts(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def _reference(where: str, given: str, known: Iterable[str]) -> Iterator[str]:

@@ -222,11 +222,6 @@ class Recipe(Optimization, ScheduleSettings):
         return self.nodes * self.processes_per_node
 
     @property
-    def expert_parallel_of_a_node(self) -> int:
-        """Processes of one machine over which experts are spread, for the evaluation, which uses one machine."""
-        return math.gcd(self.expert_parallel, self.processes_per_node)
-
-    @property
     def samples_per_step(self) -> int:
         """Samples of an optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps * self.processes

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from persona.errors import PersonaError
+from persona.errors import LOST, PersonaError
 from persona.files import atomic_path
 from persona.progress import progress_bar
 from persona.units import clock
@@ -197,10 +197,7 @@ def _from_all_processes(value: Any, task: Task) -> list[Any]:
     try:
         dist.all_gather_object(values, value, group=_on_hosts(dist.group.WORLD))
     except RuntimeError as error:
-        raise PersonaError(
-            f"{task.what}: another process ended or did not answer; its own error, if it left one, is in the log; "
-            "start again to go on"
-        ) from error
+        raise PersonaError(f"{task.what}: {LOST}; start again to go on") from error
     return values
 
 

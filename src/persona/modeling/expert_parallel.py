@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from persona.base_model import cannot_be_spread, n_experts
 from persona.errors import PersonaError
-from persona.modeling.loading import default_device, load_partitioned_model
+from persona.modeling.loading import default_device, load_config, load_partitioned_model
 from persona.modeling.processes import TIMEOUT
 
 DEGREE = "expert_parallel_degree"  # attribute of a weight of which a process holds one part of so many
@@ -44,6 +45,8 @@ def load_with_spread_experts(path: str, dtype: torch.dtype, attention: str, degr
         raise PersonaError(
             f"expert_parallel: {degree} does not divide the {dist.get_world_size()} processes; choose a divisor"
         )
+    if problem := cannot_be_spread(n_experts(load_config(path).to_dict()), degree):
+        raise PersonaError(f"{path}: {problem}")
     partitioning = HfDeepSpeedConfig(
         {
             "train_micro_batch_size_per_gpu": 1,
@@ -98,7 +101,7 @@ def _spread(model: Any, path: str, mesh: DeviceMesh) -> None:
     from transformers.distributed.expert_parallel import AllToAllEP
 
     degree, own = mesh["experts"].size(), mesh["experts"].get_local_rank()
-    spread = dict(_spread_parameters(model, path, degree))
+    spread = dict(_spread_parameters(model, path))
     replaced: dict[int, nn.Parameter] = {}  # one parameter may stand in two modules
     for module_name, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -106,7 +109,7 @@ def _spread(model: Any, path: str, mesh: DeviceMesh) -> None:
             if parameter.ds_id not in replaced:
                 with GatheredParameters([parameter]):
                     weight = parameter.data.chunk(degree)[own] if is_spread else parameter.data
-                    replaced[parameter.ds_id] = nn.Parameter(weight.clone())
+                    replaced[parameter.ds_id] = nn.Parameter(weight.clone(), parameter.requires_grad)
                 parameter.ds_tensor = None  # the parameter refers to itself, so it would keep its part for a while
                 if is_spread:
                     setattr(replaced[parameter.ds_id], DEGREE, degree)
@@ -116,25 +119,20 @@ def _spread(model: Any, path: str, mesh: DeviceMesh) -> None:
         module.forward = AllToAllEP(module, mesh["experts"], mesh["same_tokens"])
 
 
-def _spread_parameters(model: Any, path: str, degree: int) -> Iterator[tuple[str, Any]]:
+def _spread_parameters(model: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Names of the weights that are spread, with their modules, by the plan that transformers has for the model.
 
     Raises:
-        PersonaError: it has none, or the number of experts is not a multiple of `degree`.
+        PersonaError: it has none.
     """
     plan = {re.escape(name).replace(r"\*", r"\d+"): style for name, style in model.ep_plan.items()}
     modules = dict(model.named_modules())
     found = False
-    for name, parameter in model.named_parameters():
+    for name, _ in model.named_parameters():
         if any(style == "grouped_gemm" and re.fullmatch(pattern, name) for pattern, style in plan.items()):
             found = True
-            if parameter.ds_shape[0] % degree:
-                raise PersonaError(
-                    f"{path}: has {parameter.ds_shape[0]} experts in a layer, which expert_parallel: {degree} does not "
-                    "divide; choose a divisor"
-                )
             yield name, modules[name.rpartition(".")[0]]
     if not found:
         raise PersonaError(
-            f"{path}: has no experts that transformers can spread over processes; leave out expert_parallel"
+            f"{path}: transformers has no plan to spread its experts over processes; leave out expert_parallel"
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from persona.base_model import n_experts
 from persona.modeling.loading import load_config
 from persona.modeling.loss import CHUNK, head_width
 from persona.modeling.packing import RowPlan, TokenTable, plan_rows
@@ -24,7 +25,6 @@ from persona.training.loop import step_targets
 from persona.training.settings import Lora, Schedule
 
 GIB = 2**30
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # how configurations name their number
 # Host's work of a micro-step with spread experts, of what it is under ZeRO-3: measured on a CPU, docs/performance.md.
 HOST_WHEN_SPREAD = 0.7
 FORWARD = 1 / 3  # share of the forward pass in forward and backward
@@ -100,8 +100,8 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
     config = load_config(path)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    n_experts = next(filter(None, (getattr(config, name, None) for name in EXPERTS)), 1)
-    share = getattr(config, "num_experts_per_tok", 1) / n_experts if n_experts > 1 else 1
+    experts = n_experts(config.to_dict())
+    share = getattr(config, "num_experts_per_tok", 1) / experts if experts > 1 else 1
     named = list(model.named_parameters())
     head = model.get_output_embeddings().weight
     total = sum(p.numel() for _, p in named)
@@ -109,8 +109,8 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
     apart = {id(head), id(model.get_input_embeddings().weight)}
     body = [(name, p) for name, p in named if id(p) not in apart]
     of_experts = {name: p.numel() for name, p in body if ".experts." in name}
-    per_token = config.num_experts_per_tok if n_experts > 1 else 0
-    width = getattr(config, "moe_intermediate_size", None) if n_experts > 1 else None
+    per_token = config.num_experts_per_tok if experts > 1 else 0
+    width = getattr(config, "moe_intermediate_size", None) if experts > 1 else None
     if lora is not None:
         with torch.device("meta"):
             add_adapters(model, lora, seed=0)
@@ -121,7 +121,7 @@ def model_size(path: str, lora: Lora | None) -> ModelSize:
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         expert_parameters=sum(of_experts.values()),
         expert_layers=len({name.partition(".experts.")[0] for name in of_experts}),
-        experts=n_experts,
+        experts=experts,
         largest_parameter=max(p.numel() for _, p in named),
         layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,

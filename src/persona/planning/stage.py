@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from persona.base_model import cannot_be_spread
+from persona.errors import PersonaError
 from persona.modeling.packing import PartOfTokens, TokenTable
 from persona.planning.cost import (
     Epoch,
@@ -43,6 +45,8 @@ def plan_stage(stage: PlannedStage, hardware: Hardware | None) -> dict[str, Any]
     size = model_size(stage.model, stage.optimization.lora)
     spread = stage.optimization.expert_parallel
     launch = Launch.from_deepspeed(Path(stage.deepspeed), processes, stage.bytes_per_weight, spread)
+    if spread > 1 and (problem := cannot_be_spread(size.experts, spread)):
+        raise PersonaError(f"{stage.model}: {problem}")
     recompute = stage.optimization.gradient_checkpointing
     epoch = Epoch.of(table, schedule, processes)
     step, traffic = epoch_step(size, launch, hardware, epoch, recompute)

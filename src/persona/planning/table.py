@@ -12,7 +12,7 @@ from persona.planning.cost import HOST_WHEN_SPREAD
 from persona.planning.layouts import SPREAD, ZERO3
 from persona.planning.settings import Hardware
 
-LAYOUTS = {ZERO3: "ZeRO-3", SPREAD: "expert_parallel: {degree}"}
+LAYOUTS = {ZERO3: "ZeRO-3", SPREAD: "expert_parallel: {degree} and ZeRO-1"}
 BOUNDS = {
     "compute": "computing",
     "traffic": "the traffic between GPUs",
@@ -149,9 +149,9 @@ def _layouts(stages: dict[str, dict[str, Any]]) -> list[str]:
     for name, plan in stages.items():
         if plan["layouts"] is not None:
             parts = [
-                f"{LAYOUTS[layout].format(degree=plan['layouts']['degree'])}: {figures['gb_moved_per_step']:,.1f} GB "
-                f"moved in {figures['traffic_seconds_per_step']:.2f} s, {figures['seconds_per_step']:.2f} s in all, "
-                f"{figures['memory_gib']:.1f} GiB"
+                f"{LAYOUTS[layout].format(degree=plan['layouts']['degree'])}: {figures['gb_moved_per_step']:,.3g} GB "
+                f"moved in {figures['traffic_seconds_per_step']:.2g} s, {figures['seconds_per_step']:.2g} s in all, "
+                f"{figures['memory_gib']:.3g} GiB"
                 for layout, figures in plan["layouts"]["figures"].items()
             ]
             advised = LAYOUTS[plan["layouts"]["advised"]].format(degree=plan["layouts"]["degree"])

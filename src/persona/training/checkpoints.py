@@ -32,7 +32,7 @@ from torch import nn
 from persona.errors import NO_ROOM, PersonaError
 from persona.files import sync_folder, write_json
 from persona.modeling.expert_parallel import parts
-from persona.training.logs import ENDED
+from persona.training.logs import ENDED, JSON_LOG
 from persona.training.saving import BestWeights, CheckpointWriter, fits_in_host_memory
 from persona.training.stopping import any_rank
 from persona.units import human_size
@@ -89,7 +89,8 @@ class RunFolder:
         """Lock the folder for this training, until `close`.
 
         A finished training of other data or parameters is renamed, with its digest in the name, and used again when
-        the change is undone. An unfinished one is renamed only when the requested training was renamed before.
+        the change is undone. An unfinished one is renamed only when the requested training was renamed before. One that
+        made no step is replaced.
 
         Raises:
             PersonaError: another process trains here, or the folder holds an unfinished training of other data,
@@ -105,19 +106,32 @@ class RunFolder:
             was = {"batch_by": "sample", **LATER_SETTINGS} | saved
             differing = [key for key in sorted({*was} & {*fingerprint}) if was[key] != fingerprint[key]]
             if not differing:
+                self._forget_how_it_ended()
                 return
-            if not self.finished and not earlier.exists():
+            if self._has_begun and not self.finished and not earlier.exists():
+                self.close()  # the reason why that training ended is to stay
                 changes = "; ".join(f"{key}: was {was[key]}, is {fingerprint[key]}" for key in differing)
                 raise PersonaError(
                     f"{self.path} holds an unfinished training of something else ({changes}). Undo the change to "
                     "continue it, raise the recipe's version to train beside it, or delete that folder"
                 )
-            self.path.rename(self._renamed(saved))
+            if self._has_begun:
+                self.path.rename(self._renamed(saved))
         if earlier.exists():
             shutil.rmtree(self.path, ignore_errors=True)
             earlier.rename(self.path)
         self._take_lock()
+        self._forget_how_it_ended()
         write_json(fingerprint, file)
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether a step was made here, or a training finished."""
+        log = self.path / JSON_LOG
+        return self.finished or self._latest.exists() or (log.exists() and log.stat().st_size > 0)
+
+    def _forget_how_it_ended(self) -> None:
+        (self.path / ENDED).unlink(missing_ok=True)
 
     def _renamed(self, fingerprint: dict[str, Any]) -> Path:
         return self.path.with_name(f"{self.path.name}-{digest(fingerprint)}")
@@ -155,7 +169,6 @@ class RunFolder:
         lock.truncate(0)
         print(socket.gethostname(), file=lock, flush=True)
         self._lock = lock
-        (self.path / ENDED).unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:

@@ -32,11 +32,8 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
     They are gathered and written one shard at a time, so rank 0 holds a few shards in host memory, not the model.
     """
     named = [(name.removeprefix(_PREFIX), p) for name, p in engine.module.named_parameters()]
-    if any(not p.requires_grad for _, p in named):
-        # Of a training of adapters these alone are written, and they are small.
-        shards = [[(name, p) for name, p in named if p.requires_grad]]
-    else:
-        shards = _shards(named)
+    # Of a training of adapters these alone are written, and they are small.
+    shards = [_written(named)] if _has_adapters(named) else _shards(named)
     buffers = dict(engine.module.model.named_buffers())
     persistent = {name: buffers[name] for name in engine.module.model.state_dict() if name in buffers}
     with _complete_folder(folder) if dist.get_rank() == 0 else nullcontext(folder) as temporary:
@@ -55,13 +52,25 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
 
 def export_bytes(model: Any) -> int:
     """Bytes of the exported weights."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return sum(whole_numel(p) * p.element_size() for p in trained)
+    return sum(whole_numel(p) * p.element_size() for _, p in _written(list(model.named_parameters())))
 
 
-def _shards(named: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
+Named = list[tuple[str, Any]]
+
+
+def _has_adapters(named: Named) -> bool:
+    """Whether adapters are trained, which peft names so. A model may have frozen weights of its own."""
+    return any(".lora_" in name for name, _ in named)
+
+
+def _written(named: Named) -> Named:
+    """The parameters that are exported: adapters alone where there are some."""
+    return [(name, p) for name, p in named if p.requires_grad] if _has_adapters(named) else named
+
+
+def _shards(named: Named) -> list[Named]:
     """The parameters in groups of at most `SHARD_BYTES`. Those of one layer stay together, to be converted together."""
-    shards: list[list[tuple[str, Any]]] = [[]]
+    shards: list[Named] = [[]]
     room = SHARD_BYTES
     for _, group in groupby(named, key=lambda each: _LAYER.sub(r"\1", each[0])):
         layer = list(group)
@@ -74,7 +83,7 @@ def _shards(named: list[tuple[str, Any]]) -> list[list[tuple[str, Any]]]:
     return shards
 
 
-def _gathered(named: list[tuple[str, Any]], experts: ExpertOptimizer | None) -> dict[str, torch.Tensor]:
+def _gathered(named: Named, experts: ExpertOptimizer | None) -> dict[str, torch.Tensor]:
     """Whole weights in host memory on rank 0; nothing on other ranks, which take part in the gathering."""
     from deepspeed.runtime.zero import GatheredParameters
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from persona.errors import PersonaError
+from persona.errors import LOST, PersonaError
 from persona.modeling.packing import RowPlan, TokenTable, pack_row, plan_rows, tokens_to_compute
 from persona.training.checkpoints import LoopState, RunFolder
 from persona.training.engine import optimizer_step
@@ -223,9 +223,7 @@ def explain_errors(where: str, max_tokens: int) -> Iterator[None]:
             advice = f"out of memory with rows of {max_tokens} tokens: lower max_tokens_per_gpu (not below max_length)"
             raise PersonaError(f"{where}: {advice}, or set gradient_checkpointing: true") from error
         if isinstance(error, dist.DistError) or "Timed out" in text or "Connection closed" in text:
-            raise PersonaError(
-                f"{where}: another process ended or did not answer; its own error, if it left one, is in the log"
-            ) from error
+            raise PersonaError(f"{where}: {LOST}") from error
         raise
 
 

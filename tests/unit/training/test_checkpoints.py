@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from persona.errors import PersonaError
 from persona.training.checkpoints import RunFolder, digest, link_tree
+from persona.training.logs import ENDED, JSON_LOG
 
 
 def test_the_same_training_goes_on_in_its_folder(tmp_path: Path) -> None:
@@ -15,14 +17,32 @@ def test_the_same_training_goes_on_in_its_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "v1").claim({"seed": 1, "a_key_of_a_later_version": 2})
 
 
+def begin(folder: Path, fingerprint: dict[str, Any]) -> None:
+    """Claim a folder and log a step."""
+    RunFolder(folder).claim(fingerprint)
+    (folder / JSON_LOG).write_text("{}\n")
+
+
 def test_an_unfinished_training_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.1})
+    begin(tmp_path / "v1", {"seed": 1, "learning_rate": 0.1})
+    (tmp_path / "v1" / ENDED).write_text("why it ended")
     with pytest.raises(PersonaError, match=r"\(learning_rate: was 0\.1, is 0\.2\)"):
         RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.2})
+    assert (tmp_path / "v1" / ENDED).read_text() == "why it ended"
+
+
+def test_a_training_that_made_no_step_is_replaced(tmp_path: Path) -> None:
+    """Such as one whose settings were refused: to undo the change would lead to that refusal again."""
+    RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.1})
+    (tmp_path / "v1" / ENDED).write_text("learning_rate is not allowed")
+    begin(tmp_path / "v1", {"seed": 1, "learning_rate": 0.2})
+    assert not (tmp_path / "v1" / ENDED).exists()
+    RunFolder(tmp_path / "v1").claim({"seed": 1, "learning_rate": 0.2})
+    assert [path.name for path in tmp_path.iterdir()] == ["v1"]
 
 
 def test_a_training_from_before_there_was_a_choice_of_order_was_by_sample(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "v1").claim({"seed": 1})
+    begin(tmp_path / "v1", {"seed": 1})
     RunFolder(tmp_path / "v1").claim({"seed": 1, "batch_by": "sample"})
     with pytest.raises(PersonaError, match=r"\(batch_by: was sample, is user\)"):
         RunFolder(tmp_path / "v1").claim({"seed": 1, "batch_by": "user"})

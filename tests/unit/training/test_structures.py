@@ -42,6 +42,12 @@ WORKING: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3MoeConfig",
         GROUPED | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     ),
+    "mixtral": ("MixtralConfig", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    # Its choice of experts has a bias that is not trained.
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig",
+        GROUPED | {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_num_shared_experts": 1},
+    ),
     "qwen2": ("Qwen2Config", GROUPED | {"use_sliding_window": False}),
     "llama3": ("LlamaConfig", GROUPED | {"rope_theta": 500000.0}),
     "smollm2": ("LlamaConfig", GROUPED | {"tie_word_embeddings": True}),
