@@ -53,7 +53,10 @@ def main(
             "computed_tokens": sum(tokens_to_compute(table, of_rank) for of_rank in rows),
             "gradients": {name: full_gradient(engine, p) for name, p in named},
         }
-        optimizer_step(engine)
+        if engine.expert_optimizer is None:
+            engine.step()
+        else:
+            optimizer_step(engine)
     if dist.get_rank() == 0:
         torch.save(found, out)
     dist.barrier()

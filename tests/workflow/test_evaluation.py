@@ -31,6 +31,7 @@ def evaluation(results: Path, sample: str, out: Path, max_tokens: int = 2048) ->
         "model": str(results / "models" / sample / "profile_and_history/tiny/model"),
         "is_trained": True,
         "cpu_dtype": "float32",
+        "expert_parallel": 1,
         "val_tokens": tokens.format("val", "profile_and_history"),
         "test_tokens": tokens.format("test", "profile_and_history"),
         "empty_tokens": tokens.format("test", "without_user_detailed"),

@@ -82,12 +82,14 @@ from persona.errors import run_command
 from persona.training.loop import explain_errors
 
 def main():
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
+    dist.init_process_group("gloo")
+    group = dist.new_group(timeout=datetime.timedelta(seconds=2))
+    dist.barrier()
     if dist.get_rank() == 1:
         time.sleep(float(sys.argv[1]))
         return
     with explain_errors("step 7", 4096):
-        dist.all_reduce(torch.ones(1))
+        dist.all_reduce(torch.ones(1), group=group)
 
 run_command(main)
 """
