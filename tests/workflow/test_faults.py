@@ -124,6 +124,7 @@ def test_ctrl_c_saves_and_the_rest_comes_and_a_second_run_is_refused(
     assert losses(untrained) == whole
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_losses(
     untrained: Path, whole: Losses, long_config: dict[str, Any], terminal: Terminal
 ) -> None:

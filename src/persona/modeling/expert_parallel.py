@@ -26,7 +26,7 @@ def load_with_spread_experts(path: str, dtype: torch.dtype, attention: str, degr
     """Load a model of which this process holds the experts of its rank, and all other weights.
 
     Rank 0 reads the weights and DeepSpeed divides them among the processes, as for ZeRO-3; then they are gathered one
-    by one, and each process keeps what it needs. So no process ever holds the whole model.
+    by one, and each process keeps what it needs. So no device ever holds the whole model.
 
     Every rank of the process group calls it, after DeepSpeed's communication was started and after `check_weights`.
 
