@@ -68,7 +68,7 @@ def test_a_checkpoint_takes_as_much_as_is_planned_and_as_there_must_be_room_for(
     """Per trained weight 12 bytes of the optimizer's state and the best weight; below ZeRO-3 the present weight too."""
     stage, lora = TRAININGS[name]
     [checkpoint] = (trained / f"sizes_{name}" / "run" / "checkpoints").glob("step_*")
-    model = SimpleNamespace(parameters=lambda: trained_parameters(trained, lora, partitioned=stage == 3))
+    model = SimpleNamespace(parameters=lambda: [p for _, p in named_parameters(trained, lora, stage == 3)])
     of_best = n_bytes(checkpoint.glob("best_rank_*.pt"))
     of_deepspeed = n_bytes(checkpoint.iterdir()) - of_best
     size = model_size(str(trained / "wide"), lora)
@@ -92,7 +92,7 @@ def test_with_spread_experts_a_checkpoint_takes_as_much_as_is_planned(trained: P
 @pytest.mark.parametrize("name", TRAININGS)
 def test_an_export_takes_as_much_as_is_planned_and_as_there_must_be_room_for(trained: Path, name: str) -> None:
     stage, lora = TRAININGS[name]
-    model = SimpleNamespace(parameters=lambda: trained_parameters(trained, lora, partitioned=stage == 3))
+    model = SimpleNamespace(named_parameters=lambda: named_parameters(trained, lora, stage == 3))
     found = n_bytes((trained / f"sizes_{name}" / "run").glob("best_epoch_*/*.safetensors"))
     assert found == pytest.approx(export_bytes(model), rel=OVERHEAD)
     launch = Launch.from_deepspeed(deepspeed_file(trained, stage), RANKS, FLOAT32)
@@ -100,12 +100,12 @@ def test_an_export_takes_as_much_as_is_planned_and_as_there_must_be_room_for(tra
     assert found == pytest.approx(planned, rel=OVERHEAD)
 
 
-def trained_parameters(folder: Path, lora: Lora | None, partitioned: bool) -> Iterator[nn.Parameter]:
-    """The parameters as an engine holds them."""
+def named_parameters(folder: Path, lora: Lora | None, partitioned: bool) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters with their names, as an engine holds them."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "wide", dtype=torch.float32)
     if lora is not None:
         add_adapters(model, lora, seed=0)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if partitioned:
             parameter.ds_numel = parameter.numel()
-        yield parameter
+        yield name, parameter

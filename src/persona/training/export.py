@@ -23,6 +23,7 @@ from persona.training.experts import ExpertOptimizer
 
 _PREFIX = "model."  # CompletionLoss holds the model under this name
 SHARD_BYTES = 5_000_000_000  # in the precision of the training
+Named = list[tuple[str, Any]]  # parameters with their names
 _LAYER = re.compile(r"(.*?\.\d+\.).*")  # of `model.layers.3.mlp.gate.weight` the part with the number
 
 
@@ -53,9 +54,6 @@ def export_model(engine: Any, tokenizer: Any, folder: Path) -> None:
 def export_bytes(model: Any) -> int:
     """Bytes of the exported weights."""
     return sum(whole_numel(p) * p.element_size() for _, p in _written(list(model.named_parameters())))
-
-
-Named = list[tuple[str, Any]]
 
 
 def _has_adapters(named: Named) -> bool:
