@@ -60,7 +60,7 @@ class ExpertOptimizer:
     def __init__(self, model: torch.nn.Module, settings: Optimization, mesh: DeviceMesh) -> None:
         self.mesh = mesh
         self._max_norm = settings.max_grad_norm
-        self._weights = {name: p for name, p in model.named_parameters() if parts(p) > 1}
+        self._weights = {name: p for name, p in model.named_parameters() if parts(p) > 1 and p.requires_grad}
         # A weight in float32 is its own master copy.
         self._masters = {name: p.detach().float().requires_grad_() for name, p in self._weights.items()}
         self._adam = torch.optim.AdamW(
