@@ -27,10 +27,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch.distributed as dist
+from tests.gpu.real_model import random_samples
 
 from benchmarks.corpus import ROOT, prompts_with_history, qwen_tokenizer, synthetic_reviews
 from benchmarks.real_model import CUE, TASK, dialogue
-from persona.modeling.packing import RowPlan, TokenTable, plan_rows
+from persona.modeling.packing import RowPlan, TokenTable, plan_rows, tokens_to_compute
 from persona.modeling.processes import distributed_processes
 from persona.prompts import Parts, PromptSpec, load_style, render
 from persona.tokenization.settings import FitSettings
@@ -103,9 +104,12 @@ def bytes_of_a_step(chameleons: Path, users: int) -> dict[str, Any]:
                     for layers in (FEW, MORE)
                 )
                 moved[layout] = more + (more - few) / (MORE - FEW) * (LAYERS - MORE)
-            tokens = int(sum(table.computed_lengths[row.members].sum() - sum(row.shared) for row in rows))
-            figures[name] = {"tokens_of_a_process": tokens, "micro_steps": len(rows), "gb": moved}
-            figures[name]["zero3_over_ep"] = moved["zero3"] / moved["expert_parallel"]
+            figures[name] = {
+                "tokens_of_a_process": tokens_to_compute(table, rows),
+                "micro_steps": len(rows),
+                "gb": moved,
+                "zero3_over_ep": moved["zero3"] / moved["expert_parallel"],
+            }
         host = seconds_of_the_host()
     return {
         "bytes": figures,
@@ -118,7 +122,6 @@ def bytes_of_a_step(chameleons: Path, users: int) -> dict[str, Any]:
 def seconds_of_the_host(rounds: int = 9) -> dict[str, float]:
     """CPU seconds of a micro-step of 48 layers that are so narrow that computing takes no time."""
     from tests.counted_traffic import SAMPLE, VOCABULARY, engines
-    from tests.gpu.real_model import random_samples
 
     table, rows = random_samples(1, *SAMPLE, VOCABULARY), [RowPlan([0], [0])]
     with tempfile.TemporaryDirectory() as folder:
@@ -229,15 +232,8 @@ def time_steps(folder: Path, rounds: int) -> None:
         name: build_engine(str(folder), ROOT / "config" / "deepspeed" / f"{files[name]}.json", of, 100, 1, True)
         for name, of in settings.items()
     }
-    length = PROMPT + COMPLETION
-    table = TokenTable(
-        ids=np.random.default_rng(0).integers(0, 2000, STEP_SAMPLES * length).astype(np.int32),
-        starts=np.arange(STEP_SAMPLES + 1, dtype=np.int64) * length,
-        prompt_lengths=np.full(STEP_SAMPLES, PROMPT, dtype=np.int32),
-        users=np.arange(STEP_SAMPLES),
-    )
-    targets = np.arange(STEP_SAMPLES)
-    rows = plan_rows(table, targets, PROCESSES, 2 * length, prefix_sharing=True)
+    table, targets = random_samples(STEP_SAMPLES, PROMPT, COMPLETION, NARROW["vocab_size"]), np.arange(STEP_SAMPLES)
+    rows = plan_rows(table, targets, PROCESSES, 2 * (PROMPT + COMPLETION), prefix_sharing=True)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     of_host: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(rounds + 1):

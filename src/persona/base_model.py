@@ -1,4 +1,7 @@
-"""Where a base model is: in a folder, or on the hub by its id and a revision, `organisation/name@revision`."""
+"""Where a base model is, in a folder or on the hub by its id and a revision, and what its files say without weights.
+
+On the hub it is named `organisation/name@revision`.
+"""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from tests.workflow.training import (
     arguments,
     command,
     deepspeed_file,
+    gradients,
     run_several,
     schedule,
     steps,
@@ -85,17 +86,12 @@ def random_model(folder: Path, name: str, config: object) -> str:
     return name
 
 
-def gradients(
+def gradients_of(
     folder: Path, name: str, stage: int, degree: int, base: str = "base", recompute: bool = True
 ) -> list[str]:
     """One sample a row and so accumulated, and all in one row; with and without shared prefixes."""
-    optimization = OPTIMIZATION.model_copy(
-        update={**STILL, "gradient_checkpointing": recompute, "expert_parallel": degree}
-    )
-    return [
-        str(Path(__file__).with_name("gradients.py")), str(folder), str(deepspeed_file(folder, stage)),
-        optimization.model_dump_json(), json.dumps([1, 4000]), str(folder / name), base,
-    ]  # fmt: skip
+    changes = {"gradient_checkpointing": recompute, "expert_parallel": degree}
+    return gradients(folder, name, stage, [1, 4000], OPTIMIZATION.model_copy(update=changes), base)
 
 
 def training(
@@ -110,10 +106,10 @@ def two_ranks(folder: Path, lopsided: str, tied: str) -> dict[str, str]:
     zero3 = deepspeed_file(folder, 3)
     four = SPREAD.model_copy(update={"expert_parallel": 4})
     commands = {
-        "ep_recomputed": gradients(folder, "ep_recomputed", 1, 2),
-        "ep_zero2": gradients(folder, "ep_zero2", 2, 2, recompute=False),
-        "ep_lopsided": gradients(folder, "ep_lopsided", 1, 2, base=lopsided),
-        "ep_tied": gradients(folder, "ep_tied", 1, 2, base=tied),
+        "ep_recomputed": gradients_of(folder, "ep_recomputed", 1, 2),
+        "ep_zero2": gradients_of(folder, "ep_zero2", 2, 2, recompute=False),
+        "ep_lopsided": gradients_of(folder, "ep_lopsided", 1, 2, base=lopsided),
+        "ep_tied": gradients_of(folder, "ep_tied", 1, 2, base=tied),
         "ep_bfloat16": arguments(
             folder,
             "ep_bfloat16",
@@ -164,9 +160,9 @@ def test_gradients_are_those_of_plain_torch(folder: Path, lopsided: str, tied: s
 def test_gradients_are_those_of_plain_torch_on_four_processes(folder: Path, lopsided: str) -> None:
     """With every process a part of the experts, and with two groups of processes that hold the same ones."""
     commands = {
-        "ep_4_4": gradients(folder, "ep_4_4", 1, 4),
-        "ep_4_2": gradients(folder, "ep_4_2", 2, 2),
-        "ep_4_2_lopsided": gradients(folder, "ep_4_2_lopsided", 1, 2, base=lopsided),
+        "ep_4_4": gradients_of(folder, "ep_4_4", 1, 4),
+        "ep_4_2": gradients_of(folder, "ep_4_2", 2, 2),
+        "ep_4_2_lopsided": gradients_of(folder, "ep_4_2_lopsided", 1, 2, base=lopsided),
         "ep_4_2_trained": arguments(
             folder, "ep_4_2_trained", TWO_EPOCHS, ZERO1, SPREAD, export={"keep_training_state": True}
         ),

@@ -43,13 +43,8 @@ def test_rank_0_reads_and_the_others_hold_their_part_alone(models: Path, tmp_pat
     with torch.device("meta"):
         model = Qwen3MoeForCausalLM(load_config(str(models / "large")))
     sizes = [p.nbytes for p in model.parameters()]
-    part, largest = sum(sizes) / ranks, max(sizes)
+    holds(first, others, sum(sizes) / ranks, sizes)
     assert len(others) == ranks - 1
-    for found in (first, *others):
-        assert found["held"] == pytest.approx(part, abs=REST)
-    for found in others:
-        assert found["peak"] < part + 2 * largest + REST
-    assert first["peak"] < part + sum(sizes) + 4 * largest + REST
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -59,8 +54,13 @@ def test_with_spread_experts_no_process_holds_more(models: Path, tmp_path: Path,
     with torch.device("meta"):
         named = list(Qwen3MoeForCausalLM(load_config(str(models / "large"))).named_parameters())
     sizes = [p.nbytes for _, p in named]
-    experts, largest = sum(p.nbytes for name, p in named if ".experts." in name), max(sizes)
-    own = sum(sizes) - experts + experts / ranks
+    experts = sum(p.nbytes for name, p in named if ".experts." in name)
+    holds(first, others, sum(sizes) - experts + experts / ranks, sizes)
+
+
+def holds(first: dict[str, float], others: list[dict[str, float]], own: float, sizes: list[int]) -> None:
+    """Each process holds its own weights, and while it loads a few more; the first one also has the file mapped."""
+    largest = max(sizes)
     for found in (first, *others):
         assert found["held"] == pytest.approx(own, abs=REST)
     for found in others:

@@ -32,6 +32,7 @@ from tests.workflow.training import (
     arguments,
     command,
     deepspeed_file,
+    gradients,
     run,
     run_several,
     schedule,
@@ -88,12 +89,9 @@ def nll(model: torch.nn.Module, table: TokenTable, i: int) -> torch.Tensor:
     return functional.cross_entropy(logits, ids[prompt:], reduction="sum")
 
 
-def gradients(folder: Path, ranks: int, stage: int) -> list[str]:
-    optimization = OPTIMIZATION.model_copy(update={"learning_rate": 1e-30, "gradient_checkpointing": stage == 3})
-    return [
-        str(Path(__file__).with_name("gradients.py")), str(folder), str(deepspeed_file(folder, stage)),
-        optimization.model_dump_json(), json.dumps(ROW_LENGTHS), str(folder / f"gradients_{ranks}_{stage}"), "base",
-    ]  # fmt: skip
+def gradients_of(folder: Path, ranks: int, stage: int) -> list[str]:
+    optimization = OPTIMIZATION.model_copy(update={"gradient_checkpointing": stage == 3})
+    return gradients(folder, f"gradients_{ranks}_{stage}", stage, ROW_LENGTHS, optimization)
 
 
 def damaged(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> str:
@@ -119,8 +117,8 @@ def one_rank(folder: Path) -> dict[str, str]:
         lambda weights: weights.update({"model.extra.weight": weights["model.norm.weight"].clone()}),
     )
     commands = {
-        "gradients_1_0": gradients(folder, 1, 0),
-        "gradients_1_3": gradients(folder, 1, 3),
+        "gradients_1_0": gradients_of(folder, 1, 0),
+        "gradients_1_3": gradients_of(folder, 1, 3),
         "parity_1": arguments(folder, "parity_1", schedule(400, prefix_sharing=False), file),
         "early_stopping": arguments(folder, "early_stopping", long_rows, file),
         "missing": arguments(folder, "missing", plan, file, base=missing),
@@ -137,9 +135,9 @@ def one_rank(folder: Path) -> dict[str, str]:
 def two_ranks(folder: Path) -> dict[str, str]:
     file, recomputed = deepspeed_file(folder, 3), OPTIMIZATION.model_copy(update={"gradient_checkpointing": True})
     commands = {
-        "gradients_2_0": gradients(folder, 2, 0),
-        "gradients_2_2": gradients(folder, 2, 2),
-        "gradients_2_3": gradients(folder, 2, 3),
+        "gradients_2_0": gradients_of(folder, 2, 0),
+        "gradients_2_2": gradients_of(folder, 2, 2),
+        "gradients_2_3": gradients_of(folder, 2, 3),
         "parity_2": arguments(folder, "parity_2", schedule(4000), file, optimization=recomputed),
         "golden": arguments(folder, "golden", schedule(800, max_epochs=2), file),
     }

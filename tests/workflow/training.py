@@ -83,6 +83,18 @@ def arguments(
     return [str(TRAIN), *(text for key, value in options.items() for text in (f"--{key}", str(value)))]
 
 
+def gradients(
+    folder: Path, name: str, stage: int, lengths: list[int], optimization: Optimization, base: str = "base"
+) -> list[str]:
+    """The script that writes the gradients of a step, whose rows have these lengths, to a file of `folder`."""
+    # At this rate a step changes nothing.
+    still = optimization.model_copy(update={"learning_rate": 1e-30})
+    return [
+        str(Path(__file__).with_name("gradients.py")), str(folder), str(deepspeed_file(folder, stage)),
+        still.model_dump_json(), json.dumps(lengths), str(folder / name), base,
+    ]  # fmt: skip
+
+
 def command(folder: Path, name: str, ranks: int, plan: Schedule, deepspeed: Path, **others: Any) -> list[str]:
     """The command that trains with these arguments on a number of ranks."""
     return [*torchrun(ranks), *arguments(folder, name, plan, deepspeed, **others)]

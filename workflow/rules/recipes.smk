@@ -8,17 +8,20 @@ def recipe_named(run):
     return recipe.model_copy(update={"seed": int(seed)}) if seed else recipe
 
 
+def used_recipes():
+    """The recipes of all stages."""
+    return [CONFIG.recipes[stage.recipe] for stage in CONFIG.stages.values()]
+
+
 def largest_recipe(model=None):
     """The recipe of most processes among those of a model, or among those of all stages."""
     recipes = [r for r in CONFIG.recipes.values() if r.model == model]
-    used = [CONFIG.recipes[stage.recipe] for stage in CONFIG.stages.values()]
-    return max(recipes or used, key=lambda recipe: recipe.processes_per_node)
+    return max(recipes or used_recipes(), key=lambda recipe: recipe.processes_per_node)
 
 
 def largest_degree(model):
     """Processes over which stages spread the experts of a model, at most: it may be too large for one GPU."""
-    used = [CONFIG.recipes[stage.recipe] for stage in CONFIG.stages.values()]
-    return max(recipe.expert_parallel for recipe in used if recipe.model == model)
+    return max(r.expert_parallel for r in used_recipes() if r.model == model)
 
 
 def recipe_of(wildcards):
@@ -87,7 +90,7 @@ def stages_to_plan():
 
 def hardware_to_plan():
     """What the plan computes with; None where it is not configured and recipes use CPUs, which are no H100."""
-    on_gpus = all(CONFIG.recipes[stage.recipe].gpus for stage in CONFIG.stages.values())
+    on_gpus = all(recipe.gpus for recipe in used_recipes())
     hardware = CONFIG.hardware or (Hardware() if on_gpus else None)
     return hardware and hardware.model_dump()
 

@@ -186,9 +186,10 @@ def memory(size: ModelSize, launch: Launch, max_tokens: int, recompute: bool) ->
     trained = size.trained_parameters - spread
     # A spread expert in float32 is its own master copy.
     own_state = 12 if element < 4 else 8
-    layer_working = float(_layer_working(size, element, layer if recompute else 0))
-    if spread:
-        layer_working = (layer if recompute else 0) + (own + others) / size.layers * element
+    recomputed = layer if recompute else 0
+    # Gradients of spread experts are held all the time, so those of a layer are there once more.
+    with_gradients = (own + others) / size.layers * element + recomputed
+    layer_working = with_gradients if spread else _layer_working(size, element, recomputed)
     return Memory(
         weights=(others / shared[3] + own) * element / GIB,
         gradients=(trained / shared[2] + own) * element / GIB,
